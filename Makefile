@@ -1,0 +1,44 @@
+# Every target only names a command. "make test" and "make lint" are what CI runs.
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=$(VERSION)
+MODULES := . test/controlplane
+LINT    := $(CURDIR)/bin/golangci-lint
+
+.PHONY: build demo test check lint fmt bench image controlplane chromium clean
+
+build:
+	go build -ldflags "$(LDFLAGS)" -o bin/flotilla ./cmd/flotilla
+
+demo: build controlplane
+	bin/flotilla demo --dir demo-data
+
+test: chromium controlplane
+	for dir in $(MODULES); do (cd $$dir && go vet ./... && go test -p 2 -timeout 20m ./...) || exit 1; done
+
+check: test lint
+
+lint: $(LINT)
+	for dir in $(MODULES); do (cd $$dir && $(LINT) run --config $(CURDIR)/.golangci.yml --timeout 30m ./...) || exit 1; done
+
+fmt: $(LINT)
+	for dir in $(MODULES); do (cd $$dir && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+bench: controlplane
+	go test -p 1 -timeout 60m -run '^$$' -bench . -benchmem ./...
+
+image:
+	docker build --build-arg VERSION=$(VERSION) -t flotilla:$(VERSION) .
+
+# The real etcd and Kubernetes components, and kwok: see test/controlplane.
+controlplane:
+	@go run ./internal/controlplane/ensure
+
+# The browser of the dashboard's tests.
+chromium:
+	@test/install-chromium
+
+$(LINT): test/lint/go.mod test/lint/go.sum
+	cd test/lint && go build -o $(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+clean:
+	rm -rf bin demo-data
