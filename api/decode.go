@@ -1,0 +1,141 @@
+package api
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// DecodeFleet reads a fleet.yaml. Like DecodeCluster and DecodeBundle, it is strict:
+// one document, a known apiVersion and kind, no unknown field, no impossible value.
+// Every error is an *Error with the file, and the line and field where they can be told.
+func DecodeFleet(file string, data []byte) (Fleet, error) {
+	var f Fleet
+	if err := decode(file, data, KindFleet, &f); err != nil {
+		return Fleet{}, err
+	}
+	return f, f.validate(locator{file, data})
+}
+
+// DecodeCluster reads a cluster.yaml; see DecodeFleet.
+func DecodeCluster(file string, data []byte) (Cluster, error) {
+	var c Cluster
+	if err := decode(file, data, KindCluster, &c); err != nil {
+		return Cluster{}, err
+	}
+	return c, c.validate(locator{file, data})
+}
+
+// DecodeBundle reads a bundle.yaml; see DecodeFleet.
+func DecodeBundle(file string, data []byte) (Bundle, error) {
+	var b Bundle
+	if err := decode(file, data, KindBundle, &b); err != nil {
+		return Bundle{}, err
+	}
+	return b, b.validate(locator{file, data})
+}
+
+func decode(file string, data []byte, kind string, into any) error {
+	var head struct {
+		APIVersion string `yaml:"apiVersion"`
+		Kind       string `yaml:"kind"`
+	}
+	if err := yaml.Unmarshal(data, &head); err != nil {
+		return yamlError(file, err)
+	}
+	at := locator{file, data}
+	if head.APIVersion != APIVersion {
+		return at.errorf("apiVersion", "%q is not %q", head.APIVersion, APIVersion)
+	}
+	if head.Kind != kind {
+		return at.errorf("kind", "%q is not %q, which this file must hold", head.Kind, kind)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	if err := dec.Decode(into); err != nil {
+		return yamlError(file, err)
+	}
+	if err := dec.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
+		return at.errorf("", "more than one YAML document")
+	}
+	return nil
+}
+
+var (
+	yamlLine    = regexp.MustCompile(`line (\d+): `)
+	yamlUnknown = regexp.MustCompile(`field (\S+) not found in type \S+`)
+)
+
+// yamlError turns the decoder's words into file, line and field.
+func yamlError(file string, err error) error {
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	msg = strings.TrimPrefix(msg, "unmarshal errors:\n  ")
+	msg, _, _ = strings.Cut(msg, "\n")
+	e := &Error{Kind: Stalled, Reason: "BadFleetFile", File: file}
+	if m := yamlLine.FindStringSubmatch(msg); m != nil {
+		e.Line, _ = strconv.Atoi(m[1])
+		msg = strings.Replace(msg, m[0], "", 1)
+	}
+	if m := yamlUnknown.FindStringSubmatch(msg); m != nil {
+		e.Field, msg = m[1], "unknown field"
+	}
+	e.Err = errors.New(msg)
+	return e
+}
+
+// locator makes errors about fields, with their line.
+type locator struct {
+	file string
+	data []byte
+}
+
+// errorf reports a field by its path: keys and list indexes separated by dots.
+func (l locator) errorf(field, format string, args ...any) error {
+	return &Error{
+		Kind: Stalled, Reason: "BadFleetFile", File: l.file, Line: l.line(field), Field: field,
+		Err: fmt.Errorf(format, args...),
+	}
+}
+
+// line finds the line of a field, or of its nearest parent that is written down.
+func (l locator) line(field string) int {
+	var doc yaml.Node
+	if yaml.Unmarshal(l.data, &doc) != nil || len(doc.Content) == 0 {
+		return 0
+	}
+	n, line := doc.Content[0], doc.Content[0].Line
+	if field == "" {
+		return line
+	}
+	for key := range strings.SplitSeq(field, ".") {
+		k, next := child(n, key)
+		if next == nil {
+			break
+		}
+		n, line = next, k.Line
+	}
+	return line
+}
+
+func child(n *yaml.Node, key string) (at, value *yaml.Node) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				return n.Content[i], n.Content[i+1]
+			}
+		}
+	case yaml.SequenceNode:
+		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(n.Content) {
+			return n.Content[i], n.Content[i]
+		}
+	default: // a scalar has no children
+	}
+	return nil, nil
+}

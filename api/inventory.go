@@ -1,0 +1,25 @@
+package api
+
+// InventoryEntry is one object that a bundle owns on a cluster,
+// with what the agent needs to tell without a request whether it is as it was left.
+type InventoryEntry struct {
+	Object ObjectRef `json:"object"`
+	// UID tells an object from its namesake after a deletion.
+	UID string `json:"uid,omitempty"`
+	// Digest is of the desired object that was last applied; empty if that is unknown
+	// (rebuilt from the cluster, or a failed deletion).
+	Digest string `json:"digest,omitempty"`
+	// ResourceVersion, Generation and MetaDigest (of labels and annotations)
+	// are what the API server answered to the last apply or compare.
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	Generation      int64  `json:"generation,omitempty"`
+	MetaDigest      string `json:"metaDigest,omitempty"`
+	// Origin is the file in the repository that the object comes from.
+	Origin string `json:"origin,omitempty"`
+}
+
+// BundleRecord is all that the agent keeps of one bundle.
+type BundleRecord struct {
+	Status    BundleStatus     `json:"status"`
+	Inventory []InventoryEntry `json:"inventory"`
+}

@@ -1,0 +1,99 @@
+package api
+
+import (
+	"io/fs"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+)
+
+// Tree is a directory tree that cannot change while it is read.
+// Names are slash-separated and relative to its root, as in fs.FS;
+// nothing outside the tree can be reached, symbolic links included.
+type Tree interface {
+	fs.FS
+	fs.ReadDirFS
+	fs.ReadFileFS
+	fs.StatFS
+	// Digest changes when, and only when, anything below name changes (or name's own bytes do).
+	// The root is ".".
+	Digest(name string) (string, error)
+}
+
+// Snapshot is the fleet repository at one commit.
+type Snapshot struct {
+	// Revision is the full commit hash, or "worktree" for a directory without one.
+	Revision string
+	// Subject is the first line of the commit's message, Author its author's name.
+	Subject string
+	Author  string
+	// Time is when the commit was made.
+	Time time.Time
+	Tree Tree
+}
+
+// ClusterFacts are what rendering may know of the live cluster.
+type ClusterFacts struct {
+	// KubeVersion is the server's version, such as "v1.37.1". Empty means unknown.
+	KubeVersion string
+	// APIVersions are what a chart sees as .Capabilities.APIVersions:
+	// "apps/v1" and "apps/v1/Deployment". Sorted.
+	APIVersions []string
+}
+
+// Rendering is what one snapshot says about one cluster.
+type Rendering struct {
+	Revision string
+	Fleet    Fleet
+	Cluster  Cluster
+	// Bundles belong on the cluster; sorted by name.
+	// A bundle that cannot be rendered is there, with its Err.
+	Bundles []RenderedBundle
+}
+
+// RenderedBundle is one bundle's desired state on one cluster.
+type RenderedBundle struct {
+	Name string
+	// Dir is the bundle's directory in the repository.
+	Dir string
+	// Kustomization is the file of the kustomization that was built: the overlay's, where there is one.
+	// Empty for charts, for plain YAML, and when Err is set.
+	Kustomization string
+	// Spec has the fleet's defaults filled in, and Targets left out.
+	Spec BundleSpec
+	// Objects is what is applied, in a stable order, all namespaces resolved as far as
+	// the files tell. Nil when Err is set.
+	Objects []*unstructured.Unstructured
+	// Hooks are run around the objects (Helm); sorted by phase, weight and name.
+	Hooks []Hook
+	// Origin is the file that each object comes from, by ObjectRef.ID.
+	Origin map[string]string
+	// Digest changes when the objects, the hooks or the spec change. Empty when Err is set.
+	Digest string
+	// Err is why there are no objects. Its kind is Stalled unless a network was involved.
+	Err error
+	// Warnings are worth a human's look and change nothing.
+	Warnings []string
+}
+
+// HookPhase is when a hook runs.
+type HookPhase string
+
+// The hook phases.
+const (
+	HookPreInstall  HookPhase = "pre-install"
+	HookPreUpgrade  HookPhase = "pre-upgrade"
+	HookPostInstall HookPhase = "post-install"
+	HookPostUpgrade HookPhase = "post-upgrade"
+	HookPreDelete   HookPhase = "pre-delete"
+	HookPostDelete  HookPhase = "post-delete"
+)
+
+// Hook is an object that is created, awaited and (by its policies) deleted around an apply.
+type Hook struct {
+	Phases []HookPhase
+	Weight int
+	// DeletePolicies are Helm's words: before-hook-creation, hook-succeeded, hook-failed.
+	DeletePolicies []string
+	Object         *unstructured.Unstructured
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// validName is a DNS label (RFC 1123): names become parts of object names and labels.
+var validName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
+// ValidName reports whether a cluster or bundle may have the name.
+func ValidName(name string) bool { return validName.MatchString(name) }
+
+var validVariable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (f Fleet) validate(at locator) error {
+	if err := validVariables(at, "spec.variables", f.Spec.Variables); err != nil {
+		return err
+	}
+	if err := f.Spec.Guards.validate(at); err != nil {
+		return err
+	}
+	switch f.Spec.Persons {
+	case "", PersonsOff, PersonsName, PersonsHash:
+	default:
+		return at.errorf("spec.persons", "%q is not one of off, name, hash", f.Spec.Persons)
+	}
+	return f.Spec.Defaults.Drift.validate(at, "spec.defaults.drift")
+}
+
+func (c Cluster) validate(at locator) error {
+	if !ValidName(c.Metadata.Name) {
+		return at.errorf("metadata.name", "%q is not a name of at most 63 lower-case letters, digits and dashes", c.Metadata.Name)
+	}
+	if err := validVariables(at, "spec.variables", c.Spec.Variables); err != nil {
+		return err
+	}
+	if s := c.Spec.Suspend; s != nil {
+		if s.Reason == "" {
+			return at.errorf("spec.suspend.reason", "a suspension needs a reason")
+		}
+		if s.Until.IsZero() {
+			return at.errorf("spec.suspend.until", "a suspension needs an end, such as 2030-01-31T10:00:00Z")
+		}
+	}
+	return c.Spec.Guards.validate(at)
+}
+
+func (g Guards) validate(at locator) error {
+	if p := g.MaxDeletePercent; p != nil && (*p < 0 || *p > 100) {
+		return at.errorf("spec.guards.maxDeletePercent", "%d is not between 0 and 100", *p)
+	}
+	for i, b := range g.AllowDelete {
+		if b != "*" && !ValidName(b) {
+			return at.errorf(fmt.Sprintf("spec.guards.allowDelete.%d", i), "%q is not a bundle's name or \"*\"", b)
+		}
+	}
+	return nil
+}
+
+func (b Bundle) validate(at locator) error {
+	if !ValidName(b.Metadata.Name) {
+		return at.errorf("metadata.name", "%q is not a name of at most 63 lower-case letters, digits and dashes", b.Metadata.Name)
+	}
+	s := b.Spec
+	if s.Kustomize != nil && s.Helm != nil {
+		return at.errorf("spec.helm", "kustomize and helm cannot both be set")
+	}
+	if h := s.Helm; h != nil {
+		if h.Chart == "" {
+			return at.errorf("spec.helm.chart", "a chart is needed: ./directory, oci://… or a name with repo and version")
+		}
+		if h.Repo != "" && h.Version == "" {
+			return at.errorf("spec.helm.version", "a chart from a repository needs a version")
+		}
+	}
+	for i, t := range s.Targets {
+		if err := t.validate(at, fmt.Sprintf("spec.targets.%d", i), s.Helm != nil); err != nil {
+			return err
+		}
+	}
+	for i, d := range s.DependsOn {
+		if d == b.Metadata.Name {
+			return at.errorf(fmt.Sprintf("spec.dependsOn.%d", i), "a bundle cannot depend on itself")
+		}
+	}
+	if a := s.ServiceAccount; a != nil && (a.Namespace == "" || a.Name == "") {
+		return at.errorf("spec.serviceAccount", "needs a namespace and a name")
+	}
+	for i, h := range s.Health {
+		if h.Kind == "" || h.APIVersion == "" {
+			return at.errorf(fmt.Sprintf("spec.health.%d", i), "needs an apiVersion and a kind")
+		}
+	}
+	return s.Drift.validate(at, "spec.drift")
+}
+
+func (t Target) validate(at locator, field string, helm bool) error {
+	if _, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector()); err != nil {
+		return at.errorf(field+".clusterSelector", "%v", err)
+	}
+	if path.IsAbs(t.Overlay) {
+		return at.errorf(field+".overlay", "%q must be relative to the bundle's directory", t.Overlay)
+	}
+	if len(t.Values) > 0 && !helm {
+		return at.errorf(field+".values", "values are for charts, and this bundle has no helm source")
+	}
+	return nil
+}
+
+func (d Drift) validate(at locator, field string) error {
+	switch d.Mode {
+	case "", DriftCorrect, DriftReport, DriftIgnore:
+	default:
+		return at.errorf(field+".mode", "%q is not one of correct, report, ignore", d.Mode)
+	}
+	switch d.Extra {
+	case "", ExtraIgnore, ExtraReport, ExtraRemove:
+	default:
+		return at.errorf(field+".extra", "%q is not one of ignore, report, remove", d.Extra)
+	}
+	for i, r := range d.Ignore {
+		f := fmt.Sprintf("%s.ignore.%d", field, i)
+		if len(r.Paths) == 0 && len(r.Managers) == 0 {
+			return at.errorf(f, "needs paths or managers")
+		}
+		for j, p := range r.Paths {
+			if !strings.HasPrefix(p, "/") {
+				return at.errorf(fmt.Sprintf("%s.paths.%d", f, j), "%q is not a JSON pointer: it must begin with /", p)
+			}
+		}
+	}
+	return nil
+}
+
+func validVariables(at locator, field string, vars map[string]string) error {
+	for name := range vars {
+		if !validVariable.MatchString(name) {
+			return at.errorf(field, "%q is not a variable's name (letters, digits and _)", name)
+		}
+	}
+	return nil
+}
