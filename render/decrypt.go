@@ -1,0 +1,177 @@
+package render
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+	"github.com/flotilla-fleet/flotilla/render/sops"
+)
+
+// decrypt returns the plain bytes of a file, and the texts in it that are secret.
+// A file of several documents may hold encrypted and plain ones side by side.
+func decrypt(keys *sops.Keyring, name string, data []byte) ([]byte, []string, error) {
+	if !bytes.Contains(data, []byte("sops")) {
+		return data, nil, nil
+	}
+	if parts, mixed := encryptedParts(name, data); mixed {
+		return decryptParts(keys, name, parts)
+	}
+	if !sops.Encrypted(name, data) {
+		return data, nil, nil
+	}
+	plain, err := keys.Decrypt(name, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	return plain, secretsIn(name, plain), nil
+}
+
+type part struct {
+	node      *yaml.Node
+	encrypted bool
+	mac       string
+}
+
+// encryptedParts splits a YAML file into its documents if each must be decrypted alone:
+// when only some are encrypted, or when they were encrypted one by one.
+func encryptedParts(name string, data []byte) ([]part, bool) {
+	if ext := path.Ext(name); ext != ".yaml" && ext != ".yml" {
+		return nil, false
+	}
+	docs, err := manifest.Parse(name, data)
+	if err != nil || len(docs) < 2 {
+		return nil, false
+	}
+	parts := make([]part, len(docs))
+	for i, d := range docs {
+		parts[i].node = d.Node
+		if m := manifest.Get(d.Node, "sops", "mac"); m != nil {
+			parts[i].encrypted, parts[i].mac = true, m.Value
+		}
+	}
+	any := slices.ContainsFunc(parts, func(p part) bool { return p.encrypted })
+	same := !slices.ContainsFunc(parts, func(p part) bool { return !p.encrypted || p.mac != parts[0].mac })
+	return parts, any && !same
+}
+
+func decryptParts(keys *sops.Keyring, name string, parts []part) ([]byte, []string, error) {
+	var out bytes.Buffer
+	var secrets []string
+	for _, p := range parts {
+		text, err := yaml.Marshal(p.node)
+		if err != nil {
+			return nil, nil, fmt.Errorf("split %q: %w", name, err)
+		}
+		if p.encrypted {
+			if text, err = keys.Decrypt(name, text); err != nil {
+				if e, ok := errors.AsType[*api.Error](err); ok {
+					e.Line = p.node.Line
+				}
+				return nil, nil, err
+			}
+			secrets = append(secrets, secretsIn(name, text)...)
+		}
+		out.WriteString("---\n")
+		out.Write(text)
+	}
+	return out.Bytes(), secrets, nil
+}
+
+// secretsIn lists the texts of a decrypted file that an error must not repeat.
+func secretsIn(name string, plain []byte) []string {
+	var out []string
+	docs, err := manifest.Parse(name, plain)
+	structured := err == nil && len(docs) > 0 && docs[0].Node.Kind == yaml.MappingNode
+	if structured {
+		for _, d := range docs {
+			out = objectLeaves(d.Node, out)
+		}
+		return out
+	}
+	for line := range strings.SplitSeq(string(plain), "\n") {
+		if _, v, ok := strings.Cut(line, "="); ok {
+			out = secretText(out, v)
+		}
+		out = secretText(out, line)
+	}
+	return out
+}
+
+// objectLeaves leaves out what names an object.
+func objectLeaves(n *yaml.Node, out []string) []string {
+	object := manifest.Get(n, "kind") != nil && manifest.Get(n, "apiVersion") != nil
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		switch n.Content[i].Value {
+		case "apiVersion", "kind", "metadata", "type":
+			if object {
+				continue
+			}
+		}
+		out = leaves(n.Content[i+1], out)
+	}
+	return out
+}
+
+func leaves(n *yaml.Node, out []string) []string {
+	if n == nil {
+		return out
+	}
+	if n.Kind == yaml.ScalarNode {
+		out = secretText(out, n.Value)
+		if b, err := base64.StdEncoding.DecodeString(n.Value); err == nil {
+			out = secretText(out, string(b))
+		}
+		return out
+	}
+	for i, c := range n.Content {
+		if n.Kind == yaml.MappingNode && i%2 == 0 {
+			continue
+		}
+		out = leaves(c, out)
+	}
+	return out
+}
+
+// secretText adds a text unless it is too short, or too common, to be told from ordinary words.
+func secretText(out []string, s string) []string {
+	if s = strings.TrimSpace(s); len(s) < 4 || s == "true" || s == "false" {
+		return out
+	}
+	return append(out, s)
+}
+
+// scrub takes secrets out of an error's message, as they are, quoted and in base64.
+func scrub(err error, secrets []string) error {
+	if err == nil || len(secrets) == 0 {
+		return err
+	}
+	msg := err.Error()
+	clean := func(s string) string {
+		for _, secret := range secrets {
+			quoted, _ := json.Marshal(secret)
+			for _, form := range []string{secret, strings.Trim(string(quoted), `"`), base64.StdEncoding.EncodeToString([]byte(secret))} {
+				s = strings.ReplaceAll(s, form, "[secret]")
+			}
+		}
+		return s
+	}
+	if clean(msg) == msg {
+		return err
+	}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		c := *e
+		c.Err, c.Hint = errors.New(clean(e.Err.Error())), clean(e.Hint)
+		return &c
+	}
+	return &api.Error{Kind: api.KindOf(err), Err: errors.New(clean(msg))}
+}

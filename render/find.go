@@ -1,0 +1,173 @@
+package render
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// found is a bundle.yaml.
+type found struct {
+	file   string
+	dir    string
+	digest string // of the file
+	bundle api.Bundle
+	data   []byte
+	// err is why the file does not decode; then only the name in bundle is known.
+	err error
+}
+
+// finder finds the bundles of a tree.
+// It remembers what it found below each directory by the directory's digest,
+// so that a new commit costs only the directories that it touched.
+type finder struct {
+	mu sync.Mutex
+	// dir -> what was found below it
+	seen map[string]listing
+}
+
+type listing struct {
+	digest  string
+	bundles []*found
+}
+
+func newFinder() *finder { return &finder{seen: map[string]listing{}} }
+
+// bundles returns every bundle of the tree, sorted by name.
+// It is an error if one has no readable name, or if two have the same.
+func (f *finder) bundles(tree api.Tree) ([]*found, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fresh := make(map[string]listing, len(f.seen))
+	all, err := f.below(tree, ".", fresh)
+	if err != nil {
+		return nil, err
+	}
+	f.seen = fresh
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b *found) int { return strings.Compare(a.bundle.Metadata.Name, b.bundle.Metadata.Name) })
+	for i := 1; i < len(all); i++ {
+		a, b := all[i-1], all[i]
+		if a.bundle.Metadata.Name == b.bundle.Metadata.Name {
+			return nil, &api.Error{
+				Kind: api.Stalled, Reason: "DuplicateBundle", File: b.file, Field: "metadata.name",
+				Err: fmt.Errorf("bundle %q is also in %s", b.bundle.Metadata.Name, a.file),
+			}
+		}
+	}
+	return all, nil
+}
+
+// keep carries over what is known of a directory that did not change, and of those below it.
+func (f *finder) keep(dir string, fresh map[string]listing) {
+	fresh[dir] = f.seen[dir]
+	for _, b := range f.seen[dir].bundles {
+		for d := b.dir; d != dir && d != "."; d = path.Dir(d) {
+			if l, ok := f.seen[d]; ok {
+				fresh[d] = l
+			}
+		}
+	}
+}
+
+func (f *finder) below(tree api.Tree, dir string, fresh map[string]listing) ([]*found, error) {
+	digest, err := tree.Digest(dir)
+	if err != nil {
+		return nil, fmt.Errorf("digest of %q: %w", dir, err)
+	}
+	if l, ok := f.seen[dir]; ok && l.digest == digest {
+		f.keep(dir, fresh)
+		return l.bundles, nil
+	}
+	entries, err := tree.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read directory %q: %w", dir, err)
+	}
+	chart := slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "Chart.yaml" })
+	var out []*found
+	for _, e := range entries {
+		name := path.Join(dir, e.Name())
+		switch {
+		case e.IsDir():
+			if chart || strings.HasPrefix(e.Name(), ".") {
+				continue
+			}
+			sub, err := f.below(tree, name, fresh)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, sub...)
+		case e.Name() == bundleFile:
+			b, err := readBundle(tree, name, e)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, b)
+		case misnamed[e.Name()] != "":
+			if err := refuseMisnamed(tree, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	fresh[dir] = listing{digest: digest, bundles: out}
+	return out, nil
+}
+
+// refuseMisnamed refuses a bundle.yml: nothing would read it, and its author would not know.
+func refuseMisnamed(tree api.Tree, name string) error {
+	data, err := tree.ReadFile(name)
+	if err != nil || !bytes.Contains(data, []byte(api.Group+"/")) {
+		return nil //nolint:nilerr // what cannot be read is not ours
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "BadFleetFile", File: name,
+		Err: fmt.Errorf("flotilla reads this only as %s: rename it", misnamed[path.Base(name)]),
+	}
+}
+
+// readBundle reads a bundle.yaml. It fails only if the bundle's name cannot be told.
+func readBundle(tree api.Tree, file string, e fs.DirEntry) (*found, error) {
+	if e.Type()&fs.ModeSymlink != 0 {
+		return nil, &api.Error{
+			Kind: api.Stalled, Reason: "BadFleetFile", File: file,
+			Err: errors.New("is a symbolic link: a bundle is described where it is"),
+		}
+	}
+	data, err := tree.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", file, err)
+	}
+	out := &found{file: file, dir: path.Dir(file), digest: digestOf(data), data: data}
+	if out.bundle, err = api.DecodeBundle(file, data); err == nil {
+		return out, nil
+	}
+	name := nameOf(data)
+	if !api.ValidName(name) {
+		return nil, err
+	}
+	out.err = err
+	out.bundle = api.Bundle{Metadata: api.Meta{Name: name}}
+	return out, nil
+}
+
+// nameOf reads metadata.name and nothing else.
+func nameOf(data []byte) string {
+	var head struct {
+		Metadata struct {
+			Name string `yaml:"name"`
+		} `yaml:"metadata"`
+	}
+	if yaml.Unmarshal(data, &head) != nil {
+		return ""
+	}
+	return head.Metadata.Name
+}

@@ -1,0 +1,316 @@
+package render
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+)
+
+// defaultNamespace is where an object goes that names no namespace in a bundle that names none.
+const defaultNamespace = "default"
+
+// check refuses what must not be applied.
+func check(b resolved, out built) error {
+	if len(out.objects) == 0 && len(out.hooks) == 0 {
+		return &api.Error{
+			Kind: api.Stalled, Reason: "EmptyBundle", File: b.file,
+			Err:  fmt.Errorf("bundle %q renders to no object at all", b.name),
+			Hint: "to remove it, delete its bundle.yaml or exclude the cluster in spec.targets",
+		}
+	}
+	for _, o := range out.objects {
+		if err := stillEncrypted(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stillEncrypted refuses an object with a value that SOPS encrypted, or with SOPS's metadata.
+func stillEncrypted(o manifest.Object) error {
+	field := ""
+	if _, there := o.Object["sops"]; there {
+		field = "sops"
+	} else if field = encryptedField(o.Object, ""); field == "" {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "StillEncrypted", File: o.File, Line: o.Line, Field: strings.TrimPrefix(field, "."),
+		Err:  fmt.Errorf("%s still holds a value that is encrypted with sops", api.RefOf(o.Unstructured)),
+		Hint: "its sops metadata was lost, or its file is of a kind that sops did not write",
+	}
+}
+
+const (
+	sopsMark       = "ENC[AES256_GCM,"
+	sopsMarkBase64 = "RU5DW0FFUzI1Nl9HQ00s" // of sopsMark
+)
+
+func encryptedField(v any, at string) string {
+	switch x := v.(type) {
+	case string:
+		if strings.HasPrefix(x, sopsMark) || strings.HasPrefix(x, sopsMarkBase64) {
+			return at
+		}
+	case map[string]any:
+		for k, e := range x {
+			if f := encryptedField(e, at+"."+k); f != "" {
+				return f
+			}
+		}
+	case []any:
+		for _, e := range x {
+			if f := encryptedField(e, at); f != "" {
+				return f
+			}
+		}
+	}
+	return ""
+}
+
+// scopes says of kinds whether they are namespaced.
+type scopes map[schema.GroupKind]bool
+
+// scopesOf reads the CRDs among objects.
+func scopesOf(objects []manifest.Object) scopes {
+	var out scopes
+	for _, o := range objects {
+		if o.GetKind() != "CustomResourceDefinition" {
+			continue
+		}
+		group, _, _ := unstructured.NestedString(o.Object, "spec", "group")
+		kind, _, _ := unstructured.NestedString(o.Object, "spec", "names", "kind")
+		scope, _, _ := unstructured.NestedString(o.Object, "spec", "scope")
+		if out == nil {
+			out = scopes{}
+		}
+		out[schema.GroupKind{Group: group, Kind: kind}] = scope == "Namespaced"
+	}
+	return out
+}
+
+// of tells whether a kind is namespaced, and whether that is known at all.
+func (s scopes) of(gk schema.GroupKind) (namespaced, known bool) {
+	if n, ok := s[gk]; ok {
+		return n, true
+	}
+	return builtinScope(gk)
+}
+
+// prepare gives namespaces to the objects whose scope is known within the bundle.
+func (e *entry) prepare(b resolved) {
+	var defaulted []string
+	for i, o := range e.built.objects {
+		namespaced, known := e.scopes.of(o.GroupVersionKind().GroupKind())
+		if !known {
+			e.pending = append(e.pending, i)
+			continue
+		}
+		if setNamespace(o.Unstructured, b.spec.Namespace, namespaced) {
+			defaulted = append(defaulted, api.RefOf(o.Unstructured).String())
+		}
+	}
+	for _, h := range e.built.hooks {
+		namespaced, known := e.scopes.of(h.Object.GroupVersionKind().GroupKind())
+		setNamespace(h.Object, b.spec.Namespace, namespaced || !known)
+	}
+	if len(defaulted) > 0 && b.spec.Helm == nil {
+		e.built.warnings = append(e.built.warnings, fmt.Sprintf(
+			"%s: no namespace is given, so it is %q (set metadata.namespace, or spec.namespace in %s)",
+			summary(defaulted), defaultNamespace, b.file))
+	}
+}
+
+func summary(names []string) string {
+	if len(names) <= 3 {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), len(names)-3)
+}
+
+// setNamespace sets an object's namespace if it needs one, takes it away if it must have none,
+// and reports whether it had to fall back to the default.
+func setNamespace(o *unstructured.Unstructured, namespace string, namespaced bool) (fellBack bool) {
+	if !namespaced {
+		unstructured.RemoveNestedField(o.Object, "metadata", "namespace")
+		return false
+	}
+	if o.GetNamespace() != "" {
+		return false
+	}
+	if namespace == "" {
+		namespace, fellBack = defaultNamespace, true
+	}
+	o.SetNamespace(namespace)
+	return fellBack
+}
+
+// finish does what needs to know all bundles: the scopes that their CRDs define, and objects that are in two.
+func finish(here []resolved, entries []*entry, errs []error) []api.RenderedBundle {
+	all := scopes{}
+	for _, e := range entries {
+		if e == nil {
+			continue
+		}
+		maps.Copy(all, e.scopes)
+	}
+	out := make([]api.RenderedBundle, len(here))
+	for i, b := range here {
+		out[i] = api.RenderedBundle{Name: b.name, Dir: b.dir, Spec: b.spec, Warnings: b.warnings}
+		if errs[i] == nil && entries[i] != nil {
+			var final api.RenderedBundle
+			if final, errs[i] = entries[i].rendered(b, all); errs[i] == nil {
+				out[i] = final
+			}
+		}
+		if errs[i] != nil {
+			out[i] = failedBundle(out[i], errs[i])
+		}
+	}
+	refuseShared(out)
+	return out
+}
+
+func failedBundle(b api.RenderedBundle, err error) api.RenderedBundle {
+	return api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Warnings: b.Warnings, Err: err}
+}
+
+// rendered is the bundle in its final form; the same value as last time if nothing that concerns it changed.
+func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	key := e.answers(all)
+	if e.final != nil && e.finalKey == key {
+		return *e.final, nil
+	}
+	objects := slices.Clone(e.built.objects)
+	for _, i := range e.pending {
+		o := objects[i]
+		o.Unstructured = o.DeepCopy()
+		namespaced, known := all.of(o.GroupVersionKind().GroupKind())
+		setNamespace(o.Unstructured, b.spec.Namespace, namespaced || !known)
+		objects[i] = o
+	}
+	slices.SortStableFunc(objects, func(x, y manifest.Object) int {
+		return api.CompareRefs(api.RefOf(x.Unstructured), api.RefOf(y.Unstructured))
+	})
+	final := api.RenderedBundle{
+		Name: b.name, Dir: b.dir, Kustomization: e.built.kustomization, Spec: b.spec, Hooks: e.built.hooks,
+		Warnings: slices.Concat(b.warnings, e.built.warnings),
+		Objects:  make([]*unstructured.Unstructured, len(objects)),
+		Origin:   make(map[string]string, len(objects)),
+	}
+	final.Spec.Drift.Ignore = slices.Concat(b.spec.Drift.Ignore, e.built.ignore)
+	for i, o := range objects {
+		ref := api.RefOf(o.Unstructured)
+		if first, twice := final.Origin[ref.ID()]; twice {
+			return api.RenderedBundle{}, &api.Error{
+				Kind: api.Stalled, Reason: "DuplicateObject", File: o.File, Line: o.Line,
+				Err: fmt.Errorf("%s is also in %s", ref, first),
+			}
+		}
+		final.Origin[ref.ID()] = o.File
+		final.Objects[i] = o.Unstructured
+	}
+	slices.SortStableFunc(final.Hooks, compareHooks)
+	final.Digest = bundleDigest(final, e.built.ignore)
+	e.final, e.finalKey = &final, key
+	return final, nil
+}
+
+func compareHooks(a, b api.Hook) int {
+	pa, pb := phaseOrder(a), phaseOrder(b)
+	if pa != pb {
+		return pa - pb
+	}
+	if a.Weight != b.Weight {
+		return a.Weight - b.Weight
+	}
+	return api.CompareRefs(api.RefOf(a.Object), api.RefOf(b.Object))
+}
+
+func phaseOrder(h api.Hook) int {
+	order := []api.HookPhase{
+		api.HookPreInstall, api.HookPreUpgrade, api.HookPostInstall, api.HookPostUpgrade, api.HookPreDelete, api.HookPostDelete,
+	}
+	return slices.IndexFunc(order, func(p api.HookPhase) bool { return slices.Contains(h.Phases, p) })
+}
+
+// answers is what the cluster's CRDs say about the pending objects.
+func (e *entry) answers(all scopes) string {
+	var b strings.Builder
+	for _, i := range e.pending {
+		n, known := all.of(e.built.objects[i].GroupVersionKind().GroupKind())
+		fmt.Fprint(&b, n, known, ";")
+	}
+	return b.String()
+}
+
+// bundleDigest covers objects, hooks and spec. Fields that differ each time are left out.
+func bundleDigest(b api.RenderedBundle, unstable []api.IgnoreRule) string {
+	h := sha256.New()
+	enc := json.NewEncoder(h)
+	_ = enc.Encode(b.Spec) // writing to a hash cannot fail, and all of these come from YAML
+	for _, o := range b.Objects {
+		ref := api.RefOf(o)
+		for _, r := range unstable {
+			if r.Target.Kind == ref.Kind && r.Target.Group == ref.Group && r.Target.Name == ref.Name {
+				o = without(o, r.Paths)
+			}
+		}
+		_ = enc.Encode(o.Object)
+	}
+	for _, k := range b.Hooks {
+		_ = enc.Encode(k)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// refuseShared gives an error to every bundle that has an object which another one has, too.
+func refuseShared(bundles []api.RenderedBundle) {
+	type clash struct {
+		first *api.Error
+		more  int
+	}
+	owner := map[string]int{}
+	clashes := map[int]*clash{}
+	report := func(mine, theirs int, ref api.ObjectRef) {
+		c := clashes[mine]
+		if c != nil {
+			c.more++
+			return
+		}
+		clashes[mine] = &clash{first: &api.Error{
+			Kind: api.Stalled, Reason: "DuplicateObject", File: bundles[mine].Origin[ref.ID()],
+			Err: fmt.Errorf("%s is also in bundle %q (%s)", ref, bundles[theirs].Name, bundles[theirs].Origin[ref.ID()]),
+		}}
+	}
+	for i, b := range bundles {
+		for _, o := range b.Objects {
+			ref := api.RefOf(o)
+			j, taken := owner[ref.ID()]
+			if !taken {
+				owner[ref.ID()] = i
+				continue
+			}
+			report(i, j, ref)
+			report(j, i, ref)
+		}
+	}
+	for i, c := range clashes {
+		if c.more > 0 {
+			c.first.Err = fmt.Errorf("%w, and %d more such objects", c.first.Err, c.more)
+		}
+		bundles[i] = failedBundle(bundles[i], c.first)
+	}
+}

@@ -1,0 +1,387 @@
+// Package helm renders charts; it never installs one.
+//
+// It promises: no cluster is asked (lookup finds nothing), no name is resolved, no file outside the chart is read,
+// and nothing is kept between renders.
+// Tests are left out, hooks are told apart, the CRDs of crds/ come first.
+// Its errors name the template and line, or the values that a schema refuses, as far as Helm tells.
+package helm
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	"helm.sh/helm/v3/pkg/ignore"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+)
+
+// Files is what a chart is loaded from. Names are relative to the root, slash-separated.
+type Files interface {
+	fs.ReadFileFS
+	fs.ReadDirFS
+	fs.StatFS
+}
+
+// Chart is a loaded chart. It may be rendered many times.
+type Chart struct {
+	// where is the chart's directory, or its name and version; errors name it.
+	where string
+	load  func() (*chart.Chart, error)
+}
+
+// maxChartBytes bounds a chart.
+const maxChartBytes = 32 << 20
+
+// Load reads a chart from a directory of the repository, subcharts in charts/ included.
+func Load(files Files, dir string) (*Chart, error) {
+	if st, err := files.Stat(path.Join(dir, "Chart.yaml")); err != nil || st.IsDir() {
+		return nil, failed(dir, fmt.Errorf("there is no Chart.yaml in %q", dir))
+	}
+	l := &lister{files: files, dir: dir, rules: ignore.Empty()}
+	if data, err := files.ReadFile(path.Join(dir, ".helmignore")); err == nil {
+		rules, err := ignore.Parse(bytes.NewReader(data))
+		if err != nil {
+			return nil, failed(path.Join(dir, ".helmignore"), err)
+		}
+		l.rules = rules
+	}
+	l.rules.AddDefaults()
+	if err := l.walk("."); err != nil {
+		return nil, err
+	}
+	return newChart(dir, l.out)
+}
+
+// LoadArchive reads a packaged chart (.tgz); where names it in errors.
+func LoadArchive(where string, archive []byte) (*Chart, error) {
+	files, err := loader.LoadArchiveFiles(bytes.NewReader(archive))
+	if err != nil {
+		return nil, failed(where, err)
+	}
+	return newChart(where, files)
+}
+
+// newChart keeps the files rather than the chart, for rendering writes into a chart's values.
+func newChart(where string, files []*loader.BufferedFile) (*Chart, error) {
+	c := &Chart{where: where, load: func() (*chart.Chart, error) { return loader.LoadFiles(files) }}
+	loaded, err := c.load()
+	if err != nil {
+		return nil, failed(where, err)
+	}
+	if err := loaded.Validate(); err != nil {
+		return nil, failed(path.Join(where, "Chart.yaml"), err)
+	}
+	if loaded.Metadata.Type == "library" {
+		return nil, failed(path.Join(where, "Chart.yaml"), errors.New("a library chart cannot be rendered"))
+	}
+	return c, nil
+}
+
+type lister struct {
+	files Files
+	dir   string
+	rules *ignore.Rules
+	out   []*loader.BufferedFile
+	size  int
+}
+
+func (l *lister) walk(rel string) error {
+	entries, err := l.files.ReadDir(path.Join(l.dir, rel))
+	if err != nil {
+		return failed(path.Join(l.dir, rel), err)
+	}
+	for _, e := range entries {
+		name := path.Join(rel, e.Name())
+		full := path.Join(l.dir, name)
+		st, err := l.files.Stat(full) // follows symbolic links
+		if err != nil {
+			return failed(full, err)
+		}
+		if l.rules.Ignore(name, st) {
+			continue
+		}
+		if st.IsDir() {
+			if e.Type()&fs.ModeSymlink != 0 {
+				return failed(full, errors.New("a symbolic link to a directory cannot be part of a chart"))
+			}
+			if err := l.walk(name); err != nil {
+				return err
+			}
+			continue
+		}
+		data, err := l.files.ReadFile(full)
+		if err != nil {
+			return err
+		}
+		if l.size += len(data); l.size > maxChartBytes {
+			return failed(l.dir, fmt.Errorf("the chart is larger than %d bytes", maxChartBytes))
+		}
+		l.out = append(l.out, &loader.BufferedFile{Name: name, Data: bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))})
+	}
+	return nil
+}
+
+// Request is one rendering of a chart.
+type Request struct {
+	Chart       *Chart
+	ReleaseName string
+	Namespace   string
+	// Values are layered over the chart's own.
+	Values map[string]any
+	Facts  api.ClusterFacts
+}
+
+// Output is what a chart says.
+type Output struct {
+	// CRDs come from crds/, Documents from the templates; in a stable order.
+	CRDs, Documents []manifest.Document
+	Hooks           []Hook
+	// Random names the templates that use functions whose result differs each time; sorted.
+	Random []string
+	// Clocked names the templates that use the time.
+	Clocked []string
+}
+
+// Hook is a document that is run rather than kept.
+type Hook struct {
+	manifest.Document
+	Phases         []api.HookPhase
+	Weight         int
+	DeletePolicies []string
+}
+
+// Annotations of a Helm hook.
+const (
+	AnnotationHook         = "helm.sh/hook"
+	AnnotationHookWeight   = "helm.sh/hook-weight"
+	AnnotationDeletePolicy = "helm.sh/hook-delete-policy"
+)
+
+// Render renders the chart.
+func Render(req Request) (Output, error) {
+	where := req.Chart.where
+	ch, err := req.Chart.load()
+	if err != nil {
+		return Output{}, failed(where, err)
+	}
+	caps, err := capabilities(req.Facts)
+	if err != nil {
+		return Output{}, err
+	}
+	if err := fits(ch, where, caps); err != nil {
+		return Output{}, err
+	}
+	if err := chartutil.ProcessDependenciesWithMerge(ch, req.Values); err != nil {
+		return Output{}, failed(where, err)
+	}
+	if err := localSchemas(ch, where); err != nil {
+		return Output{}, err
+	}
+	opts := chartutil.ReleaseOptions{Name: req.ReleaseName, Namespace: req.Namespace, Revision: 1, IsInstall: true}
+	values, err := chartutil.ToRenderValues(ch, req.Values, opts, caps)
+	if err != nil {
+		return Output{}, schemaError(where, err)
+	}
+	rendered, err := engine.Engine{}.Render(ch, values)
+	if err != nil {
+		return Output{}, templateError(where, ch.Name(), err)
+	}
+	var out Output
+	for _, crd := range ch.CRDObjects() {
+		docs, err := manifest.Parse(path.Join(where, strings.TrimPrefix(crd.Filename, ch.Name()+"/")), crd.File.Data)
+		if err != nil {
+			return Output{}, err
+		}
+		out.CRDs = append(out.CRDs, docs...)
+	}
+	if err := out.collect(rendered, where, ch.Name()); err != nil {
+		return Output{}, err
+	}
+	out.Random, out.Clocked = unstable(ch)
+	return out, nil
+}
+
+// capabilities are those of the live cluster, or Helm's own guess where it is not known.
+func capabilities(facts api.ClusterFacts) (*chartutil.Capabilities, error) {
+	caps := chartutil.DefaultCapabilities.Copy()
+	if facts.KubeVersion != "" {
+		v, err := chartutil.ParseKubeVersion(facts.KubeVersion)
+		if err != nil {
+			return nil, fmt.Errorf("the cluster's version %q: %w", facts.KubeVersion, err)
+		}
+		caps.KubeVersion = *v
+	}
+	if len(facts.APIVersions) > 0 {
+		caps.APIVersions = slices.Clone(facts.APIVersions)
+	}
+	return caps, nil
+}
+
+// fits reports a chart that is not for this cluster, or not complete.
+func fits(ch *chart.Chart, where string, caps *chartutil.Capabilities) error {
+	file := path.Join(where, "Chart.yaml")
+	if want := ch.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, caps.KubeVersion.String()) {
+		return failed(file, fmt.Errorf("the chart needs Kubernetes %s, and the cluster has %s", want, caps.KubeVersion))
+	}
+	have := map[string]bool{}
+	for _, d := range ch.Dependencies() {
+		have[d.Name()] = true
+	}
+	for _, d := range ch.Metadata.Dependencies {
+		if !have[d.Name] {
+			e := failed(file, fmt.Errorf("dependency %q is not in charts/", d.Name))
+			e.Field, e.Hint = "dependencies", "run \"helm dependency update\" and commit charts/"
+			return e
+		}
+	}
+	return nil
+}
+
+// localSchemas refuses schemas that would be fetched, or read from the disk.
+func localSchemas(ch *chart.Chart, where string) error {
+	if len(ch.Schema) > 0 {
+		file := path.Join(where, chartutil.SchemafileName)
+		var schema any
+		if err := json.Unmarshal(ch.Schema, &schema); err != nil {
+			return failed(file, err)
+		}
+		if ref := foreignRef(schema); ref != "" {
+			e := failed(file, fmt.Errorf("the schema refers to %q, and only references within the file are followed", ref))
+			e.Hint = "put that schema into the file, below $defs"
+			return e
+		}
+	}
+	for _, d := range ch.Dependencies() {
+		if err := localSchemas(d, path.Join(where, "charts", d.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// foreignRef finds a reference that leaves the schema.
+func foreignRef(v any) string {
+	switch x := v.(type) {
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(x)) {
+			if ref, ok := x[key].(string); ok {
+				switch key {
+				case "$ref", "$dynamicRef", "$recursiveRef":
+					if !strings.HasPrefix(ref, "#") {
+						return ref
+					}
+				case "$schema":
+					if !strings.Contains(ref, "://json-schema.org/") {
+						return ref
+					}
+				}
+			}
+			if ref := foreignRef(x[key]); ref != "" {
+				return ref
+			}
+		}
+	case []any:
+		for _, e := range x {
+			if ref := foreignRef(e); ref != "" {
+				return ref
+			}
+		}
+	}
+	return ""
+}
+
+// collect sorts the rendered files' documents into objects and hooks.
+func (o *Output) collect(rendered map[string]string, where, name string) error {
+	files := make([]string, 0, len(rendered))
+	for f := range rendered {
+		if base := path.Base(f); strings.HasSuffix(base, "NOTES.txt") || strings.HasPrefix(base, "_") {
+			continue
+		}
+		files = append(files, f)
+	}
+	slices.Sort(files)
+	for _, f := range files {
+		if strings.TrimSpace(rendered[f]) == "" {
+			continue
+		}
+		file := path.Join(where, strings.TrimPrefix(f, name+"/"))
+		docs, err := manifest.Parse(file, []byte(rendered[f]))
+		if err != nil {
+			if e, ok := errors.AsType[*api.Error](err); ok {
+				e.Hint = "the line is that of the rendered output"
+			}
+			return err
+		}
+		for _, d := range docs {
+			if err := o.add(d); err != nil {
+				return err
+			}
+		}
+	}
+	slices.SortStableFunc(o.Hooks, func(a, b Hook) int { return a.Weight - b.Weight })
+	return nil
+}
+
+func (o *Output) add(d manifest.Document) error {
+	annotations := manifest.Get(d.Node, "metadata", "annotations")
+	words := manifest.Get(annotations, AnnotationHook)
+	if words == nil || words.Value == "" {
+		o.Documents = append(o.Documents, d)
+		return nil
+	}
+	h := Hook{Document: d, Phases: phases(words.Value)}
+	if len(h.Phases) == 0 {
+		return nil // a test, or a rollback, which is never run
+	}
+	if w := manifest.Get(annotations, AnnotationHookWeight); w != nil && w.Value != "" {
+		n, err := strconv.Atoi(w.Value)
+		if err != nil {
+			e := failed(d.File, fmt.Errorf("the hook's weight %q is not a number", w.Value))
+			e.Line, e.Field = w.Line, AnnotationHookWeight
+			return e
+		}
+		h.Weight = n
+	}
+	if p := manifest.Get(annotations, AnnotationDeletePolicy); p != nil {
+		h.DeletePolicies = splitWords(p.Value)
+	}
+	if len(h.DeletePolicies) == 0 {
+		h.DeletePolicies = []string{"before-hook-creation"} // Helm's default
+	}
+	o.Hooks = append(o.Hooks, h)
+	return nil
+}
+
+func phases(words string) []api.HookPhase {
+	var out []api.HookPhase
+	for _, w := range splitWords(words) {
+		switch p := api.HookPhase(w); p {
+		case api.HookPreInstall, api.HookPreUpgrade, api.HookPostInstall, api.HookPostUpgrade, api.HookPreDelete, api.HookPostDelete:
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+func splitWords(s string) []string {
+	var out []string
+	for w := range strings.SplitSeq(s, ",") {
+		if w = strings.ToLower(strings.TrimSpace(w)); w != "" {
+			out = append(out, w)
+		}
+	}
+	return out
+}

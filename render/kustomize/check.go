@@ -1,0 +1,219 @@
+package kustomize
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+)
+
+// refusedFields are those of a kustomization that would run or fetch something, or poison later builds.
+var refusedFields = map[string]string{
+	"openapi":                     "a custom OpenAPI schema would leak into every later build",
+	"helmCharts":                  "Helm inflation runs an external program: make the chart a bundle of its own",
+	"helmChartInflationGenerator": "Helm inflation runs an external program: make the chart a bundle of its own",
+	"helmGlobals":                 "Helm inflation runs an external program: make the chart a bundle of its own",
+}
+
+// listed are the fields that list resources: files or directories that must be there.
+var listed = []string{"resources", "components", "bases"}
+
+// loadedLists are the other fields that hold names of files, or inline documents.
+var loadedLists = []string{
+	"crds", "configurations", "generators", "transformers", "validators", "patchesStrategicMerge",
+}
+
+func refusal(file string, n *yaml.Node, field, format string, args ...any) *api.Error {
+	e := &api.Error{Kind: api.Stalled, Reason: "KustomizeFailed", File: file, Field: field, Err: fmt.Errorf(format, args...)}
+	if n != nil {
+		e.Line = n.Line
+	}
+	return e
+}
+
+// kustomization checks a kustomization file, and asks for origins in the one that is built.
+func (j *jail) kustomization(file string, data []byte) ([]byte, error) {
+	docs, err := manifest.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	if len(docs) != 1 || docs[0].Node.Kind != yaml.MappingNode {
+		if len(docs) == 0 {
+			return data, nil // kustomize's own words for an empty file are good
+		}
+		return nil, refusal(file, nil, "", "a kustomization is one YAML document")
+	}
+	if _, err := docs[0].Value(); err != nil { // duplicate keys, unbounded aliases
+		return nil, err
+	}
+	root := docs[0].Node
+	for field, why := range refusedFields {
+		if n := manifest.Get(root, field); n != nil && len(n.Content) > 0 {
+			return nil, refusal(file, n, field, "is not supported: %s", why)
+		}
+	}
+	if err := j.names(file, root); err != nil {
+		return nil, err
+	}
+	if file == j.root && manifest.Get(root, "buildMetadata") == nil && root.Style&yaml.FlowStyle == 0 {
+		j.origins = true
+		data = append(bytes.TrimRight(bytes.Clone(data), "\n"), "\nbuildMetadata: [originAnnotations]\n"...)
+	}
+	return data, nil
+}
+
+// names checks every file name in a kustomization.
+func (j *jail) names(file string, root *yaml.Node) error {
+	for _, field := range listed {
+		for _, n := range items(manifest.Get(root, field)) {
+			if err := local(file, field, n); err != nil {
+				return err
+			}
+			target := path.Join("/", path.Dir(file), n.Value)
+			if !j.Exists(target) {
+				return refusal(file, n, field, "%q does not exist", n.Value)
+			}
+		}
+	}
+	for _, field := range loadedLists {
+		for _, n := range items(manifest.Get(root, field)) {
+			if strings.Contains(n.Value, "\n") {
+				if err := j.check(file, []byte(n.Value)); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := local(file, field, n); err != nil {
+				return err
+			}
+		}
+	}
+	for _, field := range []string{"patches", "patchesJson6902", "replacements", "configMapGenerator", "secretGenerator"} {
+		if err := localBelow(file, field, manifest.Get(root, field)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func items(n *yaml.Node) []*yaml.Node {
+	if n == nil || n.Kind != yaml.SequenceNode {
+		return nil
+	}
+	return n.Content
+}
+
+// localBelow checks the values of every key that kustomize loads a file from.
+func localBelow(file, field string, n *yaml.Node) error {
+	if n == nil {
+		return nil
+	}
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, v := n.Content[i].Value, n.Content[i+1]
+			switch key {
+			case "path", "env":
+				if err := local(file, field+"."+key, v); err != nil {
+					return err
+				}
+			case "files", "envs", "paths", "resources", "transformers", "generators":
+				for _, item := range items(v) {
+					if err := local(file, field+"."+key, item); err != nil {
+						return err
+					}
+				}
+			case "exec", "container", "starlark":
+				if field == "function" {
+					return refusal(file, v, key, "functions are not run")
+				}
+			}
+		}
+	}
+	for _, c := range n.Content {
+		if err := localBelow(file, field, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// local refuses what kustomize would take for an address of another machine.
+func local(file, field string, n *yaml.Node) error {
+	if n.Kind != yaml.ScalarNode {
+		return nil
+	}
+	name := n.Value
+	if key, value, ok := strings.Cut(name, "="); ok && !strings.Contains(key, "/") {
+		name = value // "key=file" of a generator
+	}
+	for _, s := range []string{n.Value, name} {
+		if remote(s) {
+			return refusal(file, n, field, "%q is remote: only files of the fleet repository are read", redacted(s))
+		}
+	}
+	return nil
+}
+
+func remote(name string) bool {
+	l := strings.ToLower(strings.TrimSpace(name))
+	first, _, _ := strings.Cut(l, "/")
+	switch {
+	case strings.Contains(l, "://"), strings.HasPrefix(l, "http:"), strings.HasPrefix(l, "https:"),
+		strings.HasPrefix(l, "git::"), strings.HasPrefix(l, "gh:"), strings.HasPrefix(l, "file:"), strings.HasPrefix(l, "ssh:"),
+		strings.Contains(first, "@"), strings.Contains(l, "?ref="), strings.Contains(l, "?version="):
+		return true
+	}
+	return first == "github.com" || strings.HasPrefix(first, "github.com:") || first == "www.github.com"
+}
+
+// redacted leaves out credentials of an address.
+func redacted(s string) string {
+	if i := strings.LastIndex(s, "@"); i >= 0 {
+		if j := strings.Index(s, "://"); j >= 0 && j < i {
+			return s[:j+3] + "…" + s[i:]
+		}
+	}
+	return s
+}
+
+// check refuses other files that would make kustomize load, or run, more than it should:
+// configurations of its builtin plugins, functions, and documents that expand without bound.
+func (j *jail) check(file string, data []byte) error {
+	aliases := bytes.IndexByte(data, '&') >= 0 && bytes.IndexByte(data, '*') >= 0
+	plugin := bytes.Contains(data, []byte("builtin"))
+	function := bytes.Contains(data, []byte("config.kubernetes.io/function")) || bytes.Contains(data, []byte("config.k8s.io/function"))
+	if !aliases && !plugin && !function {
+		return nil
+	}
+	docs, err := manifest.Parse(file, data)
+	if err != nil {
+		return nil //nolint:nilerr // not YAML: the input of a generator, or an error that kustomize tells
+	}
+	for _, d := range docs {
+		if aliases {
+			if _, err := d.Value(); err != nil {
+				return err
+			}
+		}
+		annotations := manifest.Get(d.Node, "metadata", "annotations")
+		for _, key := range []string{"config.kubernetes.io/function", "config.k8s.io/function"} {
+			if n := manifest.Get(annotations, key); n != nil {
+				return refusal(file, n, "metadata.annotations."+key, "functions are not run")
+			}
+		}
+		if v := manifest.Get(d.Node, "apiVersion"); v != nil && v.Value == "builtin" {
+			if k := manifest.Get(d.Node, "kind"); k != nil && strings.HasPrefix(k.Value, "HelmChart") {
+				return refusal(file, k, "kind", "%s", refusedFields["helmCharts"])
+			}
+			if err := localBelow(file, "", d.Node); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

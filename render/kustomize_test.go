@@ -1,0 +1,165 @@
+package render_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/render/rendertest"
+)
+
+// shared is a bundle whose kustomization reads a base outside the bundle.
+func shared() rendertest.Files {
+	return fleet().With(
+		"base/kustomization.yaml", "resources: [deployment.yaml]\n",
+		"base/deployment.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  replicas: ${replicas:-1}\n  template: {spec: {containers: [{name: c, image: x}]}}\n",
+		"k/bundle.yaml", bundleYAML("k", "{kustomize: {path: overlay}, substitute: true}"),
+		"k/overlay/kustomization.yaml", "namespace: team\nresources: [../../base]\nimages: [{name: x, newTag: v1}]\nconfigMapGenerator: [{name: g, literals: [a=b, url=https://example.com]}]\n",
+	)
+}
+
+func TestKustomize_build(t *testing.T) {
+	out, err := renderFiles(t, shared(), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := bundle(t, out, "k")
+	if k.Err != nil {
+		t.Fatal(k.Err)
+	}
+	want := []string{"ConfigMap/team/g-bhdg9hc42h", "Deployment.apps/team/d"}
+	if got := refs(k); len(got) != 2 || !strings.HasPrefix(got[0], "ConfigMap/team/g-") || got[1] != want[1] {
+		t.Errorf("got %v", got)
+	}
+	d := k.Objects[1]
+	if got := field(t, d, "spec", "replicas"); got != int64(1) {
+		t.Errorf("got replicas %#v, want a number", got)
+	}
+	containers := field(t, d, "spec", "template", "spec", "containers").([]any)
+	if got := containers[0].(map[string]any)["image"]; got != "x:v1" {
+		t.Errorf("got image %v", got)
+	}
+	if d.GetAnnotations() != nil {
+		t.Errorf("annotations are left: %v", d.GetAnnotations())
+	}
+	if got := k.Origin["apps/Deployment/team/d"]; got != "base/deployment.yaml" {
+		t.Errorf("got origin %q", got)
+	}
+}
+
+func TestKustomize_refuses(t *testing.T) {
+	const kustomization = "k/overlay/kustomization.yaml"
+	for _, tt := range []struct {
+		name  string
+		files []string
+		want  api.Error
+		text  string
+	}{
+		{"remote resource", []string{kustomization, "resources:\n- https://example.com/x.yaml\n"}, api.Error{File: kustomization, Line: 2, Field: "resources"}, "is remote"},
+		{"remote base", []string{kustomization, "resources:\n- ../../base\n- github.com/org/repo//dir?ref=main\n"}, api.Error{File: kustomization, Line: 3, Field: "resources"}, "is remote"},
+		{"remote base by ssh", []string{kustomization, "bases:\n- git@example.com:org/repo\n"}, api.Error{File: kustomization, Line: 2, Field: "bases"}, "is remote"},
+		{"remote patch", []string{kustomization, "resources: [../../base]\npatches:\n- path: http:example.com/p\n"}, api.Error{File: kustomization, Line: 3, Field: "patches.path"}, "is remote"},
+		{
+			"remote file of a generator",
+			[]string{kustomization, "configMapGenerator:\n- name: g\n  files: [a=https://u:p@example.com/x]\n"},
+			api.Error{File: kustomization, Line: 3, Field: "configMapGenerator.files"},
+			"https://…@example.com",
+		},
+		{
+			"remote file of a builtin plugin",
+			[]string{kustomization, "generators: [gen.yaml]\n", "k/overlay/gen.yaml", "apiVersion: builtin\nkind: ConfigMapGenerator\nmetadata: {name: g}\nfiles:\n- https://example.com/x\n"},
+			api.Error{File: "k/overlay/gen.yaml", Line: 5, Field: ".files"},
+			"is remote",
+		},
+		{"custom schema", []string{kustomization, "resources: [../../base]\nopenapi:\n  path: schema.json\n"}, api.Error{File: kustomization, Line: 3, Field: "openapi"}, "is not supported"},
+		{"helm inflation", []string{kustomization, "helmCharts:\n- name: x\n"}, api.Error{File: kustomization, Line: 2, Field: "helmCharts"}, "a bundle of its own"},
+		{
+			"function",
+			[]string{kustomization, "resources: [../../base]\ntransformers: [fn.yaml]\n", "k/overlay/fn.yaml", "apiVersion: x/v1\nkind: Fn\nmetadata:\n  name: f\n  annotations:\n    config.kubernetes.io/function: |\n      exec: {path: /bin/sh}\n"},
+			api.Error{File: "k/overlay/fn.yaml", Line: 6, Field: "metadata.annotations.config.kubernetes.io/function"},
+			"functions are not run",
+		},
+		{"missing resource", []string{kustomization, "resources:\n- ../../base\n- nope.yaml\n"}, api.Error{File: kustomization, Line: 3, Field: "resources"}, `"nope.yaml" does not exist`},
+		{"outside the repository", []string{kustomization, "resources:\n- ../../../../etc/passwd\n"}, api.Error{File: kustomization, Line: 2, Field: "resources"}, "does not exist"},
+		{"base of itself", []string{kustomization, "resources:\n- ../overlay\n"}, api.Error{File: kustomization}, "cycle"},
+		{"unknown field", []string{kustomization, "resource: [../../base]\n"}, api.Error{File: kustomization}, "resource"},
+		{"a key twice", []string{kustomization, "resources: [../../base]\nresources: []\n"}, api.Error{File: kustomization, Line: 2}, `"resources" occurs twice`},
+		{"resource without kind", []string{"base/deployment.yaml", "apiVersion: v1\nmetadata: {name: x}\n"}, api.Error{File: kustomization}, "kind"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			out, err := renderFiles(t, shared().With(tt.files...), "one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantError(t, bundle(t, out, "k").Err, tt.want, tt.text)
+			if a := bundle(t, out, "a"); a.Err != nil {
+				t.Errorf("the other bundle suffers: %v", a.Err)
+			}
+		})
+	}
+}
+
+// An alias that expands without bound ends in an error, wherever it stands.
+func TestKustomize_bomb(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\nla: &la [x]\n")
+	for i := range 12 {
+		from, to := string(rune('a'+i)), string(rune('b'+i))
+		b.WriteString("l" + to + ": &l" + to + " [" + strings.TrimSuffix(strings.Repeat("*l"+from+",", 10), ",") + "]\n")
+	}
+	for _, file := range []string{"a/cm.yaml", "base/deployment.yaml"} {
+		out, err := renderFiles(t, shared().With(file, b.String()), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := map[string]string{"a/cm.yaml": "a", "base/deployment.yaml": "k"}[file]
+		if err := bundle(t, out, name).Err; err == nil || !strings.Contains(err.Error(), "expand to more than") {
+			t.Errorf("%s: got %v", file, err)
+		}
+	}
+}
+
+func TestRender_symlinks(t *testing.T) {
+	files := fleet().With("shared/x.yaml", configMap("x", "k: v"), "shared/dir/y.yaml", configMap("y", ""))
+	r := newRenderer(t, render.Config{})
+	first := bundle(t, mustRender(t, r, files.Snapshot("a/link.yaml", "../shared/x.yaml", "a/dir", "../shared/dir"), "one"), "a")
+	if diff := cmp.Diff([]string{"ConfigMap/default/a", "ConfigMap/default/x"}, refs(first)); diff != "" {
+		t.Fatalf("%v %s", first.Err, diff)
+	}
+	if len(first.Warnings) != 1 || !strings.Contains(first.Warnings[0], "a/dir is a symbolic link to a directory") {
+		t.Errorf("got warnings %q", first.Warnings)
+	}
+	// The directory's digest is the same, but what the link leads to is not.
+	files = files.With("shared/x.yaml", configMap("x", "k: w"))
+	second := bundle(t, mustRender(t, r, files.Snapshot("a/link.yaml", "../shared/x.yaml", "a/dir", "../shared/dir"), "one"), "a")
+	if got := field(t, second.Objects[1], "data", "k"); got != "w" {
+		t.Errorf("got %v, want what the link leads to now", got)
+	}
+
+	out := mustRender(t, r, files.Snapshot("a/link.yaml", "../../outside.yaml"), "one")
+	wantError(t, bundle(t, out, "a").Err, api.Error{Reason: "BadManifest", File: "a/link.yaml"}, "outside the fleet repository")
+
+	_, err := r.Render(t.Context(), files.Snapshot("b/bundle.yaml", "../a/bundle.yaml"), "one", api.ClusterFacts{})
+	wantError(t, err, api.Error{File: "b/bundle.yaml"}, "is a symbolic link")
+}
+
+// Building concurrently must not mix up bundles, and is watched by the race detector.
+func TestKustomize_concurrent(t *testing.T) {
+	files := shared()
+	for _, n := range []string{"p", "q", "r", "s"} {
+		files = files.With(
+			n+"/bundle.yaml", bundleYAML(n, ""),
+			n+"/kustomization.yaml", "namespace: "+n+"\nresources: [../base]\n",
+		)
+	}
+	out := mustRender(t, newRenderer(t, render.Config{Concurrency: 4}), files.Snapshot(), "one")
+	for _, n := range []string{"p", "q", "r", "s"} {
+		b := bundle(t, out, n)
+		if b.Err != nil || b.Objects[0].GetNamespace() != n {
+			t.Errorf("bundle %s: %v %v", n, refs(b), b.Err)
+		}
+	}
+}

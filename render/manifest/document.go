@@ -1,0 +1,124 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Document is one YAML document, still parsed rather than decoded:
+// its nodes know their lines and how they were quoted.
+type Document struct {
+	// File is where it comes from; Line offsets are those of the nodes.
+	File string
+	Node *yaml.Node
+}
+
+// Line is where the document begins; 0 if that is not known.
+func (d Document) Line() int {
+	if d.Node == nil {
+		return 0
+	}
+	return d.Node.Line
+}
+
+// errorf reports something wrong at a node of the document.
+func (d Document) errorf(n *yaml.Node, field, format string, args ...any) *api.Error {
+	line := d.Line()
+	if n != nil && n.Line > 0 {
+		line = n.Line
+	}
+	return badManifest(d.File, line, field, fmt.Errorf(format, args...))
+}
+
+func badManifest(file string, line int, field string, err error) *api.Error {
+	return &api.Error{Kind: api.Stalled, Reason: "BadManifest", File: file, Line: line, Field: field, Err: err}
+}
+
+// Parse splits a stream into its documents, leaving out empty ones.
+func Parse(file string, data []byte) ([]Document, error) {
+	// The YAML parser refuses the tabs that JSON may be indented with.
+	if t := bytes.TrimSpace(data); len(t) > 0 && (t[0] == '{' || t[0] == '[') && bytes.IndexByte(t, '\t') >= 0 {
+		var b bytes.Buffer
+		if json.Indent(&b, t, "", " ") == nil {
+			data = b.Bytes()
+		}
+	}
+	var docs []Document
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	for {
+		var n yaml.Node
+		err := dec.Decode(&n)
+		if errors.Is(err, io.EOF) {
+			return docs, nil
+		}
+		if err != nil {
+			return nil, yamlError(file, err)
+		}
+		if n.Kind != yaml.DocumentNode || len(n.Content) == 0 {
+			continue
+		}
+		root := n.Content[0]
+		if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
+			continue
+		}
+		docs = append(docs, Document{File: file, Node: root})
+	}
+}
+
+var yamlLine = regexp.MustCompile(`line (\d+): `)
+
+// yamlError turns the parser's words into file and line.
+func yamlError(file string, err error) error {
+	msg := strings.TrimPrefix(err.Error(), "yaml: ")
+	line := 0
+	if m := yamlLine.FindStringSubmatch(msg); m != nil {
+		line, _ = strconv.Atoi(m[1])
+		msg = strings.Replace(msg, m[0], "", 1)
+	}
+	return badManifest(file, line, "", errors.New(msg))
+}
+
+// Get returns the value below a path of keys, or nil.
+func Get(n *yaml.Node, keys ...string) *yaml.Node {
+	for _, key := range keys {
+		n = get(n, key)
+	}
+	return n
+}
+
+func get(n *yaml.Node, key string) *yaml.Node {
+	n = resolve(n)
+	if n == nil || n.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return resolve(n.Content[i+1])
+		}
+	}
+	return nil
+}
+
+func resolve(n *yaml.Node) *yaml.Node {
+	for n != nil && n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n
+}
+
+func text(n *yaml.Node) string {
+	if n == nil || n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
+		return ""
+	}
+	return n.Value
+}

@@ -1,0 +1,194 @@
+package manifest
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// AnnotationSubstitute with the value "disabled" leaves an object's ${…} alone.
+const AnnotationSubstitute = api.Group + "/substitute"
+
+// Variables are what ${name} stands for.
+type Variables map[string]string
+
+var expression = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:=)(.*))?$`)
+
+// unsetError is told apart so that the error can name the variable as a field of its own kind.
+type unsetError struct{ name string }
+
+func (e unsetError) Error() string {
+	return fmt.Sprintf("variable %q is not set on this cluster and has no default", e.name)
+}
+
+// Expand replaces ${name} and ${name:-default} in s; $${ stands for a literal ${.
+// The default is used where the variable is unset or empty.
+// Values are taken as they are: a ${ in a value is not looked at again.
+func (v Variables) Expand(s string) (string, error) {
+	if !strings.Contains(s, "${") {
+		return s, nil
+	}
+	var b strings.Builder
+	for {
+		i := strings.Index(s, "${")
+		if i < 0 {
+			b.WriteString(s)
+			return b.String(), nil
+		}
+		if i > 0 && s[i-1] == '$' {
+			b.WriteString(s[:i-1])
+			b.WriteString("${")
+			s = s[i+2:]
+			continue
+		}
+		b.WriteString(s[:i])
+		body, rest, closed := strings.Cut(s[i+2:], "}")
+		if !closed {
+			return "", errors.New("a ${ is not closed (write $${ for a literal ${)")
+		}
+		value, err := v.lookup(body)
+		if err != nil {
+			return "", err
+		}
+		b.WriteString(value)
+		s = rest
+	}
+}
+
+func (v Variables) lookup(body string) (string, error) {
+	m := expression.FindStringSubmatch(body)
+	if m == nil {
+		return "", errors.New("a ${…} is neither ${name} nor ${name:-default} (write $${ for a literal ${)")
+	}
+	name, hasDefault, def := m[1], m[2] != "", m[3]
+	if strings.Contains(def, "${") {
+		return "", fmt.Errorf("the default of %q holds another ${, which is not supported", name)
+	}
+	value, set := v[name]
+	switch {
+	case hasDefault && value == "":
+		return def, nil
+	case !set:
+		return "", unsetError{name}
+	default:
+		return value, nil
+	}
+}
+
+// Substitute expands the variables in every key and string of the document, in place.
+//
+// A scalar that is written without quotes and is nothing but one ${…} takes the type that its value
+// looks like: "3" becomes a number and "true" a boolean. In quotes it stays a string, and so
+// it does below labels, annotations, matchLabels, nodeSelector, and the data of a ConfigMap or Secret,
+// where Kubernetes knows only strings.
+func (d Document) Substitute(vars Variables) error {
+	s := substituter{doc: d, vars: vars, seen: map[*yaml.Node]bool{}}
+	kind := text(Get(d.Node, "kind"))
+	s.dataIsText = kind == "ConfigMap" || kind == "Secret"
+	return s.walk(d.Node, "", false)
+}
+
+// substitutable reports whether the object's annotation allows substitution.
+func (d Document) substitutable() bool {
+	return text(Get(d.Node, "metadata", "annotations", AnnotationSubstitute)) != api.ValueDisabled
+}
+
+type substituter struct {
+	doc        Document
+	vars       Variables
+	seen       map[*yaml.Node]bool // anchored nodes: visited once, wherever they are used
+	dataIsText bool
+}
+
+func (s *substituter) walk(n *yaml.Node, path string, onlyText bool) error {
+	if n.Anchor != "" {
+		if s.seen[n] {
+			return nil
+		}
+		s.seen[n] = true
+	}
+	switch n.Kind {
+	case yaml.AliasNode:
+		return nil
+	case yaml.DocumentNode: // its content was handed in
+	case yaml.ScalarNode:
+		return s.scalar(n, path, onlyText)
+	case yaml.SequenceNode:
+		for i, c := range n.Content {
+			if err := s.walk(c, path+"/"+strconv.Itoa(i), onlyText); err != nil {
+				return err
+			}
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			k, v := n.Content[i], n.Content[i+1]
+			field := path + "/" + k.Value
+			if k.Kind == yaml.ScalarNode {
+				if err := s.scalar(k, field, true); err != nil {
+					return err
+				}
+			}
+			if err := s.walk(v, field, onlyText || s.textOnly(path, k.Value)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *substituter) textOnly(path, key string) bool {
+	switch key {
+	case "labels", "annotations", "matchLabels", "nodeSelector":
+		return true
+	case "data", "stringData", "binaryData":
+		return s.dataIsText && path == ""
+	}
+	return false
+}
+
+func (s *substituter) scalar(n *yaml.Node, path string, onlyText bool) error {
+	if !strings.Contains(n.Value, "${") {
+		return nil
+	}
+	out, err := s.vars.Expand(n.Value)
+	if err != nil {
+		e := s.doc.errorf(n, strings.TrimPrefix(path, "/"), "%w", err)
+		e.Reason = "Substitution"
+		if ref := s.doc.describe(); ref != "" {
+			e.Err = fmt.Errorf("%s: %w", ref, err)
+		}
+		if unset, ok := errors.AsType[unsetError](err); ok {
+			e.Hint = "set it in cluster.yaml or fleet.yaml, or write ${" + unset.name + ":-default}"
+		}
+		return e
+	}
+	whole := n.Style == 0 && strings.HasPrefix(n.Value, "${") && strings.IndexByte(n.Value, '}') == len(n.Value)-1
+	n.Value, n.Style, n.Tag = out, yaml.DoubleQuotedStyle, "!!str"
+	if whole && !onlyText {
+		if tag := canonicalTag(out); tag != "" {
+			n.Style, n.Tag = 0, tag
+		}
+	}
+	return nil
+}
+
+// canonicalTag is the tag of a text that can only be meant as a number or a boolean:
+// "3", "-1", "0.5" and "true", but not "007" or "1.10", which would lose digits.
+func canonicalTag(s string) string {
+	if s == "true" || s == "false" {
+		return "!!bool"
+	}
+	if i, err := strconv.ParseInt(s, 10, 64); err == nil && strconv.FormatInt(i, 10) == s {
+		return "!!int"
+	}
+	if f, err := strconv.ParseFloat(s, 64); err == nil && strconv.FormatFloat(f, 'f', -1, 64) == s {
+		return "!!float"
+	}
+	return ""
+}

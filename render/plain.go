@@ -1,0 +1,124 @@
+package render
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/kustomize"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+)
+
+// plainDocs reads every manifest below a bundle's directory, in the order of their names.
+//
+// Left out are flotilla's own files, names that begin with a dot, directories that are bundles of their own,
+// and the overlays of the bundle's targets.
+func plainDocs(v *view, b resolved) ([]manifest.Document, []string, error) {
+	if err := v.cover(b.dir); err != nil {
+		return nil, nil, err
+	}
+	w := &plainWalk{view: v, bundle: b}
+	if err := w.dir(b.dir); err != nil {
+		return nil, nil, err
+	}
+	return w.docs, w.warnings, nil
+}
+
+type plainWalk struct {
+	view     *view
+	bundle   resolved
+	docs     []manifest.Document
+	warnings []string
+}
+
+func (w *plainWalk) dir(dir string) error {
+	entries, err := w.view.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("read directory %q: %w", dir, err)
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name && !e.IsDir() })
+	}
+	if dir != w.bundle.dir {
+		if has(bundleFile) || slices.Contains(w.bundle.overlays, dir) {
+			return nil
+		}
+		if err := w.refuseEngines(dir, has); err != nil {
+			return err
+		}
+	} else if has("Chart.yaml") {
+		return w.refuse(path.Join(dir, "Chart.yaml"), "a chart is not rendered unless the bundle says so",
+			"set spec.helm.chart to ./ in "+w.bundle.file)
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	for _, e := range entries {
+		if err := w.entry(dir, e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *plainWalk) refuseEngines(dir string, has func(string) bool) error {
+	for _, name := range kustomize.Names() {
+		if has(name) {
+			return w.refuse(path.Join(dir, name), "a kustomization below a bundle of plain YAML is not built",
+				"give its directory a bundle.yaml, or name it in spec.kustomize.path or a target's overlay")
+		}
+	}
+	if has("Chart.yaml") {
+		return w.refuse(path.Join(dir, "Chart.yaml"), "a chart below a bundle of plain YAML is not rendered",
+			"give its directory a bundle.yaml, or name it in spec.helm.chart")
+	}
+	return nil
+}
+
+func (w *plainWalk) refuse(file, what, hint string) error {
+	return &api.Error{Kind: api.Stalled, Reason: "BadBundle", File: file, Err: errors.New(what), Hint: hint}
+}
+
+func (w *plainWalk) entry(dir string, e fs.DirEntry) error {
+	name := path.Join(dir, e.Name())
+	if strings.HasPrefix(e.Name(), ".") {
+		return nil
+	}
+	if e.IsDir() {
+		return w.dir(name)
+	}
+	if e.Type()&fs.ModeSymlink != 0 {
+		st, err := w.view.tree.Stat(name)
+		if err != nil {
+			return &api.Error{
+				Kind: api.Stalled, Reason: "BadManifest", File: name,
+				Err: errors.New("is a symbolic link to something outside the fleet repository, or to nothing"),
+			}
+		}
+		if st.IsDir() {
+			w.warnings = append(w.warnings, fmt.Sprintf("%s is a symbolic link to a directory, which is not followed", name))
+			return nil
+		}
+	}
+	switch path.Ext(e.Name()) {
+	case ".yaml", ".yml", ".json":
+	default:
+		return nil
+	}
+	// Only where they mean something: a manifest elsewhere may have such a name, and must not be dropped.
+	if e.Name() == bundleFile || name == fleetFile || e.Name() == clusterFile && path.Dir(path.Dir(name)) == clustersDir {
+		return nil
+	}
+	data, err := w.view.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	docs, err := manifest.Parse(name, data)
+	if err != nil {
+		return err
+	}
+	w.docs = append(w.docs, docs...)
+	return nil
+}

@@ -1,0 +1,197 @@
+package render
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+	"github.com/flotilla-fleet/flotilla/render/sops"
+)
+
+// VariableClusterName is the variable that every cluster has: its name.
+// A variable of the same name in fleet.yaml or cluster.yaml takes its place.
+const VariableClusterName = "CLUSTER_NAME"
+
+// ChartFetcher brings charts from outside the repository.
+type ChartFetcher interface {
+	// Fetch returns a packaged chart and its digest.
+	// The repository is an https:// address of a Helm repository, or the part of an oci:// reference before the name.
+	// The version may be a range. A network error should be an *api.Error of kind Transient.
+	Fetch(ctx context.Context, repo, name, version string) (archive []byte, digest string, err error)
+}
+
+// Config is what a Renderer needs. Every field may be zero.
+type Config struct {
+	// Keys decrypt SOPS files. Nil: encrypted files are errors.
+	Keys *sops.Keyring
+	// Charts fetches remote charts. Nil: bundles with a remote chart are errors.
+	Charts ChartFetcher
+	// Concurrency bounds how many bundles are rendered at once. Zero means the number of processors.
+	Concurrency int
+	// CacheBundles bounds how many rendered bundles are kept. Zero means 10,000.
+	CacheBundles int
+}
+
+// Renderer renders, and remembers what it rendered. It is safe for concurrent use.
+type Renderer struct {
+	cfg   Config
+	cache *cache
+	found *finder
+}
+
+// New returns a Renderer.
+func New(cfg Config) (*Renderer, error) {
+	if cfg.Concurrency < 0 || cfg.CacheBundles < 0 {
+		return nil, errors.New("render: Concurrency and CacheBundles cannot be negative")
+	}
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = runtime.GOMAXPROCS(0)
+	}
+	if cfg.CacheBundles == 0 {
+		cfg.CacheBundles = 10_000
+	}
+	return &Renderer{cfg: cfg, cache: newCache(cfg.CacheBundles), found: newFinder()}, nil
+}
+
+// Render returns what the snapshot says about one cluster.
+// The error is for what concerns all bundles; a bundle that cannot be rendered carries its own.
+func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string, facts api.ClusterFacts) (api.Rendering, error) {
+	if snap.Tree == nil {
+		return api.Rendering{}, &api.Error{Kind: api.Stalled, Reason: "NoSnapshot", Err: errors.New("there is no snapshot to render")}
+	}
+	fleet, err := readFleet(snap.Tree)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	c, err := readCluster(snap.Tree, cluster)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	all, err := r.found.bundles(snap.Tree)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	here, err := resolve(snap.Tree, fleet, c, all)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	r.cfg.Keys.Refresh()
+	p := &pass{
+		tree: snap.Tree, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
+		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts,
+	}
+	p.variablesDigest, p.factsDigest = digestOf(p.variables), digestOf(facts)
+	bundles, err := r.renderAll(ctx, p, here)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles}, nil
+}
+
+// pass is what all bundles of one rendering share.
+type pass struct {
+	tree      api.Tree
+	links     *links
+	cluster   string
+	variables manifest.Variables
+	facts     api.ClusterFacts
+	keys      *sops.Keyring
+	charts    ChartFetcher
+
+	variablesDigest, factsDigest string
+}
+
+// renderAll renders the bundles in parallel, then does what needs to know all of them.
+func (r *Renderer) renderAll(ctx context.Context, p *pass, here []resolved) ([]api.RenderedBundle, error) {
+	entries := make([]*entry, len(here))
+	errs := make([]error, len(here))
+	var group errgroup.Group
+	group.SetLimit(r.cfg.Concurrency)
+	var mu sync.Mutex
+	for i := range here {
+		if here[i].err != nil {
+			errs[i] = here[i].err
+			continue
+		}
+		group.Go(func() error {
+			e, err := r.cache.get(ctx, p, here[i])
+			mu.Lock()
+			defer mu.Unlock()
+			entries[i], errs[i] = e, err
+			return ctx.Err()
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	names := make([]string, len(here))
+	for i, b := range here {
+		names[i] = b.name
+	}
+	r.cache.trim(p.cluster, names)
+	return finish(here, entries, errs), nil
+}
+
+// Clusters returns the clusters of a fleet repository, sorted by name.
+// Clusters whose file is bad are left out, and joined in the error.
+func Clusters(tree api.Tree) ([]api.Cluster, error) {
+	names, err := clusterNames(tree)
+	if err != nil {
+		return nil, err
+	}
+	var out []api.Cluster
+	var errs []error
+	for _, name := range names {
+		c, err := readCluster(tree, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, c)
+	}
+	return out, errors.Join(errs...)
+}
+
+// clusterNames lists the directories of clusters/ that hold a cluster.yaml.
+func clusterNames(tree api.Tree) ([]string, error) {
+	entries, err := tree.ReadDir(clustersDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list clusters: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		if _, err := tree.Stat(clustersDir + "/" + e.Name() + "/" + clusterFile); err == nil {
+			out = append(out, e.Name())
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// digestOf is a digest of anything that JSON can hold.
+func digestOf(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil { // only for values that come from no YAML
+		b = fmt.Appendf(nil, "%#v", v)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}

@@ -1,0 +1,210 @@
+package render
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/kustomize"
+)
+
+// resolved is a bundle on the cluster, with everything decided that does not need rendering.
+type resolved struct {
+	name, dir string
+	// file is the bundle.yaml, or the kustomization of the implicit bundle.
+	file string
+	// data is the bundle.yaml's text.
+	data []byte
+	spec api.BundleSpec
+	// target is the index of the target that matched, -1 for none; overlays are those of all targets.
+	target   int
+	overlay  string
+	values   map[string]any
+	overlays []string
+	warnings []string
+	err      error
+}
+
+// resolve decides which bundles are on the cluster, sorted by name.
+func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) ([]resolved, error) {
+	names, err := clusterNames(tree)
+	if err != nil {
+		return nil, err
+	}
+	var here []resolved
+	for _, f := range all {
+		b, on := onCluster(f, fleet, cluster, names)
+		if on {
+			here = append(here, b)
+		}
+	}
+	if b, ok := implicit(tree, fleet, cluster, all); ok {
+		for _, f := range all {
+			if f.bundle.Metadata.Name == b.name {
+				return nil, &api.Error{
+					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Field: "metadata.name",
+					Err: fmt.Errorf("bundle %q is also made by %s", b.name, b.file),
+				}
+			}
+		}
+		here = append(here, b)
+	}
+	slices.SortFunc(here, func(a, b resolved) int { return strings.Compare(a.name, b.name) })
+	checkDependencies(here, all)
+	if err := findCycle(here); err != nil {
+		return nil, err
+	}
+	return here, nil
+}
+
+func onCluster(f *found, fleet api.Fleet, cluster api.Cluster, names []string) (resolved, bool) {
+	b := resolved{name: f.bundle.Metadata.Name, dir: f.dir, file: f.file, data: f.data, target: -1, err: f.err}
+	if f.err != nil {
+		return b, true
+	}
+	b.spec = withDefaults(f.bundle.Spec, fleet.Spec.Defaults)
+	b.spec.Targets = nil
+	if f.bundle.Spec.Targets == nil {
+		return b, true
+	}
+	for i, t := range f.bundle.Spec.Targets {
+		if t.Overlay != "" {
+			b.overlays = append(b.overlays, path.Join(f.dir, t.Overlay))
+		}
+		for _, c := range t.Clusters {
+			if !slices.Contains(names, c) {
+				b.warnings = append(b.warnings, fmt.Sprintf("spec.targets.%d names cluster %q, which does not exist", i, c))
+			}
+		}
+		if b.target < 0 && matches(t, cluster) {
+			b.target, b.overlay, b.values = i, t.Overlay, t.Values
+		}
+	}
+	return b, b.target >= 0
+}
+
+// matches reports whether a target chooses a cluster.
+// Names and labels must both match where both are given; a target with neither chooses every cluster.
+func matches(t api.Target, cluster api.Cluster) bool {
+	if len(t.Clusters) > 0 && !slices.Contains(t.Clusters, cluster.Metadata.Name) {
+		return false
+	}
+	if t.ClusterSelector == nil {
+		return true
+	}
+	sel, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector())
+	return err == nil && sel.Matches(labels.Set(cluster.Metadata.Labels)) // err: refused when decoded
+}
+
+// withDefaults fills in what the fleet says for every bundle.
+func withDefaults(s api.BundleSpec, d api.BundleDefaults) api.BundleSpec {
+	if s.Prune == nil {
+		s.Prune = d.Prune
+	}
+	if s.Wait == nil {
+		s.Wait = d.Wait
+	}
+	if s.Timeout == 0 {
+		s.Timeout = d.Timeout
+	}
+	if s.Drift.Mode == "" {
+		s.Drift.Mode = d.Drift.Mode
+	}
+	if s.Drift.Mode == "" {
+		s.Drift.Mode = api.DriftCorrect
+	}
+	if s.Drift.Extra == "" {
+		s.Drift.Extra = d.Drift.Extra
+	}
+	if s.Drift.Extra == "" {
+		s.Drift.Extra = api.ExtraIgnore
+	}
+	s.Drift.Ignore = slices.Concat(d.Drift.Ignore, s.Drift.Ignore)
+	return s
+}
+
+// implicit is the bundle made of clusters/<name>/kustomization.yaml.
+func implicit(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) (resolved, bool) {
+	dir := path.Join(clustersDir, cluster.Metadata.Name)
+	file := kustomize.Find(tree, dir)
+	if file == "" || slices.ContainsFunc(all, func(f *found) bool { return f.dir == dir }) {
+		return resolved{}, false
+	}
+	return resolved{
+		name: api.ClusterBundle, dir: dir, file: file, target: -1,
+		spec: withDefaults(api.BundleSpec{Kustomize: &api.KustomizeSource{}}, fleet.Spec.Defaults),
+	}, true
+}
+
+// checkDependencies gives an error to each bundle that depends on one that is not on the cluster.
+func checkDependencies(here []resolved, all []*found) {
+	on := make(map[string]bool, len(here))
+	for _, b := range here {
+		on[b.name] = true
+	}
+	for i := range here {
+		b := &here[i]
+		for j, d := range b.spec.DependsOn {
+			if on[d] || b.err != nil {
+				continue
+			}
+			e := &api.Error{
+				Kind: api.Stalled, Reason: "UnknownDependency", File: b.file, Field: fmt.Sprintf("spec.dependsOn.%d", j),
+				Err: fmt.Errorf("there is no bundle %q", d),
+			}
+			if k := slices.IndexFunc(all, func(f *found) bool { return f.bundle.Metadata.Name == d }); k >= 0 {
+				e.Err = fmt.Errorf("bundle %q (%s) is not on this cluster", d, all[k].file)
+			}
+			b.err = e
+		}
+	}
+}
+
+// findCycle reports bundles that depend on each other.
+func findCycle(here []resolved) error {
+	byName := make(map[string]*resolved, len(here))
+	for i := range here {
+		byName[here[i].name] = &here[i]
+	}
+	const (
+		visiting = 1
+		done     = 2
+	)
+	state := make(map[string]int, len(here))
+	var trail []string
+	var visit func(name string) error
+	visit = func(name string) error {
+		b := byName[name]
+		if b == nil || state[name] == done {
+			return nil
+		}
+		if state[name] == visiting {
+			cycle := append(slices.Clone(trail[slices.Index(trail, name):]), name)
+			return &api.Error{
+				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Field: "spec.dependsOn",
+				Err: fmt.Errorf("the bundles depend on each other: %s", strings.Join(cycle, " -> ")),
+			}
+		}
+		state[name] = visiting
+		trail = append(trail, name)
+		for _, d := range b.spec.DependsOn {
+			if err := visit(d); err != nil {
+				return err
+			}
+		}
+		trail = trail[:len(trail)-1]
+		state[name] = done
+		return nil
+	}
+	for _, b := range here {
+		if err := visit(b.name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,275 @@
+// Package sops reads files that SOPS encrypted for age.
+//
+// It promises: plain bytes exist in memory only; a file whose MAC does not match is refused;
+// no other key source than the configured age identities is ever asked
+// (no cloud, no agent, no default file in a home directory, no environment);
+// errors name the file and the recipients, and never a value.
+package sops
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"filippo.io/age"
+	sopslib "github.com/getsops/sops/v3"
+	"github.com/getsops/sops/v3/aes"
+	sopsage "github.com/getsops/sops/v3/age"
+	"github.com/getsops/sops/v3/cmd/sops/common"
+	"github.com/getsops/sops/v3/cmd/sops/formats"
+	"github.com/getsops/sops/v3/config"
+	"github.com/getsops/sops/v3/keyservice"
+	"google.golang.org/grpc"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Names of the environment variables that SOPS users know.
+// This package does not read them: a command may pass what they hold in Config.
+const (
+	EnvKeyFile = "SOPS_AGE_KEY_FILE"
+	EnvKey     = "SOPS_AGE_KEY"
+)
+
+// Config says where the age identities are.
+type Config struct {
+	// Files hold identities (AGE-SECRET-KEY-1…), one a line, with # comments.
+	// They are read again when they change.
+	Files []string
+	// Identities are given directly, in the same format.
+	Identities []string
+}
+
+// Keyring holds age identities. It is safe for concurrent use. A nil Keyring holds none.
+type Keyring struct {
+	cfg Config
+
+	mu         sync.RWMutex
+	identities sopsage.ParsedIdentities
+	print      string
+	stamps     []stamp
+	problem    error // why the last Refresh kept the old identities
+}
+
+type stamp struct {
+	mod  time.Time
+	size int64
+}
+
+// Open reads the identities. A file that is missing or holds anything but identities is an error.
+func Open(cfg Config) (*Keyring, error) {
+	k := &Keyring{cfg: cfg}
+	if err := k.load(); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// Refresh reads the files again if they changed.
+// If they cannot be read, the identities stay as they were, and later errors say so.
+func (k *Keyring) Refresh() {
+	if k == nil || len(k.cfg.Files) == 0 {
+		return
+	}
+	now, err := k.stat()
+	k.mu.RLock()
+	same := err == nil && slices.Equal(now, k.stamps)
+	k.mu.RUnlock()
+	if same {
+		return
+	}
+	if err == nil {
+		err = k.load()
+	}
+	k.mu.Lock()
+	k.problem = err
+	k.mu.Unlock()
+}
+
+func (k *Keyring) stat() ([]stamp, error) {
+	out := make([]stamp, 0, len(k.cfg.Files))
+	for _, f := range k.cfg.Files {
+		st, err := os.Stat(f)
+		if err != nil {
+			return nil, fmt.Errorf("age key file: %w", err)
+		}
+		out = append(out, stamp{st.ModTime(), st.Size()})
+	}
+	return out, nil
+}
+
+func (k *Keyring) load() error {
+	stamps, err := k.stat()
+	if err != nil {
+		return err
+	}
+	var ids sopsage.ParsedIdentities
+	var public []string
+	add := func(where string, text []byte) error {
+		parsed, err := age.ParseIdentities(bytes.NewReader(text))
+		if err != nil {
+			// The parser's words may quote the line, which is a secret.
+			return fmt.Errorf("%s does not hold age identities, one a line (AGE-SECRET-KEY-1…)", where)
+		}
+		for _, id := range parsed {
+			ids = append(ids, id)
+			public = append(public, publicOf(id))
+		}
+		return nil
+	}
+	for _, f := range k.cfg.Files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			return fmt.Errorf("age key file: %w", err)
+		}
+		if err := add(fmt.Sprintf("age key file %q", f), text); err != nil {
+			return err
+		}
+	}
+	for _, text := range k.cfg.Identities {
+		if err := add("an age key", []byte(text)); err != nil {
+			return err
+		}
+	}
+	slices.Sort(public)
+	sum := sha256.Sum256([]byte(strings.Join(public, "\n")))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.identities, k.print, k.stamps = ids, hex.EncodeToString(sum[:]), stamps
+	return nil
+}
+
+func publicOf(id age.Identity) string {
+	switch x := id.(type) {
+	case *age.X25519Identity:
+		return x.Recipient().String()
+	case *age.HybridIdentity:
+		return x.Recipient().String()
+	}
+	return fmt.Sprintf("%T", id)
+}
+
+// Fingerprint changes when the identities do. It tells nothing about the secret parts.
+func (k *Keyring) Fingerprint() string {
+	if k == nil {
+		return ""
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.print
+}
+
+// Encrypted reports whether SOPS wrote the data of a file of that name. It is cheap for plain files.
+func Encrypted(name string, data []byte) bool {
+	if !bytes.Contains(data, []byte("sops")) {
+		return false
+	}
+	tree, err := load(name, data)
+	return err == nil && len(tree.Metadata.KeyGroups) > 0 && tree.Metadata.MessageAuthenticationCode != ""
+}
+
+func formatOf(name string, _ []byte) formats.Format {
+	f := formats.FormatForPath(path.Base(name))
+	if base := path.Base(name); strings.HasSuffix(base, ".yml") {
+		f = formats.Yaml
+	}
+	return f
+}
+
+func load(name string, data []byte) (sopslib.Tree, error) {
+	return common.StoreForFormat(formatOf(name, data), config.NewStoresConfig()).LoadEncryptedFile(data)
+}
+
+// Decrypt returns the plain bytes of a file that is Encrypted.
+func (k *Keyring) Decrypt(name string, data []byte) ([]byte, error) {
+	store := common.StoreForFormat(formatOf(name, data), config.NewStoresConfig())
+	tree, err := store.LoadEncryptedFile(data)
+	if err != nil {
+		return nil, k.fail(name, "NotDecrypted", errors.New("the sops metadata cannot be read"), "")
+	}
+	svc := &ageOnly{}
+	if k != nil {
+		k.mu.RLock()
+		svc.identities = k.identities
+		k.mu.RUnlock()
+	}
+	key, err := tree.Metadata.GetDataKeyWithKeyServices([]keyservice.KeyServiceClient{svc}, []string{"age"})
+	if err != nil {
+		to := strings.Join(recipients(tree.Metadata), ", ")
+		if len(svc.identities) == 0 {
+			return nil, k.fail(name, "NoKey", fmt.Errorf("encrypted with sops for %s, and there is no age key", to),
+				"give the agent or the command an age key file")
+		}
+		return nil, k.fail(name, "NoKey", fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", to, len(svc.identities)), "")
+	}
+	cipher := aes.NewCipher()
+	mac, err := tree.Decrypt(key, cipher)
+	if err != nil {
+		return nil, k.fail(name, "NotDecrypted", errors.New("a value cannot be decrypted: the file was changed after it was encrypted"), "edit it with sops")
+	}
+	want, err := cipher.Decrypt(tree.Metadata.MessageAuthenticationCode, key, tree.Metadata.LastModified.Format(time.RFC3339))
+	if err != nil || want != mac {
+		return nil, k.fail(name, "NotDecrypted", errors.New("the sops MAC does not match: the file was changed after it was encrypted"), "edit it with sops")
+	}
+	plain, err := store.EmitPlainFile(tree.Branches)
+	if err != nil {
+		return nil, k.fail(name, "NotDecrypted", errors.New("the decrypted values cannot be written in the file's format"), "")
+	}
+	return plain, nil
+}
+
+func (k *Keyring) fail(name, reason string, err error, hint string) error {
+	if k != nil {
+		k.mu.RLock()
+		defer k.mu.RUnlock()
+		if k.problem != nil {
+			hint = strings.TrimPrefix(hint+"; the key files could not be read again: "+k.problem.Error(), "; ")
+		}
+	}
+	return &api.Error{Kind: api.Stalled, Reason: reason, File: name, Err: err, Hint: hint}
+}
+
+func recipients(m sopslib.Metadata) []string {
+	var out []string
+	for _, g := range m.KeyGroups {
+		for _, key := range g {
+			out = append(out, key.ToString())
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// ageOnly answers SOPS's questions for the data key with age identities, and refuses every other kind of key.
+type ageOnly struct{ identities sopsage.ParsedIdentities }
+
+var errNoKey = errors.New("no key for it")
+
+// Decrypt implements keyservice.KeyServiceClient.
+func (a *ageOnly) Decrypt(_ context.Context, in *keyservice.DecryptRequest, _ ...grpc.CallOption) (*keyservice.DecryptResponse, error) {
+	k, ok := in.GetKey().GetKeyType().(*keyservice.Key_AgeKey)
+	if !ok || len(a.identities) == 0 { // without identities SOPS would look for some itself
+		return nil, errNoKey
+	}
+	mk := &sopsage.MasterKey{Recipient: k.AgeKey.GetRecipient(), EncryptedKey: string(in.GetCiphertext())}
+	a.identities.ApplyToMasterKey(mk)
+	plain, err := mk.Decrypt()
+	if err != nil {
+		return nil, errNoKey
+	}
+	return &keyservice.DecryptResponse{Plaintext: plain}, nil
+}
+
+// Encrypt implements keyservice.KeyServiceClient: this package never encrypts.
+func (a *ageOnly) Encrypt(context.Context, *keyservice.EncryptRequest, ...grpc.CallOption) (*keyservice.EncryptResponse, error) {
+	return nil, errNoKey
+}

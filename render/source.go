@@ -1,0 +1,345 @@
+package render
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/helm"
+	"github.com/flotilla-fleet/flotilla/render/kustomize"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
+)
+
+// built is what one bundle's source says, before the other bundles are known.
+type built struct {
+	objects  []manifest.Object
+	hooks    []api.Hook
+	warnings []string
+	// ignore are rules for fields that come out differently each time.
+	ignore []api.IgnoreRule
+	// chartDigest identifies a chart from outside the repository.
+	chartDigest string
+	// kustomization is the file of the kustomization; empty if it is none.
+	kustomization string
+}
+
+// build renders one bundle from its source.
+func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
+	switch {
+	case b.spec.Helm != nil:
+		return buildHelm(ctx, p, v, b)
+	default:
+		docs, from, warnings, err := kustomizeOrPlain(ctx, v, b)
+		if err != nil {
+			return built{}, err
+		}
+		var vars manifest.Variables
+		if b.spec.Substitute {
+			vars = p.variables
+		}
+		objects, err := manifest.Objects(docs, vars)
+		return built{objects: objects, warnings: warnings, kustomization: from}, err
+	}
+}
+
+// kustomizeOrPlain also returns the file of the kustomization, which is empty for plain YAML.
+func kustomizeOrPlain(ctx context.Context, v *view, b resolved) (docs []manifest.Document, from string, warnings []string, err error) {
+	dir := b.dir
+	explicit := b.overlay != ""
+	switch {
+	case b.overlay != "":
+		dir = path.Join(b.dir, b.overlay)
+	case b.spec.Kustomize != nil:
+		dir, explicit = path.Join(b.dir, b.spec.Kustomize.Path), true
+	}
+	if !inside(dir) {
+		return nil, "", nil, outside(b, b.sourceField())
+	}
+	if from = kustomize.Find(v, dir); from == "" {
+		if !explicit {
+			docs, warnings, err = plainDocs(v, b)
+			return docs, "", warnings, err
+		}
+		return nil, "", nil, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
+	}
+	docs, err = kustomize.Build(ctx, v, dir)
+	return docs, from, nil, err
+}
+
+// sourceField is the field of bundle.yaml that says where the kustomization is.
+func (b resolved) sourceField() string {
+	if b.overlay != "" {
+		return fmt.Sprintf("spec.targets.%d.overlay", b.target)
+	}
+	return "spec.kustomize.path"
+}
+
+// errorf is an error about a field of the bundle's file.
+func (b resolved) errorf(field, format string, args ...any) *api.Error {
+	e := &api.Error{Kind: api.Stalled, Reason: "BadBundle", File: b.file, Field: field, Err: fmt.Errorf(format, args...)}
+	if n := b.node(strings.Split(field, ".")...); n != nil {
+		e.Line = n.Line
+	}
+	return e
+}
+
+// node finds a field in the bundle's file; list indexes are numbers.
+func (b resolved) node(keys ...string) *yaml.Node {
+	docs, err := manifest.Parse(b.file, b.data)
+	if err != nil || len(docs) == 0 {
+		return nil
+	}
+	n := docs[0].Node
+	for _, k := range keys {
+		if n != nil && n.Kind == yaml.SequenceNode {
+			i := 0
+			if _, err := fmt.Sscanf(k, "%d", &i); err != nil || i < 0 || i >= len(n.Content) {
+				return nil
+			}
+			n = n.Content[i]
+			continue
+		}
+		n = manifest.Get(n, k)
+	}
+	return n
+}
+
+// inside reports whether a cleaned name stays in the repository.
+func inside(name string) bool { return fs.ValidPath(name) }
+
+func outside(b resolved, field string) error {
+	return b.errorf(field, "leads out of the fleet repository")
+}
+
+func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
+	chart, digest, err := loadChart(ctx, p, v, b)
+	if err != nil {
+		return built{}, err
+	}
+	values, err := layeredValues(p, v, b)
+	if err != nil {
+		return built{}, err
+	}
+	req := helm.Request{
+		Chart: chart, ReleaseName: b.spec.Helm.ReleaseName, Namespace: b.spec.Namespace, Values: values, Facts: p.facts,
+	}
+	if req.ReleaseName == "" {
+		req.ReleaseName = b.name
+	}
+	if req.Namespace == "" {
+		req.Namespace = defaultNamespace
+	}
+	out, err := renderChart(req, v)
+	if err != nil {
+		return built{}, err
+	}
+	out.chartDigest = digest
+	return out, nil
+}
+
+// renderChart renders, and once more if the templates use random functions:
+// what differs is left as it was first applied.
+func renderChart(req helm.Request, _ *view) (built, error) {
+	rendered, err := helm.Render(req)
+	if err != nil {
+		return built{}, err
+	}
+	out, err := chartObjects(rendered)
+	if err != nil {
+		return built{}, err
+	}
+	if len(rendered.Random) > 0 {
+		again, err := helm.Render(req)
+		if err != nil {
+			return built{}, err
+		}
+		second, err := chartObjects(again)
+		if err != nil {
+			return built{}, err
+		}
+		if out.ignore, err = unstableFields(out.objects, second.objects); err != nil {
+			return built{}, &api.Error{
+				Kind: api.Stalled, Reason: "Unstable", File: rendered.Random[0], Err: err,
+				Hint: "the template uses a random function: set the value instead",
+			}
+		}
+		for _, r := range out.ignore {
+			out.warnings = append(out.warnings, fmt.Sprintf(
+				"%s/%s: %s comes out differently each time (random functions in %s): the value first applied is kept",
+				r.Target.Kind, r.Target.Name, strings.Join(r.Paths, ", "), strings.Join(rendered.Random, ", ")))
+		}
+	}
+	if len(rendered.Clocked) > 0 {
+		out.warnings = append(out.warnings, fmt.Sprintf(
+			"the time is used in %s: the output may change whenever it is rendered", strings.Join(rendered.Clocked, ", ")))
+	}
+	return out, nil
+}
+
+func chartObjects(rendered helm.Output) (built, error) {
+	objects, err := manifest.Objects(slices.Concat(rendered.CRDs, rendered.Documents), nil)
+	if err != nil {
+		return built{}, err
+	}
+	out := built{objects: objects}
+	for _, h := range rendered.Hooks {
+		objs, err := manifest.Objects([]manifest.Document{h.Document}, nil)
+		if err != nil {
+			return built{}, err
+		}
+		for _, o := range objs {
+			out.hooks = append(out.hooks, api.Hook{
+				Phases: h.Phases, Weight: h.Weight, DeletePolicies: h.DeletePolicies, Object: o.Unstructured,
+			})
+		}
+	}
+	return out, nil
+}
+
+// loadChart loads the bundle's chart; the digest is of a remote one.
+func loadChart(ctx context.Context, p *pass, v *view, b resolved) (*helm.Chart, string, error) {
+	h := b.spec.Helm
+	repo, name, remote := remoteChart(h)
+	if !remote {
+		dir := path.Join(b.dir, h.Chart)
+		if !inside(dir) {
+			return nil, "", outside(b, "spec.helm.chart")
+		}
+		if st, err := v.Stat(dir); err != nil || !st.IsDir() {
+			e := b.errorf("spec.helm.chart", "there is no directory %q", dir)
+			if !strings.HasPrefix(h.Chart, ".") {
+				e.Hint = "a chart of the repository begins with ./ or ../; one from elsewhere needs repo or oci://"
+			}
+			return nil, "", e
+		}
+		if !v.links.through(dir) {
+			if err := v.cover(dir); err != nil {
+				return nil, "", err
+			}
+		}
+		c, err := helm.Load(v, dir)
+		return c, "", err
+	}
+	if p.charts == nil {
+		return nil, "", b.errorf("spec.helm.chart", "charts from outside the fleet repository cannot be fetched here")
+	}
+	archive, digest, err := p.charts.Fetch(ctx, repo, name, h.Version)
+	if err != nil {
+		if _, ok := errors.AsType[*api.Error](err); ok {
+			return nil, "", err
+		}
+		return nil, "", &api.Error{
+			Kind: api.Transient, Reason: "ChartNotFetched", File: b.file, Field: "spec.helm.chart",
+			Err: fmt.Errorf("fetch chart %q: %w", name, err),
+		}
+	}
+	c, err := helm.LoadArchive(name+"-"+h.Version, archive)
+	return c, digest, err
+}
+
+// remoteChart tells a chart from elsewhere: its repository and name.
+func remoteChart(h *api.HelmSource) (repo, name string, remote bool) {
+	if strings.HasPrefix(h.Chart, "oci://") {
+		i := strings.LastIndex(h.Chart, "/")
+		return h.Chart[:i], h.Chart[i+1:], true
+	}
+	return h.Repo, h.Chart, h.Repo != ""
+}
+
+var exactVersion = regexp.MustCompile(`^v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?$`)
+
+// layeredValues are, later ones winning: the values files, spec.helm.values, the target's overlay file, the target's values.
+// The chart's own come below them all.
+func layeredValues(p *pass, v *view, b resolved) (map[string]any, error) {
+	var layers []map[string]any
+	for i, file := range b.spec.Helm.ValuesFiles {
+		m, err := valuesFile(p, v, b, fmt.Sprintf("spec.helm.valuesFiles.%d", i), path.Join(b.dir, file))
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, m)
+	}
+	m, err := inlineValues(p, b, b.spec.Helm.Values, "spec", "helm", "values")
+	if err != nil {
+		return nil, err
+	}
+	layers = append(layers, m)
+	if b.overlay != "" {
+		file := path.Join(b.dir, b.overlay)
+		if inside(file) {
+			if st, err := v.Stat(file); err == nil && st.IsDir() {
+				file = path.Join(file, "values.yaml")
+			}
+		}
+		m, err := valuesFile(p, v, b, b.sourceField(), file)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, m)
+	}
+	if b.target >= 0 {
+		m, err := inlineValues(p, b, b.values, "spec", "targets", fmt.Sprint(b.target), "values")
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, m)
+	}
+	return helm.Merge(layers...), nil
+}
+
+func valuesFile(p *pass, v *view, b resolved, field, file string) (map[string]any, error) {
+	if !inside(file) {
+		return nil, outside(b, field)
+	}
+	data, err := v.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, b.errorf(field, "there is no values file %q", file)
+	}
+	if err != nil {
+		return nil, err
+	}
+	docs, err := manifest.Parse(file, data)
+	if err != nil {
+		return nil, err
+	}
+	switch len(docs) {
+	case 0:
+		return nil, nil
+	case 1:
+		return valuesOf(p, b, docs[0])
+	}
+	return nil, b.errorf(field, "the values file %q holds more than one document", file)
+}
+
+// inlineValues reads values from the bundle's file itself where it knows how they are quoted.
+func inlineValues(p *pass, b resolved, decoded map[string]any, keys ...string) (map[string]any, error) {
+	if len(decoded) == 0 {
+		return nil, nil
+	}
+	return valuesOf(p, b, manifest.Document{File: b.file, Node: b.node(keys...)})
+}
+
+func valuesOf(p *pass, b resolved, d manifest.Document) (map[string]any, error) {
+	if b.spec.Substitute {
+		if err := d.Substitute(p.variables); err != nil {
+			return nil, err
+		}
+	}
+	v, err := d.Value()
+	if err != nil {
+		return nil, err
+	}
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: d.File, Line: d.Line(), Err: errors.New("values are a mapping")}
+	}
+	return m, nil
+}

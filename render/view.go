@@ -1,0 +1,210 @@
+package render
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/sops"
+)
+
+// dep is something of the tree that a rendering has looked at.
+type dep struct {
+	kind   depKind
+	digest string
+}
+
+type depKind uint8
+
+const (
+	depFile    depKind = iota // the file's digest
+	depContent                // the hash of the bytes: for files behind symbolic links
+	depListing                // the hash of a directory's names
+	depSubtree                // the directory's digest
+	depDir                    // it is a directory
+	depAbsent                 // it is not there
+)
+
+// holds reports whether a tree looks the same at name.
+func (d dep) holds(tree api.Tree, name string) bool {
+	switch d.kind {
+	case depFile, depSubtree:
+		got, err := tree.Digest(name)
+		return err == nil && got == d.digest
+	case depContent:
+		data, err := tree.ReadFile(name)
+		return err == nil && hashOf(data) == d.digest
+	case depListing:
+		entries, err := tree.ReadDir(name)
+		return err == nil && listingOf(entries) == d.digest
+	case depDir:
+		st, err := tree.Stat(name)
+		return err == nil && st.IsDir()
+	default:
+		_, err := tree.Stat(name)
+		return errors.Is(err, fs.ErrNotExist)
+	}
+}
+
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16])
+}
+
+func listingOf(entries []fs.DirEntry) string {
+	var b strings.Builder
+	for _, e := range entries {
+		fmt.Fprintf(&b, "%s\x00%d\x00", e.Name(), e.Type())
+	}
+	return hashOf([]byte(b.String()))
+}
+
+// links knows which names of a tree are symbolic links. One serves a whole pass.
+type links struct {
+	tree api.Tree
+	mu   sync.Mutex
+	dirs map[string]map[string]bool // directory -> the links in it
+}
+
+func newLinks(tree api.Tree) *links { return &links{tree: tree, dirs: map[string]map[string]bool{}} }
+
+// through reports whether name is, or is reached through, a symbolic link.
+func (l *links) through(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name != "." {
+		dir, base := path.Dir(name), path.Base(name)
+		in, ok := l.dirs[dir]
+		if !ok {
+			in = map[string]bool{}
+			if entries, err := l.tree.ReadDir(dir); err == nil {
+				for _, e := range entries {
+					if e.Type()&fs.ModeSymlink != 0 {
+						in[e.Name()] = true
+					}
+				}
+			}
+			l.dirs[dir] = in
+		}
+		if in[base] {
+			return true
+		}
+		name = dir
+	}
+	return false
+}
+
+// view is a tree as one rendering sees it: it writes down what was looked at,
+// and files that SOPS encrypted read as plain. It is for one goroutine.
+type view struct {
+	tree  api.Tree
+	links *links
+	keys  *sops.Keyring
+	deps  map[string]dep
+	// subtree is a directory whose whole digest is a dep already, "" for none.
+	subtree string
+	// secrets are the plain texts of what was decrypted; errors must not show them.
+	secrets []string
+}
+
+func newView(p *pass) *view {
+	return &view{tree: p.tree, links: p.links, keys: p.keys, deps: map[string]dep{}}
+}
+
+func (v *view) note(name string, kind depKind, digest string) {
+	if have, ok := v.deps[name]; ok && have.kind < kind {
+		return // what is known already says more
+	}
+	v.deps[name] = dep{kind, digest}
+}
+
+// covered reports whether the subtree's digest vouches for name.
+func (v *view) covered(name string) bool {
+	return v.subtree != "" && (v.subtree == "." || name == v.subtree || strings.HasPrefix(name, v.subtree+"/"))
+}
+
+// cover makes a directory's whole digest a dep.
+func (v *view) cover(dir string) error {
+	digest, err := v.tree.Digest(dir)
+	if err != nil {
+		return fmt.Errorf("digest of %q: %w", dir, err)
+	}
+	v.subtree = dir
+	for name, d := range v.deps {
+		if d.kind != depContent && v.covered(name) {
+			delete(v.deps, name)
+		}
+	}
+	v.deps[dir] = dep{depSubtree, digest}
+	return nil
+}
+
+// Open implements fs.FS.
+func (v *view) Open(name string) (fs.File, error) {
+	return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
+}
+
+// ReadFile returns a file's bytes, decrypted where SOPS encrypted them.
+func (v *view) ReadFile(name string) ([]byte, error) {
+	data, err := v.tree.ReadFile(name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && !v.covered(name) {
+			v.note(name, depAbsent, "")
+		}
+		return nil, err
+	}
+	switch {
+	case v.links.through(name):
+		v.note(name, depContent, hashOf(data))
+	case !v.covered(name):
+		digest, err := v.tree.Digest(name)
+		if err != nil {
+			return nil, fmt.Errorf("digest of %q: %w", name, err)
+		}
+		v.note(name, depFile, digest)
+	}
+	plain, secrets, err := decrypt(v.keys, name, data)
+	v.secrets = append(v.secrets, secrets...)
+	return plain, err
+}
+
+// ReadDir lists a directory.
+func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
+	entries, err := v.tree.ReadDir(name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && !v.covered(name) {
+			v.note(name, depAbsent, "")
+		}
+		return nil, err
+	}
+	if !v.covered(name) || v.links.through(name) {
+		v.note(name, depListing, listingOf(entries))
+	}
+	return entries, nil
+}
+
+// Stat tells what is there. Only the kind of thing counts, not its size or time.
+func (v *view) Stat(name string) (fs.FileInfo, error) {
+	st, err := v.tree.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if !v.covered(name) {
+			v.note(name, depAbsent, "")
+		}
+	case err == nil && st.IsDir() && !v.covered(name):
+		v.note(name, depDir, "")
+	case err == nil && !v.covered(name) && !v.links.through(name):
+		digest, err := v.tree.Digest(name)
+		if err != nil {
+			return nil, err
+		}
+		v.note(name, depFile, digest)
+	}
+	return st, err
+}
