@@ -1,0 +1,216 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// The words of api.AnnotationSSA.
+const (
+	ssaIfNotPresent = "IfNotPresent"
+	ssaMerge        = "Merge"
+)
+
+// Decide says what to do with one desired object.
+// It is asked with Sight NotSeen first; where the answer is Look (or a TryCreate that found an object),
+// it is asked again with what was seen.
+func Decide(in Input) Step {
+	s := Step{Object: api.RefOf(in.Desired)}
+	switch {
+	case len(in.Declared) > 1:
+		return s.denied("DeclaredTwice", fmt.Errorf("%s is declared by the bundles %s", s.Object, quoted(in.Declared)),
+			"leave it in one of them")
+	case in.Held != nil:
+		return s.skipped(heldReason(*in.Held))
+	case annotated(in.Desired, api.AnnotationReconcile, api.ValueDisabled):
+		return s.skipped(api.AnnotationReconcile + ": disabled in Git")
+	case in.Sight == NotSeen:
+		return unseen(in, s)
+	case in.Sight == Unknown:
+		return s.unread(in.Cause)
+	case in.Sight == Absent:
+		return absent(in, s)
+	case in.Live == nil:
+		return s.unread(errors.New("present, but not given"))
+	}
+	return present(in, s)
+}
+
+func unseen(in Input, s Step) Step {
+	if in.Entry == nil {
+		s.Next, s.Action, s.Reason = TryCreate, api.Created, "new in Git"
+		return s
+	}
+	if in.Compare == CompareChanged && sameAsApplied(in) {
+		s.Action, s.Reason = api.Unchanged, "as last applied"
+		return s
+	}
+	s.Next = Look
+	return s
+}
+
+// absent is about an object that Git wants and that is not there.
+func absent(in Input, s Step) Step {
+	if sameAsApplied(in) && !corrects(in) {
+		return s.skipped("missing, and drift is only reported")
+	}
+	s.Next, s.Action, s.Reason = Write, api.Created, "new in Git"
+	if in.Entry != nil {
+		s.Reason = "missing on the cluster"
+	}
+	return s
+}
+
+// present is about an object that Git wants and that is there.
+func present(in Input, s Step) Step {
+	if annotated(in.Live, api.AnnotationReconcile, api.ValueDisabled) {
+		return s.skipped(api.AnnotationReconcile + ": disabled on the live object")
+	}
+	owner := ownerOf(in.Live, in.Bundle)
+	if owner.foreign {
+		s.Forget = true
+		return s.denied("OwnedByOther", fmt.Errorf("%s belongs to the ApplySet %q of another tool", s.Object, owner.applySet),
+			fmt.Sprintf("remove its label %s to hand it over", api.LabelPartOf))
+	}
+	if in.Live.GetDeletionTimestamp() != nil {
+		s.Action, s.Reason = api.Failed, "it is being deleted"
+		s.Err = &api.Error{
+			Kind: api.Waiting, Reason: "Terminating", After: 5 * time.Second,
+			Err: fmt.Errorf("%s is being deleted%s", s.Object, finalizers(in.Live)),
+		}
+		return s
+	}
+	if ssaMode(in) == ssaIfNotPresent {
+		s.Forget = !owner.ours
+		return s.skipped("it exists, and " + api.AnnotationSSA + " is IfNotPresent")
+	}
+	if sameAsApplied(in) && in.Entry.UID == string(in.Live.GetUID()) && owner.ours {
+		return settled(in, s)
+	}
+	s.Next, s.Action, s.TakeOver = Write, api.Updated, TakeShared
+	switch {
+	case owner.bundle != "" && !owner.ours:
+		s.Reason = fmt.Sprintf("moved here from bundle %q", owner.bundle)
+	case in.Entry == nil && owner.ours:
+		s.Reason = "found again by its label"
+	case !owner.ours && in.Entry != nil && in.Entry.UID == string(in.Live.GetUID()):
+		s.Reason = "its label " + api.LabelPartOf + " was removed"
+	case !owner.ours:
+		s.Reason, s.TakeOver = "existed before, taken over", TakeAll
+	case in.Entry.UID != "" && in.Entry.UID != string(in.Live.GetUID()):
+		s.Reason, s.TakeOver = "recreated by somebody else", TakeAll
+	case in.Entry.Digest == "":
+		s.Reason = "not known as applied"
+	default:
+		s.Reason = "changed in Git"
+	}
+	if ssaMode(in) == ssaMerge {
+		s.TakeOver = TakeNothing
+	}
+	return s
+}
+
+// settled is about an object that Git did not change since it was applied.
+func settled(in Input, s Step) Step {
+	if !corrects(in) {
+		s.Action, s.Reason = api.Unchanged, "as last applied; drift is only reported"
+		return s
+	}
+	s.Next, s.Action, s.Reason = Verify, api.Updated, "differs from Git"
+	if ssaMode(in) != ssaMerge {
+		s.TakeOver = TakeShared
+	}
+	return s
+}
+
+func sameAsApplied(in Input) bool {
+	return in.Entry != nil && in.Entry.Digest != "" && in.Entry.Digest == in.Digest
+}
+
+// corrects reports whether a difference that Git did not make is written back.
+func corrects(in Input) bool {
+	if in.Drift.Mode == api.DriftReport || in.Drift.Mode == api.DriftIgnore {
+		return false
+	}
+	for _, o := range []*unstructured.Unstructured{in.Desired, in.Live} {
+		switch annotation(o, api.AnnotationDrift) {
+		case string(api.DriftReport), string(api.DriftIgnore):
+			return false
+		}
+	}
+	return true
+}
+
+func ssaMode(in Input) string {
+	if m := annotation(in.Desired, api.AnnotationSSA); m != "" {
+		return m
+	}
+	return annotation(in.Live, api.AnnotationSSA)
+}
+
+func (s Step) skipped(reason string) Step {
+	s.Next, s.Action, s.Reason = Done, api.Skipped, reason
+	return s
+}
+
+func (s Step) denied(reason string, err error, hint string) Step {
+	s.Next, s.Action, s.Reason = Done, api.Denied, err.Error()
+	s.Err = &api.Error{Kind: api.Forbidden, Reason: reason, Err: err, Hint: hint}
+	return s
+}
+
+// unread is the answer about an object whose live state is unknown: nothing is done.
+func (s Step) unread(cause error) Step {
+	if cause == nil {
+		cause = errors.New("no cause given")
+	}
+	s.Next, s.Action, s.Reason = Done, api.Failed, "the live object could not be read"
+	s.Err = fmt.Errorf("%s: %w", s.Object, cause)
+	return s
+}
+
+func heldReason(h api.Suspension) string {
+	return fmt.Sprintf("suspended by %q until %s: %s", h.Name, h.Until.UTC().Format(time.RFC3339), h.Reason)
+}
+
+func annotated(o *unstructured.Unstructured, key, value string) bool {
+	return annotation(o, key) == value
+}
+
+func annotation(o *unstructured.Unstructured, key string) string {
+	if o == nil {
+		return ""
+	}
+	v, _, _ := unstructured.NestedString(o.Object, "metadata", "annotations", key)
+	return v
+}
+
+func label(o *unstructured.Unstructured, key string) string {
+	if o == nil {
+		return ""
+	}
+	v, _, _ := unstructured.NestedString(o.Object, "metadata", "labels", key)
+	return v
+}
+
+func finalizers(o *unstructured.Unstructured) string {
+	f := o.GetFinalizers()
+	if len(f) == 0 {
+		return ""
+	}
+	return " and waits for its finalizers " + quoted(f)
+}
+
+func quoted(names []string) string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = fmt.Sprintf("%q", n)
+	}
+	return strings.Join(out, ", ")
+}

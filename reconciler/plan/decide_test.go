@@ -1,0 +1,215 @@
+package plan
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// tObj is a ConfigMap a/x with the given annotations ("key=value").
+func tObj(annotations ...string) *unstructured.Unstructured {
+	u := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "ConfigMap"}}
+	u.SetNamespace("a")
+	u.SetName("x")
+	if len(annotations) > 0 {
+		m := map[string]string{}
+		for _, a := range annotations {
+			k, v, _ := strings.Cut(a, "=")
+			m[k] = v
+		}
+		u.SetAnnotations(m)
+	}
+	return u
+}
+
+// tLive is tObj as it is on the cluster, in the ApplySet of a bundle; "" is none, "foreign" another tool's.
+func tLive(bundle string, annotations ...string) *unstructured.Unstructured {
+	u := tObj(annotations...)
+	u.SetUID("uid-1")
+	switch bundle {
+	case "":
+	case "foreign":
+		u.SetLabels(map[string]string{api.LabelPartOf: "applyset-foreign-v1"})
+	default:
+		u.SetLabels(map[string]string{api.LabelPartOf: ApplySetID(bundle), api.LabelBundle: bundle, api.LabelManagedBy: api.ManagedBy})
+	}
+	return u
+}
+
+func terminating(u *unstructured.Unstructured) *unstructured.Unstructured {
+	now := metav1.Now()
+	u.SetDeletionTimestamp(&now)
+	u.SetFinalizers([]string{"example.com/hold"})
+	return u
+}
+
+func tEntry(digest string) *api.InventoryEntry {
+	return &api.InventoryEntry{Object: api.RefOf(tObj()), UID: "uid-1", Digest: digest}
+}
+
+func TestDecide(t *testing.T) {
+	const (
+		disabled = api.AnnotationReconcile + "=disabled"
+		ifAbsent = api.AnnotationSSA + "=IfNotPresent"
+		merge    = api.AnnotationSSA + "=Merge"
+	)
+	held := &api.Suspension{Name: "s", Reason: "INC-1"}
+	report := api.Drift{Mode: api.DriftReport}
+	tests := []struct {
+		name   string
+		in     Input
+		next   Next
+		action api.Action
+		reason string // a part of it
+		take   TakeOver
+		forget bool
+		kind   api.ErrorKind
+	}{
+		{"new", Input{}, TryCreate, api.Created, "new in Git", "", false, ""},
+		{"unchanged", Input{Entry: tEntry("d")}, Done, api.Unchanged, "as last applied", "", false, ""},
+		{"changed", Input{Entry: tEntry("old")}, Look, "", "", "", false, ""},
+		{"applied digest unknown", Input{Entry: tEntry("")}, Look, "", "", "", false, ""},
+		{"unchanged, compared", Input{Entry: tEntry("d"), Compare: CompareAll}, Look, "", "", "", false, ""},
+
+		{"held before anybody looks", Input{Held: held}, Done, api.Skipped, `suspended by "s"`, "", false, ""},
+		{"disabled in Git", Input{Desired: tObj(disabled)}, Done, api.Skipped, "disabled in Git", "", false, ""},
+		{"disabled means that word", Input{Desired: tObj(api.AnnotationReconcile + "=false")}, TryCreate, api.Created, "", "", false, ""},
+		{"declared twice", Input{Declared: []string{"b", "c"}}, Done, api.Denied, `"b", "c"`, "", false, api.Forbidden},
+
+		{"unknown", Input{Sight: Unknown, Cause: errors.New("boom")}, Done, api.Failed, "could not be read", "", false, api.Internal},
+		{"unknown without cause", Input{Sight: Unknown}, Done, api.Failed, "could not be read", "", false, api.Internal},
+		{"present without object", Input{Sight: Present}, Done, api.Failed, "could not be read", "", false, api.Internal},
+
+		{"absent", Input{Sight: Absent}, Write, api.Created, "new in Git", "", false, ""},
+		{"absent and known", Input{Sight: Absent, Entry: tEntry("d")}, Write, api.Created, "missing", "", false, ""},
+		{"absent, drift reported", Input{Sight: Absent, Entry: tEntry("d"), Drift: report}, Done, api.Skipped, "reported", "", false, ""},
+		{"absent, drift reported, changed in Git", Input{Sight: Absent, Entry: tEntry("old"), Drift: report}, Write, api.Created, "", "", false, ""},
+
+		{"disabled live", Input{Live: tLive("b", disabled), Entry: tEntry("old")}, Done, api.Skipped, "live object", "", false, ""},
+		{"foreign", Input{Live: tLive("foreign")}, Done, api.Denied, "another tool", "", true, api.Forbidden},
+		{"foreign, disabled live", Input{Live: tLive("foreign", disabled)}, Done, api.Skipped, "", "", false, ""},
+		{"terminating", Input{Live: terminating(tLive("b"))}, Done, api.Failed, "being deleted", "", false, api.Waiting},
+		{"not there yet, IfNotPresent", Input{Desired: tObj(ifAbsent), Sight: Absent}, Write, api.Created, "", "", false, ""},
+		{"theirs, IfNotPresent", Input{Desired: tObj(ifAbsent), Live: tLive("")}, Done, api.Skipped, "IfNotPresent", "", true, ""},
+		{"ours, IfNotPresent", Input{Desired: tObj(ifAbsent), Live: tLive("b")}, Done, api.Skipped, "IfNotPresent", "", false, ""},
+		{"IfNotPresent live", Input{Live: tLive("b", ifAbsent)}, Done, api.Skipped, "IfNotPresent", "", false, ""},
+
+		{"changed in Git", Input{Live: tLive("b"), Entry: tEntry("old")}, Write, api.Updated, "changed in Git", TakeShared, false, ""},
+		{"found again", Input{Live: tLive("b")}, Write, api.Updated, "found again", TakeShared, false, ""},
+		{"taken over", Input{Live: tLive("")}, Write, api.Updated, "taken over", TakeAll, false, ""},
+		{"merged", Input{Desired: tObj(merge), Live: tLive("")}, Write, api.Updated, "taken over", TakeNothing, false, ""},
+		{"moved", Input{Live: tLive("other")}, Write, api.Updated, `from bundle "other"`, TakeShared, false, ""},
+		{"label stripped", Input{Live: tLive(""), Entry: tEntry("d"), Compare: CompareAll}, Write, api.Updated, "removed", TakeShared, false, ""},
+		{"namesake", Input{Live: tLive("b"), Entry: &api.InventoryEntry{UID: "uid-0", Digest: "d"}, Compare: CompareAll}, Write, api.Updated, "recreated by somebody else", TakeAll, false, ""},
+
+		{"compared", Input{Live: tLive("b"), Entry: tEntry("d"), Compare: CompareAll}, Verify, api.Updated, "differs", TakeShared, false, ""},
+		{"compared, reported", Input{Live: tLive("b"), Entry: tEntry("d"), Compare: CompareAll, Drift: report}, Done, api.Unchanged, "reported", "", false, ""},
+		{"compared, reported for the object", Input{Live: tLive("b", api.AnnotationDrift+"=ignore"), Entry: tEntry("d"), Compare: CompareAll}, Done, api.Unchanged, "", "", false, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			in := tt.in
+			in.Bundle, in.Digest = "b", "d"
+			if in.Desired == nil {
+				in.Desired = tObj()
+			}
+			if in.Live != nil {
+				in.Sight = Present
+			}
+			s := Decide(in)
+			if s.Next != tt.next || s.Action != tt.action || s.TakeOver != tt.take || s.Forget != tt.forget {
+				t.Errorf("got %+v", s)
+			}
+			if !strings.Contains(s.Reason, tt.reason) {
+				t.Errorf("reason %q does not say %q", s.Reason, tt.reason)
+			}
+			if in.Cause != nil && !errors.Is(s.Err, in.Cause) {
+				t.Errorf("error %v lost its cause", s.Err)
+			}
+			if got := api.KindOf(s.Err); got != tt.kind {
+				t.Errorf("error kind %q, want %q: %v", got, tt.kind, s.Err)
+			}
+		})
+	}
+}
+
+func TestPrune(t *testing.T) {
+	off := false
+	tests := []struct {
+		name   string
+		in     PruneInput
+		next   Next
+		action api.Action
+		forget bool
+	}{
+		{"look first", PruneInput{}, Look, "", false},
+		{"delete", PruneInput{Live: tLive("b")}, Delete, api.Pruned, true},
+		{"gone", PruneInput{Sight: Absent}, Done, api.Pruned, true},
+		{"unknown", PruneInput{Sight: Unknown, Cause: errors.New("boom")}, Done, api.Failed, false},
+		{"label of nobody", PruneInput{Live: tLive("")}, Done, api.Skipped, true},
+		{"label of another tool", PruneInput{Live: tLive("foreign")}, Done, api.Skipped, true},
+		{"label of another bundle", PruneInput{Live: tLive("other")}, Done, api.Skipped, true},
+		{"declared elsewhere", PruneInput{Declared: []string{"other"}, Live: tLive("b")}, Done, api.Skipped, true},
+		{"declared here", PruneInput{Declared: []string{"b"}, Live: tLive("b")}, Done, api.Skipped, false},
+		{"prune disabled live", PruneInput{Live: tLive("b", api.AnnotationPrune+"=disabled")}, Done, api.Skipped, false},
+		{"reconcile disabled live", PruneInput{Live: tLive("b", api.AnnotationReconcile+"=disabled")}, Done, api.Skipped, false},
+		{"prune off", PruneInput{Spec: api.BundleSpec{Prune: &off}, Live: tLive("b")}, Done, api.Skipped, false},
+		{"held", PruneInput{Held: &api.Suspension{}, Live: tLive("b")}, Done, api.Skipped, false},
+		{"terminating", PruneInput{Live: terminating(tLive("b"))}, Done, api.Skipped, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			in := tt.in
+			in.Bundle, in.Entry = "b", *tEntry("d")
+			if in.Live != nil {
+				in.Sight = Present
+			}
+			if s := Prune(in); s.Next != tt.next || s.Action != tt.action || s.Forget != tt.forget {
+				t.Errorf("got %+v", s)
+			}
+		})
+	}
+}
+
+func TestStaleIsOrderedAndCautious(t *testing.T) {
+	ref := func(kind, name string) api.ObjectRef { return api.ObjectRef{Kind: kind, Namespace: "a", Name: name} }
+	entry := func(kind, name string) api.InventoryEntry { return api.InventoryEntry{Object: ref(kind, name)} }
+	entries := []api.InventoryEntry{
+		entry("Namespace", "n"), entry("ConfigMap", "keep"), entry("ConfigMap", "c"), entry("Widget", "w"),
+		entry("ValidatingWebhookConfiguration", "v"), entry("Widget", "unresolved"), entry("Widget", "w"),
+	}
+	got := Stale(entries, []api.ObjectRef{ref("ConfigMap", "keep")}, []api.ObjectRef{{Kind: "Widget", Name: "unresolved"}})
+	var kinds []string
+	for _, e := range got {
+		kinds = append(kinds, e.Object.Kind)
+	}
+	if want := "ValidatingWebhookConfiguration Widget ConfigMap Namespace"; strings.Join(kinds, " ") != want {
+		t.Errorf("order %v, want %s", kinds, want)
+	}
+}
+
+func TestStages(t *testing.T) {
+	var objs []*unstructured.Unstructured
+	for _, k := range []string{"ValidatingWebhookConfiguration", "Widget", "Deployment", "Secret", "RoleBinding", "Role", "StorageClass", "Namespace", "CustomResourceDefinition"} {
+		o := tObj()
+		o.SetKind(k)
+		objs = append(objs, o)
+	}
+	var got []string
+	for _, stage := range Stages(objs) {
+		var kinds []string
+		for _, o := range stage {
+			kinds = append(kinds, o.GetKind())
+		}
+		got = append(got, strings.Join(kinds, " "))
+	}
+	want := "CustomResourceDefinition Namespace | StorageClass Role | RoleBinding Secret | Deployment Widget | ValidatingWebhookConfiguration"
+	if strings.Join(got, " | ") != want {
+		t.Errorf("stages %s\nwant   %s", strings.Join(got, " | "), want)
+	}
+}

@@ -1,0 +1,103 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Deletion is one object that a pass is about to delete.
+type Deletion struct {
+	Bundle string
+	Object api.ObjectRef
+}
+
+// ReasonProtected is the reason of GuardProtected's error.
+const ReasonProtected = "ProtectedKind"
+
+// maxNamed bounds how many objects a guard's error names.
+const maxNamed = 5
+
+// protected are the kinds whose deletion takes other things with it that Git cannot bring back.
+func protected(ref api.ObjectRef) bool {
+	switch ref.Kind {
+	case "Namespace", "PersistentVolumeClaim":
+		return ref.Group == ""
+	case "CustomResourceDefinition":
+		return ref.Group == "apiextensions.k8s.io"
+	}
+	return false
+}
+
+// Guard refuses the deletions of a pass that look like a mistake in Git: GuardProtected and GuardShare together.
+func Guard(total int, deletions []Deletion, guards api.Guards) error {
+	if err := GuardProtected(deletions, guards); err != nil {
+		return err
+	}
+	return GuardShare(total, deletions, guards)
+}
+
+// GuardProtected refuses deletions of a protected kind that the guards do not explicitly allow.
+// The error's kind is Forbidden.
+func GuardProtected(deletions []Deletion, guards api.Guards) error {
+	precious := slices.DeleteFunc(guarded(deletions, guards), func(d Deletion) bool { return !protected(d.Object) })
+	if len(precious) == 0 {
+		return nil
+	}
+	return refusal(ReasonProtected, precious,
+		fmt.Errorf("the pass would delete %s, and with such a kind goes what Git cannot bring back", named(precious)))
+}
+
+// GuardShare refuses deletions of more than the allowed share of an inventory of total objects.
+// What the guards explicitly allow is not counted. The error's kind is Forbidden.
+func GuardShare(total int, deletions []Deletion, guards api.Guards) error {
+	counted := guarded(deletions, guards)
+	percent := api.DefaultMaxDeletePercent
+	if guards.MaxDeletePercent != nil {
+		percent = *guards.MaxDeletePercent
+	}
+	if len(counted) <= api.MinGuardedDeletes || len(counted)*100 <= percent*total {
+		return nil
+	}
+	return refusal("MassDeletion", counted, fmt.Errorf("the pass would delete %d of %d objects, and at most %d %% are allowed: %s",
+		len(counted), total, percent, named(counted)))
+}
+
+// guarded returns the deletions that the guards do not explicitly allow.
+func guarded(ds []Deletion, g api.Guards) []Deletion {
+	return slices.DeleteFunc(slices.Clone(ds), func(d Deletion) bool { return allowed(d.Bundle, g) })
+}
+
+func allowed(bundle string, g api.Guards) bool {
+	return slices.Contains(g.AllowDelete, bundle) || slices.Contains(g.AllowDelete, "*")
+}
+
+func refusal(reason string, ds []Deletion, err error) error {
+	var bundles []string
+	for _, d := range ds {
+		bundles = append(bundles, d.Bundle)
+	}
+	slices.Sort(bundles)
+	bundles = slices.Compact(bundles)
+	if len(bundles) > maxNamed {
+		bundles = []string{`"*"`}
+	}
+	return &api.Error{
+		Kind: api.Forbidden, Reason: reason, Err: err,
+		Hint: fmt.Sprintf("if this is meant, commit spec.guards.allowDelete: [%s] in fleet.yaml or cluster.yaml", strings.Join(bundles, ", ")),
+	}
+}
+
+func named(ds []Deletion) string {
+	var out []string
+	for i, d := range ds {
+		if i == maxNamed {
+			out = append(out, fmt.Sprintf("and %d more", len(ds)-maxNamed))
+			break
+		}
+		out = append(out, fmt.Sprintf("%s of bundle %q", d.Object, d.Bundle))
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,128 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+func TestGuard(t *testing.T) {
+	del := func(bundle, kind string, n int) []Deletion {
+		var out []Deletion
+		for i := range n {
+			out = append(out, Deletion{bundle, api.ObjectRef{Kind: kind, Name: fmt.Sprint(i)}})
+		}
+		return out
+	}
+	percent := func(p int) *int { return &p }
+	crd := Deletion{"b", api.ObjectRef{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition", Name: "x"}}
+	tests := []struct {
+		name   string
+		total  int
+		del    []Deletion
+		guards api.Guards
+		reason string // "" is allowed
+	}{
+		{"nothing", 100, nil, api.Guards{}, ""},
+		{"few of few", 5, del("b", "ConfigMap", 5), api.Guards{}, ""},
+		{"just allowed", 100, del("b", "ConfigMap", 30), api.Guards{}, ""},
+		{"too many", 100, del("b", "ConfigMap", 31), api.Guards{}, "MassDeletion"},
+		{"everything", 6, del("b", "ConfigMap", 6), api.Guards{}, "MassDeletion"},
+		{"own share", 100, del("b", "ConfigMap", 31), api.Guards{MaxDeletePercent: percent(50)}, ""},
+		{"share of none", 100, del("b", "ConfigMap", 6), api.Guards{MaxDeletePercent: percent(0)}, "MassDeletion"},
+		{"allowed bundle", 100, del("b", "ConfigMap", 90), api.Guards{AllowDelete: []string{"b"}}, ""},
+		{"allowed bundle does not shield others", 100, append(del("b", "ConfigMap", 50), del("c", "ConfigMap", 40)...), api.Guards{AllowDelete: []string{"b"}}, "MassDeletion"},
+		{"all allowed", 100, del("b", "Namespace", 100), api.Guards{AllowDelete: []string{"*"}}, ""},
+		{"namespace", 100, del("b", "Namespace", 1), api.Guards{}, "ProtectedKind"},
+		{"claim", 100, del("b", "PersistentVolumeClaim", 1), api.Guards{}, "ProtectedKind"},
+		{"crd", 100, []Deletion{crd}, api.Guards{}, "ProtectedKind"},
+		{"crd allowed", 100, []Deletion{crd}, api.Guards{AllowDelete: []string{"b"}}, ""},
+		{"namesake of another group", 100, []Deletion{{"b", api.ObjectRef{Group: "x.io", Kind: "Namespace", Name: "x"}}}, api.Guards{}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := Guard(tt.total, tt.del, tt.guards)
+			if tt.reason == "" {
+				if err != nil {
+					t.Errorf("refused: %v", err)
+				}
+				return
+			}
+			var e *api.Error
+			if !errors.As(err, &e) || e.Kind != api.Forbidden || e.Reason != tt.reason || !strings.Contains(e.Hint, "spec.guards.allowDelete") {
+				t.Errorf("got %+v, want %s", err, tt.reason)
+			}
+		})
+	}
+}
+
+func invalid(errs ...*field.Error) error {
+	return apierrors.NewInvalid(schema.GroupKind{Kind: "Thing"}, "x", errs)
+}
+
+func TestRejected(t *testing.T) {
+	immutable := field.Invalid(field.NewPath("spec", "selector"), "v", "field is immutable")
+	wrong := field.Invalid(field.NewPath("spec", "port"), 99999, "must be between 1 and 65535")
+	statefulSet := field.Forbidden(field.NewPath("spec"), "updates to statefulset spec for fields other than 'replicas' are forbidden")
+	force := api.AnnotationForce + "=enabled"
+	ns := func(o string) Input {
+		d := tObj(force)
+		d.SetKind(o)
+		if o == "CustomResourceDefinition" {
+			d.SetAPIVersion("apiextensions.k8s.io/v1")
+		}
+		return Input{Desired: d, Sight: Present, Live: tLive("b")}
+	}
+	tests := []struct {
+		name string
+		in   Input
+		err  error
+		next Next
+		ok   bool
+	}{
+		{"not asked for", Input{Desired: tObj(), Live: tLive("b")}, invalid(immutable), Done, true},
+		{"asked for in Git", Input{Desired: tObj(force), Live: tLive("b")}, invalid(immutable), Recreate, true},
+		{"asked for on the live object", Input{Desired: tObj(), Live: tLive("b", force)}, invalid(immutable), Recreate, true},
+		{"only that word", Input{Desired: tObj(api.AnnotationForce + "=true"), Live: tLive("b")}, invalid(immutable), Done, true},
+		{"StatefulSet", Input{Desired: tObj(force), Live: tLive("b")}, invalid(statefulSet), Recreate, true},
+		{"validation error", Input{Desired: tObj(force), Live: tLive("b")}, invalid(wrong), Done, false},
+		{"both", Input{Desired: tObj(force), Live: tLive("b")}, invalid(immutable, wrong), Done, false},
+		{"conflict", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewConflict(schema.GroupResource{}, "x", errors.New("immutable")), Done, false},
+		{"server error", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewInternalError(errors.New("immutable")), Done, false},
+		{"RBAC", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("no")), Done, false},
+		{
+			"webhook",
+			Input{Desired: tObj(force), Live: tLive("b")},
+			&apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonForbidden, Message: "admission webhook denied: spec.x is immutable"}}, Recreate, true,
+		},
+		{"not an API error", Input{Desired: tObj(force), Live: tLive("b")}, errors.New("field is immutable"), Done, false},
+		{"nothing live", Input{Desired: tObj(force), Sight: Absent}, invalid(immutable), Done, false},
+		{"namespace", ns("Namespace"), invalid(immutable), Done, true},
+		{"crd", ns("CustomResourceDefinition"), invalid(immutable), Done, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.in.Live != nil {
+				tt.in.Sight = Present
+			}
+			s, ok := Rejected(tt.in, fmt.Errorf("wrapped: %w", tt.err))
+			if s.Next != tt.next || ok != tt.ok {
+				t.Fatalf("got %+v %v", s, ok)
+			}
+			if ok && tt.next == Done {
+				var e *api.Error
+				if !errors.As(s.Err, &e) || e.Kind != api.Stalled || e.Field == "" || e.Hint == "" {
+					t.Errorf("error %+v does not name field and way out", s.Err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,30 @@
+package plan
+
+import "k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+// MayLeave reports whether a desired object declares a field that may be somebody else's on the cluster
+// although no ignore rule says so: replicas, a CA bundle, the rules of an aggregated ClusterRole.
+// Whoever wants to know for certain has to look at the whole live object.
+func MayLeave(desired *unstructured.Unstructured) bool {
+	spec, _ := desired.Object["spec"].(map[string]any)
+	return spec["replicas"] != nil || desired.Object["aggregationRule"] != nil || holds(desired.Object, "caBundle")
+}
+
+// holds reports whether a key stands anywhere in a value.
+func holds(v any, key string) bool {
+	switch x := v.(type) {
+	case map[string]any:
+		for k, part := range x {
+			if k == key || holds(part, key) {
+				return true
+			}
+		}
+	case []any:
+		for _, part := range x {
+			if holds(part, key) {
+				return true
+			}
+		}
+	}
+	return false
+}

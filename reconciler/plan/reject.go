@@ -1,0 +1,103 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// immutableWords are what Kubernetes' own validation says of a field that cannot change any more.
+// Custom resources and webhooks say "immutable".
+var immutableWords = regexp.MustCompile(`(?i)immutable|may not change once set|may not be changed in an update|` +
+	`cannot change roleRef|updates to .* are forbidden|updates may not (change|add|remove)|cannot be changed|cannot be updated`)
+
+// Immutable returns the fields whose change the API server refused because they are immutable.
+// It returns nil if anything else was wrong as well: recreating the object would not help.
+func Immutable(err error) []string {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return nil
+	}
+	st := status.Status()
+	switch st.Reason {
+	case metav1.StatusReasonInvalid, metav1.StatusReasonForbidden, metav1.StatusReasonBadRequest:
+	default:
+		return nil
+	}
+	if st.Details == nil || len(st.Details.Causes) == 0 {
+		if strings.Contains(strings.ToLower(st.Message), "immutable") {
+			return []string{"a field"}
+		}
+		return nil
+	}
+	var fields []string
+	for _, c := range st.Details.Causes {
+		if !immutableWords.MatchString(c.Message) {
+			return nil
+		}
+		field := c.Field
+		if field == "" || field == "<nil>" {
+			field = "a field"
+		}
+		fields = append(fields, field)
+	}
+	slices.Sort(fields)
+	return slices.Compact(fields)
+}
+
+// Rejected says what follows when the API server refused to write an object.
+// It reports false for a refusal that is none of its business.
+// Recreation is for immutable fields only, and only where the object asks for it.
+func Rejected(in Input, err error) (Step, bool) {
+	fields := Immutable(err)
+	if fields == nil || in.Sight != Present || in.Live == nil {
+		return Step{}, false
+	}
+	s := Step{Object: api.RefOf(in.Desired)}
+	asked := annotated(in.Desired, api.AnnotationForce, api.ValueEnabled) || annotated(in.Live, api.AnnotationForce, api.ValueEnabled)
+	if asked && !irreplaceable(s.Object) {
+		s.Next, s.Action = Recreate, api.Recreated
+		s.Reason = "immutable " + strings.Join(fields, ", ") + " changed, and " + api.AnnotationForce + " is enabled"
+		return s, true
+	}
+	hint := fmt.Sprintf("the annotation %s: %s in Git lets flotilla delete and create it anew", api.AnnotationForce, api.ValueEnabled)
+	if irreplaceable(s.Object) {
+		hint = "flotilla never recreates this kind: everything in it would be lost"
+	}
+	s.Action, s.Reason = api.Failed, "immutable "+strings.Join(fields, ", ")+" changed"
+	s.Err = &api.Error{
+		Kind: api.Stalled, Reason: "ImmutableField", Field: fields[0], Hint: hint,
+		Err: fmt.Errorf("%s: %s cannot be changed: %w", s.Object, strings.Join(fields, ", "), refused{err}),
+	}
+	return s, true
+}
+
+// refused is an error of the API server without the values that it repeats:
+// they can be thousands of bytes, after which nobody reads what is to be done.
+type refused struct{ err error }
+
+func (r refused) Error() string {
+	var status apierrors.APIStatus
+	if !errors.As(r.err, &status) || status.Status().Details == nil || len(status.Status().Details.Causes) == 0 {
+		return r.err.Error()
+	}
+	msg := status.Status().Details.Causes[0].Message
+	if i := strings.LastIndex(msg, ": "); i >= 0 {
+		return msg[i+2:]
+	}
+	return msg
+}
+
+func (r refused) Unwrap() error { return r.err }
+
+// irreplaceable objects are never recreated: their deletion deletes all that they hold.
+func irreplaceable(ref api.ObjectRef) bool {
+	return protected(ref) && ref.Kind != "PersistentVolumeClaim"
+}
