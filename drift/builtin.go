@@ -1,0 +1,233 @@
+package drift
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// builtin says why a difference in a field of ours is no drift; empty if it is drift.
+func (w *walker) builtin(d difference, by *entry) string {
+	switch {
+	case d.path.under("metadata", "annotations") && stamp(d.path.field(0)):
+		return "stamped by the cluster"
+	case aggregated(w.in.DryRun) && d.path.under("rules"):
+		return "rules of an aggregated ClusterRole are filled in by the control plane"
+	case d.path.field(0) == "caBundle" && placeholder(d.want):
+		return "caBundle is a placeholder in Git and injected on the cluster"
+	case unordered(d.path, w.in.Live) && sameItems(d.want, d.have):
+		return "the order of this list has no meaning"
+	case sameQuantity(d):
+		return "the same quantity, written otherwise"
+	case w.in.autoscaled(d):
+		return "an autoscaler owns replicas within its bounds"
+	case by != nil && by.applied && d.want != nil && d.have != nil && w.untouched(d):
+		return "changed by admission as it was applied"
+	}
+	return ""
+}
+
+// stamp reports annotations that say who touched the object, and are no state.
+func stamp(key string) bool {
+	return key == api.AnnotationLastEditor || key == api.AnnotationLastEditorFrom
+}
+
+func aggregated(o *unstructured.Unstructured) bool {
+	if o.GetKind() != "ClusterRole" || o.GroupVersionKind().Group != "rbac.authorization.k8s.io" {
+		return false
+	}
+	rule, found, _ := unstructured.NestedMap(o.Object, "aggregationRule")
+	return found && len(rule) > 0
+}
+
+// placeholder reports a CA bundle that Git declares only to make the field be there.
+func placeholder(v any) bool {
+	s, isString := v.(string)
+	return v == nil || (isString && (s == "" || s == "Cg==" || s == "\n"))
+}
+
+// untouched reports whether a value that stands under our name and is not what we sent can have
+// been put there as we sent it. If the object was written since it was last known to match, it cannot.
+func (w *walker) untouched(d difference) bool {
+	m := w.in.Matched
+	switch {
+	case m == nil, m.ResourceVersion == w.in.Live.GetResourceVersion():
+		return true
+	case d.path.under("metadata"):
+		return m.MetaDigest == api.MetaDigest(w.in.Live.GetLabels(), w.in.Live.GetAnnotations())
+	default:
+		return m.Generation > 0 && m.Generation == w.in.Live.GetGeneration()
+	}
+}
+
+// ordered reports keyed lists whose order has a meaning nevertheless:
+// init containers run one after the other, and a variable may refer to those before it.
+func ordered(at trail) bool {
+	switch at.field(0) {
+	case "initContainers":
+		return at.field(1) == "spec"
+	case "env":
+		return len(at) > 2 && (at.field(2) == "containers" || at.field(2) == "initContainers")
+	}
+	return false
+}
+
+// unorderedFields are lists that the API replaces as one and whose order has no meaning, by group.
+var unorderedFields = map[string][]string{
+	"":                             {"accessModes", "addresses", "notReadyAddresses", "subsets"},
+	"rbac.authorization.k8s.io":    {"rules", "subjects", "verbs", "apiGroups", "resources", "resourceNames", "nonResourceURLs"},
+	"admissionregistration.k8s.io": {"rules", "operations", "apiGroups", "apiVersions", "resources", "admissionReviewVersions"},
+	"apiextensions.k8s.io":         {"shortNames", "categories", "conversionReviewVersions"},
+	"networking.k8s.io":            {"policyTypes"},
+}
+
+func unordered(at trail, o *unstructured.Unstructured) bool {
+	return slices.Contains(unorderedFields[o.GroupVersionKind().Group], at.field(0))
+}
+
+// scalars reports a list without maps or lists in it: its items say nothing about each other's place.
+func scalars(l []any) bool {
+	return !slices.ContainsFunc(l, func(v any) bool {
+		switch v.(type) {
+		case map[string]any, []any:
+			return true
+		}
+		return false
+	})
+}
+
+// sameItems reports whether two lists hold the same items in whatever order.
+func sameItems(a, b any) bool {
+	x, okX := a.([]any)
+	y, okY := b.([]any)
+	if !okX || !okY || len(x) != len(y) {
+		return false
+	}
+	texts := func(l []any) []string {
+		out := make([]string, len(l))
+		for i, v := range l {
+			j, _ := json.Marshal(v)
+			out[i] = string(j)
+		}
+		slices.Sort(out)
+		return out
+	}
+	return slices.Equal(texts(x), texts(y))
+}
+
+// sameQuantity compares amounts of resources, which custom resources keep as they were written.
+func sameQuantity(d difference) bool {
+	if parent := d.path.field(1); parent != "limits" && parent != "requests" {
+		return false
+	}
+	a, errA := resource.ParseQuantity(scalar(d.want))
+	b, errB := resource.ParseQuantity(scalar(d.have))
+	return d.want != nil && d.have != nil && errA == nil && errB == nil && a.Cmp(b) == 0
+}
+
+// equal compares JSON values. Null is the same as absent, and 1 the same as 1.0.
+func equal(a, b any) bool {
+	switch x := a.(type) {
+	case map[string]any:
+		y, ok := b.(map[string]any)
+		if !ok {
+			return false
+		}
+		for k := range x {
+			if !equal(x[k], y[k]) {
+				return false
+			}
+		}
+		for k := range y {
+			if _, both := x[k]; !both && y[k] != nil {
+				return false
+			}
+		}
+		return true
+	case []any:
+		y, ok := b.([]any)
+		return ok && slices.EqualFunc(x, y, equal)
+	case int64:
+		if y, ok := b.(float64); ok {
+			return float64(x) == y
+		}
+	case float64:
+		if y, ok := b.(int64); ok {
+			return x == float64(y)
+		}
+	}
+	switch b.(type) {
+	case map[string]any, []any:
+		return false
+	}
+	return a == b
+}
+
+// Autoscaler is something that sets an object's replicas.
+type Autoscaler struct {
+	// Target is the object; its Version does not matter.
+	Target api.ObjectRef
+	// Min and Max are the bounds within which it may choose, both included.
+	Min, Max int64
+}
+
+// autoscaled reports replicas that an autoscaler may have chosen.
+func (in Input) autoscaled(d difference) bool {
+	n, isNumber := d.have.(int64)
+	if !isNumber || len(d.path) != 2 || !d.path.under("spec", "replicas") {
+		return false
+	}
+	id := api.RefOf(in.Live).ID()
+	return slices.ContainsFunc(in.Autoscalers, func(a Autoscaler) bool {
+		return a.Target.ID() == id && a.Min <= n && n <= a.Max
+	})
+}
+
+// AutoscalersIn reads the bounds from HorizontalPodAutoscalers and KEDA's ScaledObjects among the objects.
+func AutoscalersIn(objects []*unstructured.Unstructured) []Autoscaler {
+	var out []Autoscaler
+	for _, o := range objects {
+		var min, max, ref string
+		a := Autoscaler{}
+		switch gvk := o.GroupVersionKind(); {
+		case gvk.Group == "autoscaling" && gvk.Kind == "HorizontalPodAutoscaler":
+			min, max, ref, a.Min = "minReplicas", "maxReplicas", "", 1
+		case gvk.Group == "keda.sh" && gvk.Kind == "ScaledObject":
+			min, max, ref, a.Max = "minReplicaCount", "maxReplicaCount", "apps", 100
+			if _, paused := o.GetAnnotations()["autoscaling.keda.sh/paused"]; paused {
+				continue
+			}
+		default:
+			continue
+		}
+		spec := asMap(o.Object["spec"])
+		target := asMap(spec["scaleTargetRef"])
+		a.Target = api.ObjectRef{Group: ref, Namespace: o.GetNamespace()}
+		a.Target.Name, _ = target["name"].(string)
+		a.Target.Kind, _ = target["kind"].(string)
+		if v, ok := target["apiVersion"].(string); ok {
+			a.Target.Group, _, _ = strings.Cut(v, "/")
+			if !strings.Contains(v, "/") {
+				a.Target.Group = ""
+			}
+		}
+		if a.Target.Kind == "" && ref != "" {
+			a.Target.Kind = "Deployment"
+		}
+		if n, ok := spec[min].(int64); ok {
+			a.Min = n
+		}
+		if n, ok := spec[max].(int64); ok {
+			a.Max = n
+		}
+		if a.Target.Kind != "" && a.Target.Name != "" {
+			out = append(out, a)
+		}
+	}
+	return out
+}

@@ -1,0 +1,212 @@
+package drift
+
+import (
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/value"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Input is what Compare looks at.
+type Input struct {
+	// Desired is what Git says; nil for an object that carries our ApplySet label and is not in Git.
+	Desired *unstructured.Unstructured
+	// Live is the object on the cluster; nil if it is not there.
+	Live *unstructured.Unstructured
+	// DryRun is what the API server answered to a dry run of applying Desired.
+	// Without one the result is unknown, unless Live or Desired is nil.
+	DryRun *unstructured.Unstructured
+	// Spec is the bundle's policy. The objects' own annotations are read as well; see Mode.
+	Spec api.Drift
+	// Manager is our field manager. Empty means api.FieldManager.
+	Manager string
+	// Autoscalers that work on the cluster; see AutoscalersIn.
+	Autoscalers []Autoscaler
+	// Matched is what the object was when it was last known to be as we left it; nil if unknown.
+	// With it a person can be named, and a value that admission put in place of ours
+	// is told from one that somebody wrote in our name.
+	Matched *api.InventoryEntry
+	// Person is what an episode calls a user: a keyed hash, or nothing. Nil leaves the name as it is.
+	Person func(user string) string
+}
+
+// Result is what Compare found. The zero Result is an object that is as it should be.
+type Result struct {
+	// Class is empty if there is no drift; then there are no Fields.
+	// A result with several classes of fields has the first of changed, removed and added.
+	Class api.Class
+	// Fields are sorted by class (changed, removed, added) and path. They are empty for missing and extra.
+	Fields []api.FieldDiff
+	// By is the owner of the first field.
+	By api.Attribution
+	// Mode is what the policy and the annotations say together.
+	Mode api.DriftMode
+	// Action is what the policy asks for; Observe may still hold it back.
+	Action Action
+	// Unknown is set when it cannot be told whether there is drift.
+	Unknown bool
+	// Ignored are differences that are no drift, with the reason; bounded to api.MaxFields.
+	Ignored []Ignored
+	// Evidence is the live state to store before it is corrected; nil without drift.
+	Evidence *api.Evidence
+
+	added []difference
+	kept  []difference
+	// takesAll is set when a correction ends the claims of others on the object.
+	takesAll bool
+}
+
+// Ignored is a difference that is no drift.
+type Ignored struct {
+	Path   string
+	Reason string
+}
+
+// Action is what is to be done about a drift.
+type Action string
+
+// The actions.
+const (
+	// None: nothing to do, or nothing that may be done.
+	None Action = ""
+	// Correct: write the desired state.
+	Correct Action = "correct"
+	// Strip: remove the fields that others added; see Result.StripPatch.
+	Strip Action = "strip"
+	// Remove: delete the object, which is not in Git.
+	Remove Action = "remove"
+	// Hold: there is something to do, and now is not the time.
+	Hold Action = "hold"
+)
+
+// Compare finds the drift of one object.
+func Compare(in Input) Result {
+	if in.Manager == "" {
+		in.Manager = api.FieldManager
+	}
+	r := Result{Mode: Mode(in.Spec, annotations(in.Desired), annotations(in.Live))}
+	switch {
+	case in.Desired == nil && in.Live == nil, r.Mode == api.DriftIgnore:
+		return r
+	case in.Desired == nil:
+		return extra(in, r)
+	case in.Live == nil:
+		return missing(in, r)
+	case onlyIfAbsent(in):
+		return r
+	case in.DryRun == nil:
+		r.Unknown = true
+		return r
+	}
+	w := newWalker(in)
+	w.object()
+	r.kept, r.takesAll = w.kept, in.Spec.Extra == api.ExtraRemove
+	for _, d := range w.kept {
+		if len(r.Ignored) < api.MaxFields {
+			r.Ignored = append(r.Ignored, Ignored{Path: d.path.String(), Reason: d.reason})
+		}
+	}
+	r.added = w.added()
+	diffs := append(w.found, r.added...)
+	if len(diffs) == 0 {
+		return r
+	}
+	for _, d := range diffs {
+		r.Fields = append(r.Fields, d.diff(w.mask))
+	}
+	slices.SortStableFunc(r.Fields, func(a, b api.FieldDiff) int {
+		if c := classOrder(a.Class) - classOrder(b.Class); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Path, b.Path)
+	})
+	r.Class, r.By = r.Fields[0].Class, r.Fields[0].By
+	r.Evidence = in.evidence()
+	switch {
+	case r.Class != api.ClassAdded && r.Mode == api.DriftCorrect:
+		r.Action = Correct
+	case in.Spec.Extra == api.ExtraRemove && r.Mode == api.DriftCorrect:
+		r.Action = Strip
+	}
+	return r
+}
+
+func classOrder(c api.Class) int {
+	return slices.Index([]api.Class{api.ClassChanged, api.ClassRemoved, api.ClassAdded}, c)
+}
+
+// missing is the drift of an object that is not there. Nothing is left that could say who deleted it.
+func missing(in Input, r Result) Result {
+	if rules := rulesFor(in); rules.everything() {
+		return r
+	}
+	r.Class, r.By = api.ClassMissing, api.Attribution{Confidence: api.ConfidenceUnknown}
+	if r.Mode == api.DriftCorrect {
+		r.Action = Correct
+	}
+	return r
+}
+
+// extra is the drift of an object that carries our label and is not in Git.
+func extra(in Input, r Result) Result {
+	if in.Spec.Extra == "" || in.Spec.Extra == api.ExtraIgnore || rulesFor(in).everything() {
+		return r
+	}
+	// Whoever set the label claims that the object is ours. Controllers do not mean it:
+	// what they make from an object of ours (an EndpointSlice from a Service) inherits its labels.
+	label := fieldpath.MakePathOrDie("metadata", "labels", api.LabelPartOf)
+	by := owner(entriesOf(in.Live, in.Manager), label)
+	if metav1.GetControllerOf(in.Live) != nil || (by != nil && controller(by.manager)) {
+		return r
+	}
+	r.Class, r.By = api.ClassExtra, attribution(by)
+	r.Evidence = in.evidence()
+	if in.Spec.Extra == api.ExtraRemove && r.Mode == api.DriftCorrect &&
+		annotations(in.Live)[api.AnnotationPrune] != api.ValueDisabled {
+		r.Action = Remove
+	}
+	return r
+}
+
+// Mode is what is done about an object's drift: the most careful of what the policy says
+// and what the annotations in Git and on the live object say.
+func Mode(spec api.Drift, desired, live map[string]string) api.DriftMode {
+	mode := spec.Mode
+	if mode == "" {
+		mode = api.DriftCorrect
+	}
+	for _, a := range []map[string]string{desired, live} {
+		switch m := api.DriftMode(a[api.AnnotationDrift]); {
+		case m == api.DriftIgnore:
+			mode = api.DriftIgnore
+		case mode == api.DriftCorrect && (m == api.DriftReport || a[api.AnnotationReconcile] == api.ValueDisabled):
+			mode = api.DriftReport
+		}
+	}
+	return mode
+}
+
+// onlyIfAbsent reports whether the object is ours to create and nobody's to keep.
+func onlyIfAbsent(in Input) bool {
+	const ifNotPresent = "IfNotPresent"
+	return annotations(in.Desired)[api.AnnotationSSA] == ifNotPresent ||
+		annotations(in.Live)[api.AnnotationSSA] == ifNotPresent
+}
+
+func annotations(o *unstructured.Unstructured) map[string]string {
+	if o == nil {
+		return nil
+	}
+	return o.GetAnnotations()
+}
+
+// declared is the set of fields of the desired object as far as it can be told without a schema.
+// It serves only where the dry run carries no managedFields.
+func declared(o *unstructured.Unstructured) *fieldpath.Set {
+	return fieldpath.SetFromValue(value.NewValueInterface(o.Object))
+}

@@ -1,0 +1,296 @@
+package drift
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// sameEpisode is how long after its end a drift of the same fields continues an episode.
+const sameEpisode = time.Hour
+
+// Observation is what was found when an object was looked at.
+type Observation struct {
+	Object  api.ObjectRef
+	Bundle  string
+	Cluster string
+	// Revision is the commit that says what is desired.
+	Revision string
+	Result   Result
+	// Suspension names the suspension that covers the object; empty if none does.
+	Suspension string
+	// UID is the live object's; empty if there is none.
+	UID string
+	At  time.Time
+	// Limits may be zero.
+	Limits Limits
+}
+
+// Decision is what follows from an observation.
+type Decision struct {
+	// Action is None, Correct, Strip, Remove or Hold.
+	Action Action
+	// After is when to look again although nothing happens; zero means not by ourselves.
+	After time.Duration
+	// Reason says in a few words why.
+	Reason string
+	// Opened is set when the episode is new, or begins again.
+	Opened bool
+}
+
+// Observe moves on the episode of one object.
+// prev is its open episode, or the most recent one; nil if there is none.
+// The episode that comes back is nil where there is nothing to store; a new one has no ID yet.
+// prev itself is never changed.
+func Observe(prev *api.Episode, o Observation) (*api.Episode, Decision) {
+	if o.Result.Unknown {
+		return nil, Decision{Reason: "it is not known whether the object differs"}
+	}
+	if o.Result.Class == "" {
+		if prev == nil || !prev.Open() {
+			return nil, Decision{Reason: "matches"}
+		}
+		e := Matched(*prev, o.At)
+		return &e, Decision{Reason: "matches"}
+	}
+	e, at, opened := begin(prev, o)
+	if e.Outcome == api.OutcomeFailed && o.Revision != e.Revision {
+		// Git says something else now, which may well be accepted.
+		e.Track.Failures, e.NextCorrection = 0, time.Time{}
+	}
+	look(&e, o, at, opened)
+	d := decide(&e, o, at, opened)
+	d.Opened = opened
+	return &e, d
+}
+
+// Matched notes that an object is as it should be. It ends an open episode.
+func Matched(prev api.Episode, at time.Time) api.Episode {
+	e := clone(prev)
+	at = settle(&e, at)
+	record(&e, 'm')
+	if !e.Open() {
+		return e
+	}
+	end(&e, at)
+	e.Outcome = api.OutcomeResolved
+	say(&e, at, "resolved: the object matches again")
+	return e
+}
+
+// Corrected notes that a correction was written, which ends the episode, or that it failed.
+func Corrected(prev api.Episode, at time.Time, err error) api.Episode {
+	e := clone(prev)
+	at = settle(&e, at)
+	e.LastSeen = at
+	if err != nil {
+		e.Track.Failures++
+		e.Outcome = api.OutcomeFailed
+		e.Error = refusal(e.Object, err)
+		e.NextCorrection = at.Add(retryAfter(api.KindOf(err), e.Track.Failures))
+		say(&e, at, "correction failed: "+e.Error)
+		return e
+	}
+	e.Track.Failures = 0
+	e.Track.Corrections = append(e.Track.Corrections, api.Correction{At: at, Manager: e.By.Manager})
+	if n := len(e.Track.Corrections); n > maxCorrections {
+		e.Track.Corrections = slices.Delete(e.Track.Corrections, 0, n-maxCorrections)
+	}
+	record(&e, 'm')
+	end(&e, at)
+	e.Outcome = api.OutcomeCorrected
+	say(&e, at, "corrected")
+	return e
+}
+
+// refusal is why a correction failed, in words that may be shown.
+// The API server quotes the values that it refuses, so for a Secret only the kind of the error is told.
+func refusal(ref api.ObjectRef, err error) string {
+	if ref.Kind == "Secret" && ref.Group == "" {
+		return fmt.Sprintf("%s error; the details may hold values of the Secret and are withheld", api.KindOf(err))
+	}
+	s := err.Error()
+	if len(s) > api.MaxValueBytes {
+		s = strings.ToValidUTF8(s[:api.MaxValueBytes], "") + "…"
+	}
+	return s
+}
+
+// end closes an episode.
+func end(e *api.Episode, at time.Time) {
+	e.LastSeen, e.End = at, at
+	e.NextCorrection, e.Error = time.Time{}, ""
+}
+
+// begin is the episode that an observation belongs to: the open one, the last one if it is
+// the same drift again within an hour, or a new one.
+func begin(prev *api.Episode, o Observation) (e api.Episode, at time.Time, opened bool) {
+	if prev == nil {
+		return fresh(o), o.At, true
+	}
+	e = clone(*prev)
+	at = settle(&e, o.At)
+	if e.Open() {
+		return e, at, false
+	}
+	quiet := at.Sub(e.End)
+	if quiet > sameEpisode || !same(e, o.Result) {
+		return fresh(o), o.At, true
+	}
+	// Nobody was asked while it was quiet, and it matched.
+	for range min(int(quiet/quietState), maxStates) {
+		record(&e, 'm')
+	}
+	e.End = time.Time{}
+	e.Count++
+	return e, at, true
+}
+
+func fresh(o Observation) api.Episode {
+	return api.Episode{
+		Cluster: o.Cluster, Bundle: o.Bundle, Object: o.Object, Class: o.Result.Class,
+		Onset: o.At, Count: 1, Track: &api.Track{},
+	}
+}
+
+// same reports whether a result is the drift of the same fields as the episode's.
+func same(e api.Episode, r Result) bool {
+	return e.Class == r.Class && len(e.Fields)+e.FieldsOmitted == len(r.Fields) &&
+		slices.EqualFunc(e.Fields, r.Fields[:len(e.Fields)], func(a, b api.FieldDiff) bool { return a.Path == b.Path })
+}
+
+// look writes what was seen into the episode.
+func look(e *api.Episode, o Observation, at time.Time, opened bool) {
+	r := o.Result
+	switch {
+	case opened && e.Count == 1:
+		say(e, at, "began: "+headline(r))
+	case opened:
+		say(e, at, fmt.Sprintf("began again (%d): %s", e.Count, headline(r)))
+	case !same(*e, r):
+		say(e, at, "now: "+headline(r))
+	}
+	known := map[string]api.FieldDiff{}
+	for _, f := range e.Fields {
+		known[f.Path] = f
+	}
+	e.Class, e.By = r.Class, r.By
+	e.Fields = slices.Clone(r.Fields[:min(len(r.Fields), api.MaxFields)])
+	e.FieldsOmitted = len(r.Fields) - len(e.Fields)
+	for i, f := range e.Fields {
+		// What was proven when it was seen first stays proven while nothing changes.
+		was, ok := known[f.Path]
+		if ok && !opened && was.Live == f.Live && was.By.Confidence == api.ConfidencePerson &&
+			was.By.Manager == f.By.Manager && was.By.Time.Equal(f.By.Time) {
+			e.Fields[i].By = was.By
+		}
+	}
+	if len(e.Fields) > 0 {
+		e.By = e.Fields[0].By
+	}
+	e.Revision, e.UID, e.Bundle, e.LastSeen = or(o.Revision, e.Revision), or(o.UID, e.UID), or(o.Bundle, e.Bundle), at
+	if r.Evidence != nil {
+		e.Evidence = r.Evidence
+	}
+	record(e, 'd')
+}
+
+func or(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// headline is one line about a result, without any value.
+func headline(r Result) string {
+	s := string(r.Class)
+	for i, f := range r.Fields {
+		if i == 3 {
+			s += fmt.Sprintf(" and %d more", len(r.Fields)-i)
+			break
+		}
+		s += " " + f.Path
+	}
+	if r.By.Manager != "" {
+		s += " by " + r.By.Manager
+	}
+	return s
+}
+
+// say adds a moment to the timeline. Of a long one the beginning and the latest moments stay.
+func say(e *api.Episode, at time.Time, what string) {
+	if n := len(e.Timeline); n > 0 && e.Timeline[n-1].What == what && e.Timeline[n-1].At.Equal(at) {
+		return
+	}
+	e.Timeline = append(e.Timeline, api.Moment{At: at, What: what})
+	if n := len(e.Timeline); n > api.MaxTimeline {
+		e.Timeline = slices.Delete(e.Timeline, 1, 1+n-api.MaxTimeline)
+	}
+}
+
+// clone copies an episode so that the copy can be changed.
+func clone(e api.Episode) api.Episode {
+	e.Fields, e.Timeline = slices.Clone(e.Fields), slices.Clone(e.Timeline)
+	t := api.Track{}
+	if e.Track != nil {
+		t = *e.Track
+		t.Corrections = slices.Clone(t.Corrections)
+	}
+	e.Track = &t
+	if e.Count == 0 {
+		e.Count = 1
+	}
+	return e
+}
+
+// step back of less than this is the clock being adjusted.
+const smallStep = time.Minute
+
+// settle makes an episode and a time fit together, and returns the time to go on with.
+// Time only goes on within an episode: when the clock was adjusted a little, the later time stands;
+// when it jumped back, everything that was written down moves back with it, so that durations stay true
+// and nothing waits for a time that the clock had reached by mistake.
+func settle(e *api.Episode, at time.Time) time.Time {
+	latest := e.Onset
+	later := func(t time.Time) {
+		if t.After(latest) {
+			latest = t
+		}
+	}
+	later(e.LastSeen)
+	later(e.End)
+	for _, m := range e.Timeline {
+		later(m.At)
+	}
+	for _, c := range e.Track.Corrections {
+		later(c.At)
+	}
+	by := latest.Sub(at)
+	if by <= 0 {
+		return at
+	}
+	if by < smallStep {
+		return latest
+	}
+	shift := func(t *time.Time) {
+		if !t.IsZero() {
+			*t = t.Add(-by)
+		}
+	}
+	shift(&e.Onset)
+	shift(&e.LastSeen)
+	shift(&e.End)
+	shift(&e.NextCorrection)
+	for i := range e.Timeline {
+		shift(&e.Timeline[i].At)
+	}
+	for i := range e.Track.Corrections {
+		shift(&e.Track.Corrections[i].At)
+	}
+	say(e, at, fmt.Sprintf("the clock went back by %s, and the times above with it", by.Round(time.Second)))
+	return at
+}

@@ -1,0 +1,452 @@
+package drift_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+)
+
+var t0 = time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+
+var web = api.ObjectRef{Group: "apps", Version: "v1", Kind: "Deployment", Namespace: "shop", Name: "web"}
+
+// found is a result with the given fields, changed by a manager.
+func found(manager string, paths ...string) drift.Result {
+	r := drift.Result{Class: api.ClassChanged, Mode: api.DriftCorrect, Action: drift.Correct}
+	r.By = api.Attribution{Manager: manager, Confidence: api.ConfidenceTool}
+	for _, p := range paths {
+		r.Fields = append(r.Fields, api.FieldDiff{Path: p, Class: api.ClassChanged, Desired: "1", Live: "2", By: r.By})
+	}
+	return r
+}
+
+// story drives one object's episodes as the agent does.
+type story struct {
+	t    *testing.T
+	ep   *api.Episode
+	at   time.Time
+	seen drift.Decision
+}
+
+func (s *story) observe(r drift.Result, suspension ...string) drift.Decision {
+	s.t.Helper()
+	o := drift.Observation{Object: web, Bundle: "shop", Cluster: "c", Revision: "r1", Result: r, UID: "u", At: s.at}
+	if len(suspension) > 0 {
+		o.Suspension = suspension[0]
+	}
+	e, d := drift.Observe(s.ep, o)
+	if e != nil {
+		s.ep = e
+	}
+	s.seen = d
+	return d
+}
+
+func (s *story) corrected(err error) {
+	e := drift.Corrected(*s.ep, s.at, err)
+	s.ep = &e
+}
+
+func (s *story) later(d time.Duration) { s.at = s.at.Add(d) }
+
+func (s *story) is(outcome api.Outcome, open bool, action drift.Action) {
+	s.t.Helper()
+	if s.ep.Outcome != outcome || s.ep.Open() != open || s.seen.Action != action {
+		s.t.Fatalf("outcome %q, open %v, action %q (%s); want %q %v %q",
+			s.ep.Outcome, s.ep.Open(), s.seen.Action, s.seen.Reason, outcome, open, action)
+	}
+}
+
+func whats(e *api.Episode) []string {
+	var out []string
+	for _, m := range e.Timeline {
+		out = append(out, m.What)
+	}
+	return out
+}
+
+func TestEpisodeCorrected(t *testing.T) {
+	s := &story{t: t, at: t0}
+	d := s.observe(found("kubectl-edit", "/spec/replicas"))
+	s.is(api.OutcomePending, true, drift.Correct)
+	if !d.Opened || s.ep.Count != 1 || !s.ep.Onset.Equal(t0) || s.ep.By.Manager != "kubectl-edit" {
+		t.Fatalf("%+v %+v", d, s.ep)
+	}
+	s.later(time.Second)
+	s.corrected(nil)
+	s.is(api.OutcomeCorrected, false, drift.Correct)
+	if !s.ep.End.Equal(s.at) {
+		t.Errorf("end %v", s.ep.End)
+	}
+	// The same fields within the hour: the same episode.
+	s.later(59 * time.Minute)
+	if d := s.observe(found("kubectl-edit", "/spec/replicas")); !d.Opened || s.ep.Count != 2 || !s.ep.Onset.Equal(t0) {
+		t.Errorf("%+v %+v", d, s.ep)
+	}
+	s.corrected(nil)
+	// Other fields: another episode.
+	first := s.ep.Onset
+	s.later(time.Minute)
+	s.observe(found("kubectl-edit", "/spec/paused"))
+	if s.ep.Count != 1 || s.ep.Onset.Equal(first) {
+		t.Errorf("%+v", s.ep)
+	}
+	s.corrected(nil)
+	// More than an hour later: another episode.
+	s.later(61 * time.Minute)
+	s.observe(found("kubectl-edit", "/spec/paused"))
+	if s.ep.Count != 1 {
+		t.Errorf("%+v", s.ep)
+	}
+}
+
+func TestEpisodeTimeline(t *testing.T) {
+	s := &story{t: t, at: t0}
+	s.observe(found("kubectl-edit", "/a"), "inc-1")
+	s.later(time.Second)
+	s.observe(found("kubectl-edit", "/a"), "inc-1")
+	s.is(api.OutcomeSuspended, true, drift.Hold)
+	if s.ep.Suspension != "inc-1" {
+		t.Error(s.ep.Suspension)
+	}
+	s.later(time.Second)
+	s.observe(found("kubectl-edit", "/a", "/b"), "inc-1")
+	s.later(time.Second)
+	s.observe(found("kubectl-edit", "/a", "/b"))
+	s.is(api.OutcomePending, true, drift.Correct)
+	s.later(time.Second)
+	s.corrected(nil)
+	want := []string{
+		"began: changed /a by kubectl-edit", "not corrected: suspended by inc-1",
+		"now: changed /a /b by kubectl-edit", "corrected",
+	}
+	if d := cmp.Diff(want, whats(s.ep)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestEpisodeReportedAndResolved(t *testing.T) {
+	s := &story{t: t, at: t0}
+	r := found("kubectl-edit", "/a")
+	r.Action, r.Mode = drift.None, api.DriftReport
+	s.observe(r)
+	s.is(api.OutcomeReported, true, drift.None)
+	// Correction is switched on after the drift was seen.
+	s.observe(found("kubectl-edit", "/a"))
+	s.is(api.OutcomePending, true, drift.Correct)
+	s.observe(r)
+	s.later(time.Minute)
+	s.observe(drift.Result{})
+	s.is(api.OutcomeResolved, false, drift.None)
+	// A match without an open episode stores nothing.
+	if e, d := drift.Observe(s.ep, drift.Observation{Object: web, At: s.at}); e != nil || d.Action != drift.None {
+		t.Errorf("%+v %+v", e, d)
+	}
+	if e, d := drift.Observe(s.ep, drift.Observation{Object: web, At: s.at, Result: drift.Result{Unknown: true}}); e != nil || d.Action != drift.None {
+		t.Errorf("unknown: %+v %+v", e, d)
+	}
+}
+
+func TestContested(t *testing.T) {
+	s := &story{t: t, at: t0}
+	fight := func() { s.observe(found("hpa", "/spec/replicas")) }
+	for range 3 {
+		fight()
+		s.is(api.OutcomePending, true, drift.Correct)
+		s.corrected(nil)
+		s.later(time.Second)
+	}
+	// Each round is left alone for twice as long, up to half an hour.
+	for _, wait := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		wait *= time.Minute
+		fight()
+		s.is(api.OutcomeContested, true, drift.Hold)
+		if s.seen.After != wait || !s.ep.NextCorrection.Equal(s.at.Add(wait)) {
+			t.Fatalf("after %v, next %v; want %v", s.seen.After, s.ep.NextCorrection.Sub(s.at), wait)
+		}
+		s.later(wait / 2)
+		fight()
+		s.is(api.OutcomeContested, true, drift.Hold)
+		if s.seen.After != wait-wait/2 {
+			t.Fatalf("half way: after %v", s.seen.After)
+		}
+		s.later(wait - wait/2)
+		fight()
+		s.is(api.OutcomeContested, true, drift.Correct)
+		s.corrected(nil)
+		s.is(api.OutcomeCorrected, false, drift.Correct)
+		s.later(time.Second)
+	}
+	for _, part := range []string{"hpa", "/spec/replicas", "kind: Deployment", `"shop"`} {
+		if !strings.Contains(s.ep.Hint, part) {
+			t.Errorf("hint %q lacks %q", s.ep.Hint, part)
+		}
+	}
+	// They stop; after a quarter of an hour the fight is over.
+	s.later(16 * time.Minute)
+	fight()
+	s.is(api.OutcomePending, true, drift.Correct)
+	if s.ep.Hint != "" || s.ep.Track.Backoff != 0 {
+		t.Errorf("%+v", s.ep)
+	}
+}
+
+func TestNotContested(t *testing.T) {
+	t.Run("different managers", func(t *testing.T) {
+		s := &story{t: t, at: t0}
+		for i := range 6 {
+			s.observe(found(fmt.Sprintf("tool-%d", i%3), "/a"))
+			s.is(api.OutcomePending, true, drift.Correct)
+			s.corrected(nil)
+			s.later(time.Second)
+		}
+	})
+	t.Run("seldom", func(t *testing.T) {
+		s := &story{t: t, at: t0}
+		for range 6 {
+			s.observe(found("tool", "/a"))
+			s.is(api.OutcomePending, true, drift.Correct)
+			s.corrected(nil)
+			s.later(8 * time.Minute)
+		}
+	})
+}
+
+func TestFailedCorrection(t *testing.T) {
+	s := &story{t: t, at: t0}
+	refused := &api.Error{Kind: api.Stalled, Err: errors.New("field is immutable")}
+	s.observe(found("kubectl-edit", "/a"))
+	s.corrected(refused)
+	s.is(api.OutcomeFailed, true, drift.Correct)
+	s.later(time.Second)
+	s.observe(found("kubectl-edit", "/a"))
+	s.is(api.OutcomeFailed, true, drift.Hold)
+	if s.ep.Error != "field is immutable" || s.seen.After != 30*time.Minute-time.Second {
+		t.Errorf("%q %v", s.ep.Error, s.seen.After)
+	}
+	// A new revision does not wait.
+	e, d := drift.Observe(s.ep, drift.Observation{Object: web, Revision: "r2", Result: found("kubectl-edit", "/a"), At: s.at})
+	if d.Action != drift.Correct || e.Revision != "r2" {
+		t.Errorf("%+v", d)
+	}
+	// A network error is tried again soon, and ever less often.
+	s = &story{t: t, at: t0}
+	for i := range 20 {
+		s.observe(found("kubectl-edit", "/a"))
+		s.is(s.ep.Outcome, true, drift.Correct)
+		s.corrected(errors.New("connection refused"))
+		wait := s.ep.NextCorrection.Sub(s.at)
+		if want := min(time.Second<<i, 30*time.Minute); wait != want {
+			t.Fatalf("after failure %d: %v, want %v", i+1, wait, want)
+		}
+		s.later(wait)
+	}
+	s.observe(found("kubectl-edit", "/a"))
+	s.corrected(nil)
+	if s.ep.Error != "" || s.ep.Open() || s.ep.Track.Failures != 0 {
+		t.Errorf("%+v", s.ep)
+	}
+}
+
+func TestFlapping(t *testing.T) {
+	s := &story{t: t, at: t0}
+	r := found("tool", "/a")
+	r.Action = drift.None
+	rounds := 0
+	for !s.flapping() {
+		if rounds++; rounds > 21 {
+			t.Fatal("never flapped")
+		}
+		s.observe(r)
+		s.later(time.Second)
+		s.observe(drift.Result{})
+		s.later(time.Second)
+	}
+	if rounds < 3 {
+		t.Errorf("flapping after %d rounds", rounds)
+	}
+	// It takes a while of quiet until it does not flap any more: longer than one quiet look.
+	s.observe(r)
+	// Twenty steps hold six changes at thirty percent and three at fifteen: the older half must have gone by.
+	looks := 0
+	for s.flapping() {
+		if looks++; looks > 21 {
+			t.Fatal("flaps for ever")
+		}
+		s.later(time.Minute)
+		s.observe(r)
+	}
+	if looks < 16 {
+		t.Errorf("no longer flapping after %d looks", looks)
+	}
+}
+
+func (s *story) flapping() bool { return s.ep != nil && s.ep.Flapping }
+
+func TestClockJumpsBack(t *testing.T) {
+	s := &story{t: t, at: t0}
+	for range 3 {
+		s.observe(found("tool", "/a"))
+		s.corrected(nil)
+		s.later(time.Second)
+	}
+	s.observe(found("tool", "/a"))
+	s.is(api.OutcomeContested, true, drift.Hold)
+	// The clock had been wrong by ten years.
+	s.later(-10 * 365 * 24 * time.Hour)
+	s.observe(found("tool", "/a"))
+	s.is(api.OutcomeContested, true, drift.Hold)
+	if s.seen.After > time.Minute || s.ep.Onset.After(s.at) {
+		t.Fatalf("after %v, onset %v at %v", s.seen.After, s.ep.Onset, s.at)
+	}
+	s.later(time.Minute)
+	s.observe(found("tool", "/a"))
+	s.is(api.OutcomeContested, true, drift.Correct)
+	// A failure that was written down in the wrong year does not hold the correction back for years.
+	s.corrected(&api.Error{Kind: api.Stalled, Err: errors.New("no")})
+	s.later(-24 * time.Hour)
+	if d := s.observe(found("tool", "/a")); d.After > 30*time.Minute {
+		t.Fatalf("after %v", d.After)
+	}
+	s.later(30 * time.Minute)
+	s.observe(found("tool", "/a"))
+	s.is(api.OutcomeContested, true, drift.Correct)
+	// A small step back changes no order.
+	s.later(-time.Second)
+	s.corrected(nil)
+	if s.ep.End.Before(s.ep.Onset) || s.ep.End.Before(s.ep.Timeline[len(s.ep.Timeline)-2].At) {
+		t.Fatalf("%+v", s.ep)
+	}
+}
+
+func TestEpisodeIsBounded(t *testing.T) {
+	var paths []string
+	for i := range api.MaxFields + 7 {
+		paths = append(paths, fmt.Sprintf("/data/%03d", i))
+	}
+	s := &story{t: t, at: t0}
+	for range 100 {
+		s.observe(found("tool", paths...))
+		s.later(time.Second)
+		s.observe(drift.Result{})
+		s.later(time.Second)
+	}
+	e := s.ep
+	if len(e.Fields) != api.MaxFields || e.FieldsOmitted != 7 || len(e.Timeline) != api.MaxTimeline || len(e.Track.States) > 21 {
+		t.Errorf("%d fields, %d omitted, %d moments, %q", len(e.Fields), e.FieldsOmitted, len(e.Timeline), e.Track.States)
+	}
+	if e.Count != 100 {
+		t.Errorf("count %d", e.Count)
+	}
+	if !strings.HasPrefix(e.Timeline[0].What, "began: ") {
+		t.Errorf("the beginning is gone: %q", e.Timeline[0].What)
+	}
+}
+
+// A person who was proven once stays named while nothing changes.
+func TestPersonStays(t *testing.T) {
+	s := &story{t: t, at: t0}
+	r := found("kubectl-edit", "/a")
+	r.Fields[0].By.Person, r.Fields[0].By.Confidence = "alice", api.ConfidencePerson
+	s.observe(r)
+	s.observe(found("kubectl-edit", "/a"))
+	if s.ep.By.Person != "alice" {
+		t.Errorf("%+v", s.ep.By)
+	}
+	changed := found("kubectl-edit", "/a")
+	changed.Fields[0].Live = "3"
+	s.observe(changed)
+	if s.ep.By.Person != "" {
+		t.Errorf("another value, and still %+v", s.ep.By)
+	}
+}
+
+// Whatever happens in whatever order: the episode stays well-formed and its past is not changed.
+func FuzzEpisode(f *testing.F) {
+	f.Add([]byte{0, 1, 0, 1, 0, 1, 0, 7, 2, 3, 4, 5, 6})
+	f.Add([]byte{0, 16, 1, 0, 240, 1, 0, 255, 1, 6, 0})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		if len(steps) > 500 {
+			return
+		}
+		s := &story{t: t, at: t0}
+		for _, b := range steps {
+			before := clone(s.ep)
+			prev := s.ep
+			switch b % 8 {
+			case 0:
+				s.observe(found("tool", "/a"))
+			case 1:
+				if s.ep != nil && s.ep.Open() {
+					s.corrected(nil)
+				}
+			case 2:
+				s.observe(found("other", "/a", "/b"))
+			case 3:
+				s.observe(found("tool", "/a"), "inc")
+			case 4:
+				s.observe(drift.Result{})
+			case 5:
+				if s.ep != nil && s.ep.Open() {
+					s.corrected(errors.New("no"))
+				}
+			case 6:
+				s.later(time.Duration(b) * time.Minute)
+			case 7:
+				s.later(-time.Duration(b) * time.Minute)
+			}
+			if d := cmp.Diff(before, prev); d != "" {
+				t.Fatalf("the previous episode was changed: %s", d)
+			}
+			if s.ep != nil {
+				wellFormed(t, s)
+			}
+		}
+	})
+}
+
+func clone(e *api.Episode) *api.Episode {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	c.Fields = append([]api.FieldDiff(nil), e.Fields...)
+	c.Timeline = append([]api.Moment(nil), e.Timeline...)
+	tr := *e.Track
+	tr.Corrections = append([]api.Correction(nil), tr.Corrections...)
+	c.Track = &tr
+	return &c
+}
+
+func wellFormed(t *testing.T, s *story) {
+	t.Helper()
+	e := s.ep
+	switch {
+	case e.Onset.After(e.LastSeen):
+		t.Fatalf("onset %v after last seen %v", e.Onset, e.LastSeen)
+	case !e.Open() && e.End.Before(e.Onset):
+		t.Fatalf("end %v before onset %v", e.End, e.Onset)
+	case e.Count < 1 || e.Class == "" || len(e.Fields) == 0:
+		t.Fatalf("count %d, class %q, %d fields", e.Count, e.Class, len(e.Fields))
+	case !e.Open() && e.Outcome != api.OutcomeCorrected && e.Outcome != api.OutcomeResolved:
+		t.Fatalf("closed as %q", e.Outcome)
+	case s.seen.After < 0 || s.seen.After > 30*time.Minute:
+		t.Fatalf("look again after %v", s.seen.After)
+	case e.NextCorrection.Sub(e.LastSeen) > 30*time.Minute:
+		t.Fatalf("next correction %v after the last look", e.NextCorrection.Sub(e.LastSeen))
+	case len(e.Timeline) > api.MaxTimeline || len(e.Fields) > api.MaxFields:
+		t.Fatal("not bounded")
+	}
+	for i := 1; i < len(e.Timeline); i++ {
+		if e.Timeline[i].At.Before(e.Timeline[i-1].At) {
+			t.Fatalf("the timeline goes back: %+v", e.Timeline)
+		}
+	}
+}

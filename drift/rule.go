@@ -1,0 +1,125 @@
+package drift
+
+import (
+	"fmt"
+	"slices"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// rule is an ignore rule that concerns the object.
+type rule struct {
+	number   int
+	patterns []pattern
+	managers []string
+}
+
+type rules []rule
+
+// rulesFor compiles the rules whose target the object is.
+func rulesFor(in Input) rules {
+	o := in.Desired
+	if o == nil {
+		o = in.Live
+	}
+	ref := api.RefOf(o)
+	var out rules
+	for i, r := range in.Spec.Ignore {
+		if !targets(r.Target, ref) {
+			continue
+		}
+		c := rule{number: i + 1, managers: r.Managers}
+		for _, p := range r.Paths {
+			c.patterns = append(c.patterns, compile(p))
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// targets reports whether a rule concerns an object; "*" stands for any run of characters.
+func targets(t api.IgnoreTarget, ref api.ObjectRef) bool {
+	return wild(t.Group, ref.Group) && wild(t.Kind, ref.Kind) &&
+		wild(t.Namespace, ref.Namespace) && wild(t.Name, ref.Name)
+}
+
+// wild matches s against a pattern in which "*" stands for any run of characters. An empty pattern matches anything.
+func wild(pattern, s string) bool {
+	if pattern == "" {
+		return true
+	}
+	// star and mark are where to go on when the text after the last star does not fit.
+	p, i, star, mark := 0, 0, -1, 0
+	for i < len(s) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, mark = p, i
+			p++
+		case p < len(pattern) && pattern[p] == s[i]:
+			p++
+			i++
+		case star >= 0:
+			mark++
+			p, i = star+1, mark
+		default:
+			return false
+		}
+	}
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
+}
+
+// everything reports a rule for the whole object, its absence included.
+func (rs rules) everything() bool {
+	return slices.ContainsFunc(rs, func(r rule) bool {
+		return slices.ContainsFunc(r.patterns, func(p pattern) bool { return len(p) == 0 })
+	})
+}
+
+// ignores says which rule leaves a field alone; empty if none does.
+func (rs rules) ignores(t trail, by api.Attribution) string {
+	for _, r := range rs {
+		for _, p := range r.patterns {
+			if p.covers(t) {
+				return fmt.Sprintf("ignore rule %d", r.number)
+			}
+		}
+		if by.Manager != "" && slices.Contains(r.managers, by.Manager) {
+			return fmt.Sprintf("ignore rule %d: manager %s", r.number, by.Manager)
+		}
+	}
+	return ""
+}
+
+// RuleFor is the ignore rule that would end an episode: this object's fields, and no more.
+func RuleFor(e api.Episode) api.IgnoreRule {
+	r := api.IgnoreRule{Target: api.IgnoreTarget{
+		Group: e.Object.Group, Kind: e.Object.Kind, Namespace: e.Object.Namespace, Name: e.Object.Name,
+	}}
+	for _, f := range e.Fields {
+		r.Paths = append(r.Paths, f.Path)
+	}
+	if len(r.Paths) == 0 {
+		r.Paths = []string{"/"}
+	}
+	return r
+}
+
+// RuleYAML is the rule as it is written below spec of a bundle.yaml.
+func RuleYAML(r api.IgnoreRule) string {
+	var doc struct {
+		Drift struct {
+			Ignore []api.IgnoreRule `yaml:"ignore"`
+		} `yaml:"drift"`
+	}
+	doc.Drift.Ignore = []api.IgnoreRule{r}
+	b, err := yaml.Marshal(doc)
+	if err != nil {
+		return "" // strings always marshal
+	}
+	return string(b)
+}
