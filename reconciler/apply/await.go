@@ -1,0 +1,151 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// await reads one object, and watches it until ok says so. ok gets nil while there is no object.
+// It ends with ctx.
+func (c *client) await(ctx context.Context, p place, ok func(*unstructured.Unstructured) (bool, error)) error {
+	for {
+		again, err := c.awaitOnce(ctx, p, ok)
+		if !again {
+			return err
+		}
+		// A watch that broke off: read again, though not at once.
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitOnce is one read and one watch. It reports whether to begin again.
+func (c *client) awaitOnce(ctx context.Context, p place, ok func(*unstructured.Unstructured) (bool, error)) (again bool, err error) {
+	dir, name := path.Split(p.path)
+	var page struct {
+		Metadata metav1.ListMeta  `json:"metadata"`
+		Items    []map[string]any `json:"items"`
+	}
+	raw, _, err := send(ctx, c.rest.Get().AbsPath(strings.TrimSuffix(dir, "/")).Param("fieldSelector", "metadata.name="+name))
+	if err != nil {
+		return false, err
+	}
+	if err := unmarshal(raw, &page); err != nil {
+		return false, fmt.Errorf("decode a list: %w", err)
+	}
+	var seen *unstructured.Unstructured
+	if len(page.Items) > 0 {
+		seen = &unstructured.Unstructured{Object: page.Items[0]}
+		seen.SetGroupVersionKind(p.ref.GVK()) // items of a list do not say their kind
+	}
+	if done, err := ok(seen); done || err != nil {
+		return false, err
+	}
+	stream, err := c.rest.Get().AbsPath(strings.TrimSuffix(dir, "/")).
+		Param("fieldSelector", "metadata.name="+name).Param("watch", "1").
+		Param("resourceVersion", page.Metadata.ResourceVersion).
+		Param("timeoutSeconds", strconv.Itoa(300)).Stream(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		return true, nil
+	}
+	defer func() { _ = stream.Close() }()
+	dec := json.NewDecoder(stream)
+	for {
+		var ev struct {
+			Type   string          `json:"type"`
+			Object json.RawMessage `json:"object"`
+		}
+		if err := dec.Decode(&ev); err != nil {
+			if ctx.Err() != nil {
+				return false, ctx.Err()
+			}
+			return true, nil
+		}
+		var obj *unstructured.Unstructured
+		switch ev.Type {
+		case "ADDED", "MODIFIED":
+			if obj, err = decode(ev.Object); err != nil {
+				return false, err
+			}
+		case "DELETED":
+		default:
+			return true, nil
+		}
+		if done, err := ok(obj); done || err != nil {
+			return false, err
+		}
+	}
+}
+
+// awaitGone waits until there is no object with the name, or another one than now.
+func (c *client) awaitGone(ctx context.Context, p place) error {
+	first := ""
+	return c.await(ctx, p, func(o *unstructured.Unstructured) (bool, error) {
+		if o == nil {
+			return true, nil
+		}
+		if first == "" {
+			first = string(o.GetUID())
+		}
+		return string(o.GetUID()) != first, nil
+	})
+}
+
+// awaitEstablished waits until the API server serves a CRD's kinds.
+func (a *Applier) awaitEstablished(ctx context.Context, crd api.ObjectRef) error {
+	at, err := a.kinds.place(crd)
+	if err != nil {
+		return err
+	}
+	return a.own.await(ctx, at, func(o *unstructured.Unstructured) (bool, error) {
+		if o == nil {
+			return false, errGone
+		}
+		conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+		for _, c := range conditions {
+			m, _ := c.(map[string]any)
+			switch {
+			case m["type"] == "Established" && m["status"] == "True":
+				return true, nil
+			case m["type"] == "NamesAccepted" && m["status"] == "False":
+				return false, fmt.Errorf("its names are not accepted: %v", m["message"])
+			}
+		}
+		return false, nil
+	})
+}
+
+// acceptable asks with a dry run, under another name, whether the API server would create the object.
+// Only an error that the object itself causes counts.
+func (a *Applier) acceptable(ctx context.Context, c *client, p place, obj *unstructured.Unstructured) error {
+	probe := obj.DeepCopy()
+	probe.SetName("")
+	probe.SetGenerateName("flotilla-check-")
+	dir, _ := path.Split(p.path)
+	_, err := c.create(ctx, strings.TrimSuffix(dir, "/"), probe.Object, "All")
+	var status apierrors.APIStatus
+	if err == nil || !errors.As(err, &status) {
+		return err
+	}
+	// What the object now holds (an address, a port) is free once it is gone.
+	if strings.Contains(err.Error(), "already allocated") {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,345 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// Compare says how closely Apply looks.
+type Compare = plan.Compare
+
+// The two ways to compare.
+const (
+	CompareChanged = plan.CompareChanged
+	CompareAll     = plan.CompareAll
+)
+
+// Held reports the suspension that covers an object.
+type Held func(api.ObjectRef) (api.Suspension, bool)
+
+// Request is one bundle to apply.
+type Request struct {
+	Bundle   api.RenderedBundle
+	Revision string
+	// Inventory is what the bundle owns so far.
+	Inventory []api.InventoryEntry
+	Compare   Compare
+	// Held may be nil: nothing is suspended.
+	Held Held
+	// Declared returns the bundles that declare an object. Nil means that nobody checked:
+	// then what belongs to another bundle is taken over.
+	Declared func(api.ObjectRef) []string
+	// Left returns the paths of fields that are left as they are on the live object, beside those of ignore rules:
+	// what an autoscaler or an injector owns, although Git declares it. Nil means that there are none.
+	Left Left
+}
+
+// Left says which fields of a live object are left as they are, as JSON pointers.
+type Left func(ctx context.Context, desired, live *unstructured.Unstructured) ([]string, error)
+
+// Result is what was done.
+type Result struct {
+	Changes api.ChangeSet
+	// Inventory is all that the bundle owns now, what is not pruned yet included.
+	Inventory []api.InventoryEntry
+	// Err names every object that failed. It is an *api.Error, or wraps several.
+	Err error
+}
+
+// Apply makes the objects of one bundle what Git says: stage by stage, in parallel inside a stage.
+// It does not prune and does not wait for workloads.
+// An object that fails holds back only what cannot be without it: what lives in a namespace, and instances of a CRD.
+func (a *Applier) Apply(ctx context.Context, req Request) Result {
+	r, err := a.newRun(req)
+	if err != nil {
+		return Result{Changes: api.ChangeSet{Bundle: req.Bundle.Name}, Inventory: req.Inventory, Err: err}
+	}
+	if err := a.announceKinds(ctx, req); err != nil {
+		return Result{
+			Changes: api.ChangeSet{Bundle: req.Bundle.Name}, Inventory: req.Inventory,
+			Err: Classify(bundleRef(req.Bundle.Name), "", err),
+		}
+	}
+	stages := plan.Stages(r.objects)
+	r.stage(ctx, stages[plan.StageDefinitions])
+	hooks, err := a.newHooks(ctx, r)
+	if err != nil {
+		r.fail(err)
+	}
+	if hooks.run(ctx, before) {
+		for _, objs := range stages[plan.StageDefinitions+1:] {
+			r.stage(ctx, objs)
+		}
+		if len(r.errs) == 0 {
+			hooks.run(ctx, after)
+		}
+	}
+	return r.result()
+}
+
+// run is one Apply while it goes on.
+type run struct {
+	a       *Applier
+	c       *client
+	req     Request
+	objects []*unstructured.Unstructured
+	// before: object ID -> entry of the inventory before the run
+	before map[string]api.InventoryEntry
+
+	mu sync.Mutex
+	// outcomes: object ID -> what was done
+	outcomes map[string]outcome
+	errs     []error
+	// extra are changes to what is not in the inventory: hooks.
+	extra []api.Change
+	// badNamespaces and badKinds could not be applied in this run; nothing that needs them is tried.
+	badNamespaces map[string]bool
+	badKinds      map[schema.GroupKind]bool
+}
+
+// outcome is what became of one object.
+type outcome struct {
+	step  plan.Step
+	entry *api.InventoryEntry
+}
+
+func (a *Applier) newRun(req Request) (*run, error) {
+	if req.Bundle.Err != nil {
+		return nil, req.Bundle.Err
+	}
+	c, err := a.clientFor(req.Bundle.Spec.ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{
+		a: a, c: c, req: req,
+		before:   make(map[string]api.InventoryEntry, len(req.Inventory)),
+		outcomes: make(map[string]outcome, len(req.Bundle.Objects)),
+
+		badNamespaces: map[string]bool{}, badKinds: map[schema.GroupKind]bool{},
+	}
+	for _, e := range req.Inventory {
+		r.before[e.Object.ID()] = e
+	}
+	local := map[schema.GroupVersionKind]mapping{}
+	for _, o := range req.Bundle.Objects {
+		if isCRD(api.RefOf(o)) {
+			maps.Copy(local, kindsOf(o))
+		}
+	}
+	r.objects = make([]*unstructured.Unstructured, 0, len(req.Bundle.Objects))
+	seen := make(map[string]bool, len(req.Bundle.Objects))
+	for _, o := range req.Bundle.Objects {
+		// An object whose digest is the applied one was resolved when it was applied.
+		if !r.settled(o) {
+			o = a.resolve(o, req.Bundle.Spec.Namespace, local)
+		}
+		id := api.RefOf(o).ID()
+		if seen[id] {
+			return nil, &api.Error{
+				Kind: api.Stalled, Reason: "DeclaredTwice", File: req.Bundle.Origin[id],
+				Err: fmt.Errorf("bundle %q declares %s twice", req.Bundle.Name, api.RefOf(o)),
+			}
+		}
+		seen[id] = true
+		r.objects = append(r.objects, o)
+	}
+	return r, nil
+}
+
+// settled reports whether an object is in the inventory under its own name.
+func (r *run) settled(o *unstructured.Unstructured) bool {
+	_, ok := r.before[api.RefOf(o).ID()]
+	return ok
+}
+
+// stage applies objects that do not wait for each other.
+func (r *run) stage(ctx context.Context, objs []*unstructured.Unstructured) {
+	var wg sync.WaitGroup
+	var crds []*unstructured.Unstructured
+	for _, o := range objs {
+		in := r.input(o)
+		if s := plan.Decide(in); s.Next == plan.Done {
+			r.done(s, nil)
+			continue
+		}
+		if err := r.blocked(in); err != nil {
+			r.done(plan.Step{Object: api.RefOf(o), Action: api.Failed, Reason: "waits for another object", Err: err}, nil)
+			continue
+		}
+		if isCRD(api.RefOf(o)) {
+			crds = append(crds, o)
+		}
+		if err := r.a.acquire(ctx); err != nil {
+			r.done(plan.Step{Object: api.RefOf(o), Action: api.Failed, Reason: "cancelled", Err: err}, nil)
+			continue
+		}
+		wg.Go(func() {
+			defer r.a.release()
+			r.done(r.a.object(ctx, r.c, in, r.req))
+		})
+	}
+	wg.Wait()
+	for _, crd := range crds {
+		r.establish(ctx, crd)
+	}
+}
+
+// input is what is known of an object before anybody looks.
+func (r *run) input(o *unstructured.Unstructured) plan.Input {
+	ref := api.RefOf(o)
+	in := plan.Input{
+		Bundle: r.req.Bundle.Name, Desired: o, Digest: Digest(o), Compare: r.req.Compare, Drift: r.req.Bundle.Spec.Drift,
+	}
+	if e, ok := r.before[ref.ID()]; ok {
+		in.Entry = &e
+	}
+	if r.req.Held != nil {
+		if s, ok := r.req.Held(ref); ok {
+			in.Held = &s
+		}
+	}
+	if r.req.Declared != nil {
+		in.Declared = r.req.Declared(ref)
+	}
+	return in
+}
+
+// blocked names what an object cannot be without and what could not be applied in this run.
+func (r *run) blocked(in plan.Input) error {
+	ref := api.RefOf(in.Desired)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var err error
+	switch {
+	case r.badNamespaces[ref.Namespace]:
+		err = fmt.Errorf("waits for Namespace/%s, which could not be applied", ref.Namespace)
+	case r.badKinds[ref.GVK().GroupKind()]:
+		err = fmt.Errorf("waits for the CRD of %s, which could not be applied", ref.GVK().GroupKind())
+	default:
+		return nil
+	}
+	return &api.Error{Kind: api.Waiting, Reason: "DependencyFailed", After: waitAgain, File: r.origin(ref), Err: fmt.Errorf("%s: %w", ref, err)}
+}
+
+// done notes what became of an object. entry is nil where nothing new is known of it.
+func (r *run) done(s plan.Step, entry *api.InventoryEntry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.Err != nil {
+		s.Err = Classify(s.Object, r.origin(s.Object), s.Err)
+		r.errs = append(r.errs, s.Err)
+		if isNamespace(s.Object) {
+			r.badNamespaces[s.Object.Name] = true
+		}
+		if isCRD(s.Object) {
+			r.badKindsOf(s.Object)
+		}
+	}
+	if entry != nil {
+		entry.Origin = r.origin(s.Object)
+	}
+	r.outcomes[s.Object.ID()] = outcome{s, entry}
+}
+
+func (r *run) badKindsOf(ref api.ObjectRef) {
+	for _, o := range r.objects {
+		if api.RefOf(o).ID() == ref.ID() {
+			for gvk := range kindsOf(o) {
+				r.badKinds[gvk.GroupKind()] = true
+			}
+		}
+	}
+}
+
+func (r *run) origin(ref api.ObjectRef) string { return r.req.Bundle.Origin[ref.ID()] }
+
+func (r *run) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.errs = append(r.errs, err)
+}
+
+// establishTimeout bounds the wait for a CRD; the API server usually needs less than a second.
+const establishTimeout = 30 * time.Second
+
+// establish waits until instances of a CRD can be created.
+func (r *run) establish(ctx context.Context, crd *unstructured.Unstructured) {
+	ref := api.RefOf(crd)
+	r.mu.Lock()
+	o := r.outcomes[ref.ID()]
+	r.mu.Unlock()
+	switch o.step.Action {
+	case api.Created, api.Updated, api.Recreated:
+	default:
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, establishTimeout)
+	defer cancel()
+	r.a.kinds.learn(crd)
+	if err := r.a.awaitEstablished(ctx, ref); err != nil {
+		o.step.Err = &api.Error{Kind: api.Waiting, Reason: "NotEstablished", After: waitAgain, Err: fmt.Errorf("%s is not established: %w", ref, err)}
+		r.done(o.step, o.entry)
+	}
+}
+
+// result puts the outcomes into order.
+func (r *run) result() Result {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	res := Result{Changes: api.ChangeSet{Bundle: r.req.Bundle.Name}}
+	entries := make(map[string]api.InventoryEntry, len(r.before))
+	maps.Copy(entries, r.before)
+	for id, o := range r.outcomes {
+		switch {
+		case o.step.Forget:
+			delete(entries, id)
+		case o.entry != nil:
+			entries[id] = *o.entry
+		}
+		c := api.Change{Object: o.step.Object, Action: o.step.Action, Reason: o.step.Reason}
+		if o.step.Err != nil {
+			c.Error = o.step.Err.Error()
+		}
+		res.Changes.Changes = append(res.Changes.Changes, c)
+	}
+	for id, e := range entries {
+		if e.Origin == "" {
+			e.Origin = r.req.Bundle.Origin[id]
+		}
+		res.Inventory = append(res.Inventory, e)
+	}
+	slices.SortFunc(res.Changes.Changes, func(x, y api.Change) int { return plan.CompareOrder(x.Object, y.Object) })
+	res.Changes.Changes = append(res.Changes.Changes, r.extra...)
+	slices.SortFunc(res.Inventory, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
+	slices.SortFunc(r.errs, func(x, y error) int { return compareText(x.Error(), y.Error()) })
+	res.Err = join(r.errs)
+	return res
+}
+
+func compareText(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func bundleRef(name string) api.ObjectRef {
+	return api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindBundleDeployment, Namespace: api.SystemNamespace, Name: name}
+}
+
+var errGone = errors.New("it disappeared meanwhile")

@@ -1,0 +1,261 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// codecs decode nothing but the API server's error statuses: objects go as raw JSON.
+var codecs = func() runtime.NegotiatedSerializer {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
+	return serializer.NewCodecFactory(scheme).WithoutConversion()
+}()
+
+// metadataOnly asks the server to answer with the metadata of an object alone.
+const metadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+
+// metadataListOnly is metadataOnly for lists.
+const metadataListOnly = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+
+// requestTimeout bounds one request.
+const requestTimeout = 60 * time.Second
+
+// client speaks to the API server as one identity.
+type client struct {
+	rest *rest.RESTClient
+	// dryRan is told of every dry run.
+	dryRan func(time.Duration, error)
+}
+
+func newClient(cfg *rest.Config, dryRan func(time.Duration, error)) (*client, error) {
+	c, err := rest.UnversionedRESTClientFor(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("apply: client: %w", err)
+	}
+	return &client{rest: c, dryRan: dryRan}, nil
+}
+
+// place is the address of one object.
+type place struct {
+	ref  api.ObjectRef
+	path string
+}
+
+// send does a request. Unlike rest.Request.DoRaw, its error is the Status that the server sent.
+func send(ctx context.Context, req *rest.Request) (raw []byte, code int, err error) {
+	res := req.Timeout(requestTimeout).Do(ctx).StatusCode(&code)
+	if err := res.Error(); err != nil {
+		return nil, code, err
+	}
+	raw, err = res.Raw()
+	return raw, code, err
+}
+
+// get reads an object; accept says how much of it ("" is all).
+func (c *client) get(ctx context.Context, p place, accept string) (*unstructured.Unstructured, error) {
+	req := c.rest.Get().AbsPath(p.path)
+	if accept != "" {
+		req = req.SetHeader("Accept", accept)
+	}
+	raw, _, err := send(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return decode(raw)
+}
+
+// written is what the API server answers to a write.
+type written struct {
+	created bool
+	meta    answer
+	// object is set where the whole object was asked for.
+	object *unstructured.Unstructured
+}
+
+// answer is the part of an object's metadata that the inventory keeps.
+type answer struct {
+	UID               types.UID         `json:"uid"`
+	ResourceVersion   string            `json:"resourceVersion"`
+	Generation        int64             `json:"generation"`
+	Labels            map[string]string `json:"labels"`
+	Annotations       map[string]string `json:"annotations"`
+	DeletionTimestamp *metav1.Time      `json:"deletionTimestamp"`
+}
+
+// patchMode says how a server-side apply is sent.
+type patchMode struct {
+	dryRun bool
+	// whole asks for the whole object in the answer.
+	whole bool
+	// polite leaves fields of other managers alone and fails with a conflict instead.
+	polite bool
+}
+
+// apply sends a server-side apply as the field manager flotilla.
+func (c *client) apply(ctx context.Context, p place, body []byte, mode patchMode) (written, error) {
+	req := c.rest.Patch(types.ApplyPatchType).AbsPath(p.path).
+		Param("fieldManager", api.FieldManager).Body(body)
+	if !mode.polite {
+		req = req.Param("force", "true")
+	}
+	if mode.dryRun {
+		req = req.Param("dryRun", "All")
+	}
+	if !mode.whole {
+		req = req.SetHeader("Accept", metadataOnly)
+	}
+	begun := time.Now()
+	raw, status, err := send(ctx, req)
+	if mode.dryRun {
+		c.dryRan(time.Since(begun), err)
+	}
+	if err != nil {
+		return written{}, err
+	}
+	w := written{created: status == http.StatusCreated}
+	var head struct {
+		Metadata answer `json:"metadata"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return written{}, fmt.Errorf("decode the answer: %w", err)
+	}
+	w.meta = head.Metadata
+	if mode.whole {
+		if w.object, err = decode(raw); err != nil {
+			return written{}, err
+		}
+	}
+	return w, nil
+}
+
+// patch sends any other patch.
+func (c *client) patch(ctx context.Context, p place, kind types.PatchType, body []byte) error {
+	_, _, err := send(ctx, c.rest.Patch(kind).AbsPath(p.path).
+		Param("fieldManager", api.FieldManager).SetHeader("Accept", metadataOnly).Body(body))
+	return err
+}
+
+// create posts an object to a collection; dryRun only asks whether it would be accepted.
+func (c *client) create(ctx context.Context, collection string, obj any, dryRun string) ([]byte, error) {
+	body, err := json.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	req := c.rest.Post().AbsPath(collection).Param("fieldManager", api.FieldManager).Body(body)
+	if dryRun != "" {
+		req = req.Param("dryRun", dryRun)
+	}
+	raw, _, err := send(ctx, req)
+	return raw, err
+}
+
+// put replaces an object.
+func (c *client) put(ctx context.Context, path string, obj any) error {
+	body, err := json.Marshal(obj)
+	if err != nil {
+		return err
+	}
+	_, _, err = send(ctx, c.rest.Put().AbsPath(path).Param("fieldManager", api.FieldManager).Body(body))
+	return err
+}
+
+// delete deletes an object, if it is still the one with that UID ("" is any); what it owns goes in the background.
+func (c *client) delete(ctx context.Context, p place, uid types.UID) error {
+	propagation := metav1.DeletePropagationBackground
+	opts := metav1.DeleteOptions{
+		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
+		PropagationPolicy: &propagation,
+	}
+	if uid != "" {
+		opts.Preconditions = &metav1.Preconditions{UID: &uid}
+	}
+	body, err := json.Marshal(opts)
+	if err != nil {
+		return err
+	}
+	_, _, err = send(ctx, c.rest.Delete().AbsPath(p.path).Body(body))
+	return err
+}
+
+// list reads a whole collection in pages.
+func (c *client) list(ctx context.Context, path, selector, accept string, each func(*unstructured.Unstructured)) error {
+	token := ""
+	for {
+		req := c.rest.Get().AbsPath(path).Param("limit", "500")
+		if selector != "" {
+			req = req.Param("labelSelector", selector)
+		}
+		if token != "" {
+			req = req.Param("continue", token)
+		}
+		if accept != "" {
+			req = req.SetHeader("Accept", accept)
+		}
+		raw, _, err := send(ctx, req)
+		if err != nil {
+			return err
+		}
+		var page struct {
+			Metadata struct {
+				Continue string `json:"continue"`
+			} `json:"metadata"`
+			Items []map[string]any `json:"items"`
+		}
+		if err := unmarshal(raw, &page); err != nil {
+			return fmt.Errorf("decode a list: %w", err)
+		}
+		for _, item := range page.Items {
+			each(&unstructured.Unstructured{Object: item})
+		}
+		if token = page.Metadata.Continue; token == "" {
+			return nil
+		}
+	}
+}
+
+// serverClock knows how far our clock is from the API server's.
+type serverClock struct {
+	now  func() time.Time
+	skew atomic.Int64
+}
+
+// maxQuietSkew is how far clocks may differ (in whole seconds and travel time) without being corrected.
+const maxQuietSkew = 3 * time.Second
+
+// Skew is what to add to our time to get the server's; small differences count as none.
+func (s *serverClock) Skew() time.Duration { return time.Duration(s.skew.Load()) }
+
+func (s *serverClock) wrap(next http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(req *http.Request) (*http.Response, error) {
+		resp, err := next.RoundTrip(req)
+		if err != nil {
+			return resp, err
+		}
+		if date, derr := http.ParseTime(resp.Header.Get("Date")); derr == nil {
+			skew := date.Sub(s.now())
+			if skew.Abs() <= maxQuietSkew {
+				skew = 0
+			}
+			s.skew.Store(int64(skew))
+		}
+		return resp, nil
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }

@@ -1,0 +1,161 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// waitAgain is when something that resolves itself is tried again.
+const waitAgain = 5 * time.Second
+
+// untyped is how server-side apply says that an object does not fit its schema; it comes as an internal error.
+var untyped = regexp.MustCompile(`failed to create typed patch object[^:]*: (\.[^\s:]+): `)
+
+// Classify turns an error of the API server, or of the way to it, into one that says what it asks for.
+// The object is named; an error that is classified already keeps its kind.
+func Classify(ref api.ObjectRef, origin string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if known, ok := errors.AsType[*api.Error](err); ok {
+		if error(known) != err || known.File != "" { //nolint:errorlint // only the outermost is completed
+			return err
+		}
+		c := *known
+		c.File = origin
+		return &c
+	}
+	e := &api.Error{File: origin, Err: fmt.Errorf("%s: %w", ref, err)}
+	e.Kind, e.Reason = kindOf(err)
+	switch e.Reason {
+	case "KindMissing":
+		e.Hint = "no CRD or API server offers this kind yet"
+	case "SchemaMismatch":
+		if m := untyped.FindStringSubmatch(err.Error()); m != nil {
+			e.Field = strings.TrimPrefix(m[1], ".")
+		}
+	case "Invalid":
+		var st apierrors.APIStatus
+		if errors.As(err, &st) && st.Status().Details != nil && len(st.Status().Details.Causes) > 0 {
+			if f := st.Status().Details.Causes[0].Field; f != "<nil>" {
+				e.Field = f
+			}
+		}
+	}
+	if e.Kind == api.Waiting {
+		e.After = waitAgain
+	}
+	return e
+}
+
+// kindOf is the table from the API server's answers to kinds.
+func kindOf(err error) (api.ErrorKind, string) {
+	msg := err.Error()
+	switch {
+	case errors.Is(err, context.Canceled):
+		return api.Transient, "Cancelled"
+	case strings.Contains(msg, "failed calling webhook"):
+		return api.Waiting, "WebhookNotReady"
+	case strings.Contains(msg, "failed to create typed patch object"):
+		return api.Stalled, "SchemaMismatch"
+	case meta.IsNoMatchError(err), apierrors.IsNotFound(err) && strings.Contains(msg, "could not find the requested resource"):
+		return api.Waiting, "KindMissing"
+	case apierrors.IsNotFound(err) && strings.Contains(msg, `namespaces "`):
+		return api.Waiting, "NamespaceMissing"
+	case apierrors.HasStatusCause(err, corev1NamespaceTerminating):
+		return api.Waiting, "NamespaceTerminating"
+	case strings.Contains(msg, "denied the request"):
+		return api.Forbidden, "AdmissionDenied"
+	case apierrors.IsForbidden(err) && strings.Contains(msg, "exceeded quota"):
+		return api.Forbidden, "QuotaExceeded"
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		return api.Forbidden, "AccessDenied"
+	case apierrors.IsInvalid(err):
+		return api.Stalled, "Invalid"
+	case apierrors.IsBadRequest(err), apierrors.IsMethodNotSupported(err), apierrors.IsRequestEntityTooLargeError(err),
+		apierrors.IsUnsupportedMediaType(err), apierrors.IsNotAcceptable(err):
+		return api.Stalled, "Refused"
+	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
+		return api.Transient, "Conflict"
+	case apierrors.IsTooManyRequests(err):
+		return api.Transient, "TooManyRequests"
+	case apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), errors.Is(err, context.DeadlineExceeded):
+		return api.Transient, "Timeout"
+	case apierrors.IsInternalError(err), apierrors.IsServiceUnavailable(err), apierrors.IsUnexpectedServerError(err):
+		return api.Transient, "ServerError"
+	case unreachable(err):
+		return api.Transient, "Unreachable"
+	case apierrors.IsNotFound(err), apierrors.IsGone(err):
+		return api.Transient, "NotFound"
+	}
+	return api.Internal, "Unexpected"
+}
+
+const corev1NamespaceTerminating metav1.CauseType = "NamespaceTerminating"
+
+func unreachable(err error) bool {
+	var op net.Error
+	return errors.As(err, &op) || utilnet.IsConnectionRefused(err) || utilnet.IsConnectionReset(err) ||
+		utilnet.IsProbableEOF(err) || utilnet.IsHTTP2ConnectionLost(err)
+}
+
+// worst orders kinds by which one a whole bundle's error should show.
+var worst = map[api.ErrorKind]int{api.Internal: 5, api.Transient: 4, api.Waiting: 3, api.Forbidden: 2, api.Stalled: 1}
+
+// join makes one error of the errors of a bundle's objects. Its kind is the one that is tried again soonest:
+// as long as one object's error may go away by itself, the bundle is tried again.
+func join(errs []error) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	lead := 0
+	for i, err := range errs {
+		if worst[api.KindOf(err)] > worst[api.KindOf(errs[lead])] {
+			lead = i
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	// The kind of a joined error is that of the first api.Error in it.
+	ordered := append([]error{errs[lead]}, errs[:lead]...)
+	ordered = append(ordered, errs[lead+1:]...)
+	return &objectsError{ordered}
+}
+
+// maxErrors bounds how many objects an error names.
+const maxErrors = 20
+
+// objectsError are the errors of several objects of one bundle.
+type objectsError struct{ errs []error }
+
+func (e *objectsError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d objects failed: ", len(e.errs))
+	for i, err := range e.errs {
+		if i == maxErrors {
+			fmt.Fprintf(&b, "; and %d more", len(e.errs)-maxErrors)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}
+
+// Unwrap returns the objects' errors.
+func (e *objectsError) Unwrap() []error { return e.errs }

@@ -1,0 +1,310 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// Inspection is what an object is and what it would become.
+type Inspection struct {
+	// Desired is what would be sent: with our labels, without what belongs to the server.
+	Desired *unstructured.Unstructured
+	// Live is nil if there is no such object.
+	Live *unstructured.Unstructured
+	// DryRun is the server's answer to applying Desired without storing it.
+	DryRun *unstructured.Unstructured
+	// Refused is why the server would not apply Desired to Live, such as an immutable field that somebody changed
+	// by deleting and creating the object. DryRun is then the answer to creating Desired beside it: good for a comparison.
+	Refused error
+	// Err means that nothing is known: neither drift nor its absence.
+	Err error
+}
+
+// asNew asks with a dry run what the object would be if it were created under a name that nobody uses.
+// It returns nil if that is refused too.
+func (c *client) asNew(ctx context.Context, at place, body *unstructured.Unstructured) *unstructured.Unstructured {
+	const room = 40 // for the suffix, and what a controller adds to a name
+	other := body.DeepCopy()
+	other.SetName(body.GetName()[:min(len(body.GetName()), room)] + "-flotilla-dry-run")
+	raw, err := marshal(other, "", onlyIfAbsent)
+	if err != nil {
+		return nil
+	}
+	out, err := c.apply(ctx, place{ref: at.ref, path: path.Dir(at.path) + "/" + url.PathEscape(other.GetName())}, raw, patchMode{dryRun: true, whole: true})
+	if err != nil {
+		return nil
+	}
+	out.object.SetName(body.GetName())
+	return out.object
+}
+
+// Inspect reads one object and asks the server, with a dry run, what applying it would give.
+// Nothing is written and nothing is deleted, immutable fields or not.
+func (a *Applier) Inspect(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured) Inspection {
+	ref := api.RefOf(desired)
+	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	if err != nil {
+		return Inspection{Err: err}
+	}
+	if err := a.acquire(ctx); err != nil {
+		return Inspection{Err: Classify(ref, "", err)}
+	}
+	defer a.release()
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return Inspection{Err: Classify(ref, bundle.Origin[ref.ID()], err)}
+	}
+	in, err := a.inspect(ctx, c, at, bundle.Name, desired)
+	if apierrors.IsInvalid(err) && in.Live != nil {
+		if in.DryRun = c.asNew(ctx, at, in.Desired); in.DryRun != nil {
+			in.Refused, err = err, nil
+		}
+	}
+	in.Err = Classify(ref, bundle.Origin[ref.ID()], err)
+	return in
+}
+
+func (a *Applier) inspect(ctx context.Context, c *client, at place, bundle string, desired *unstructured.Unstructured) (Inspection, error) {
+	body, err := prepare(desired, bundle)
+	if err != nil {
+		return Inspection{}, err
+	}
+	in := Inspection{Desired: body}
+	for range maxTries {
+		live, err := c.get(ctx, at, "")
+		uid, rv := "", onlyIfAbsent
+		switch {
+		case err == nil:
+			in.Live, uid, rv = live, string(live.GetUID()), ""
+		case !apierrors.IsNotFound(err):
+			return in, err
+		}
+		raw, err := marshal(body, uid, rv)
+		if err != nil {
+			return in, err
+		}
+		out, err := c.apply(ctx, at, raw, patchMode{dryRun: true, whole: true})
+		switch {
+		case err == nil:
+			in.DryRun = out.object
+			return in, nil
+		case apierrors.IsConflict(err):
+			in.Live = nil
+		default:
+			return in, fmt.Errorf("dry run: %w", err)
+		}
+	}
+	return in, apierrors.NewConflict(groupResource(at.ref), at.ref.Name, fmt.Errorf("somebody else changes it all the time"))
+}
+
+// Correct writes one drifted object back to what Git says and returns its new inventory entry.
+// expectRV is the resourceVersion that the evidence was taken of: if the object changed since, nothing is written
+// and the error's reason is Conflict. Empty means that the object was missing.
+// It honours what stands on the live object and never recreates.
+func (a *Applier) Correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error) {
+	ref := api.RefOf(desired)
+	e, err := a.correct(ctx, bundle, desired, expectRV)
+	if err != nil {
+		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+	}
+	e.Origin = bundle.Origin[ref.ID()]
+	return e, nil
+}
+
+func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error) {
+	ref := api.RefOf(desired)
+	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	if err != nil {
+		return api.InventoryEntry{}, err
+	}
+	if err := a.acquire(ctx); err != nil {
+		return api.InventoryEntry{}, err
+	}
+	defer a.release()
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return api.InventoryEntry{}, err
+	}
+	body, err := prepare(desired, bundle.Name)
+	if err != nil {
+		return api.InventoryEntry{}, err
+	}
+	w := &writer{a: a, c: c, at: at, body: body, spec: bundle.Spec, in: plan.Input{
+		Bundle: bundle.Name, Desired: desired, Digest: Digest(desired), Drift: bundle.Spec.Drift, Compare: plan.CompareAll,
+	}}
+	w.look(ctx)
+	s := plan.Decide(w.in)
+	switch {
+	case s.Err != nil:
+		return api.InventoryEntry{}, s.Err
+	case s.Next != plan.Write:
+		return api.InventoryEntry{}, &api.Error{Kind: api.Forbidden, Reason: "NotCorrected", Err: fmt.Errorf("%s", s.Reason)}
+	case w.in.Live != nil && w.in.Live.GetResourceVersion() != expectRV, w.in.Live == nil && expectRV != "":
+		return api.InventoryEntry{}, apierrors.NewConflict(groupResource(ref), ref.Name, fmt.Errorf("it changed since it was compared"))
+	}
+	return w.correct(ctx)
+}
+
+// correct writes the object with the resourceVersion that was looked at as precondition,
+// so that nothing is overwritten that the evidence does not hold.
+func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
+	uid, rv := "", onlyIfAbsent
+	if w.in.Live != nil {
+		uid, rv = string(w.in.Live.GetUID()), w.in.Live.GetResourceVersion()
+		how := plan.TakeNothing // what is left to others must not become ours alone
+		if w.in.Drift.Extra == api.ExtraRemove {
+			how = plan.TakeAll
+		}
+		taken, err := w.takeOver(ctx, how)
+		if err != nil {
+			return api.InventoryEntry{}, err
+		}
+		if taken {
+			// Our own patch moved the resourceVersion; it was conditional on the one before.
+			rv = ""
+		}
+	}
+	body, err := w.toSend(ctx, uid, rv)
+	if err != nil {
+		return api.InventoryEntry{}, err
+	}
+	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	if err != nil {
+		if r, ok := plan.Rejected(withoutForce(w.in), err); ok {
+			return api.InventoryEntry{}, r.Err
+		}
+		return api.InventoryEntry{}, err
+	}
+	w.keep(out.meta)
+	return *w.entry, nil
+}
+
+// withoutForce makes plan answer as if nobody allowed to recreate: only a pass does that.
+func withoutForce(in plan.Input) plan.Input {
+	strip := func(o *unstructured.Unstructured) *unstructured.Unstructured {
+		if o == nil {
+			return nil
+		}
+		o = o.DeepCopy()
+		unstructured.RemoveNestedField(o.Object, "metadata", "annotations", api.AnnotationForce)
+		return o
+	}
+	in.Desired, in.Live = strip(in.Desired), strip(in.Live)
+	return in
+}
+
+// Difference is one object's part in what a pass would do.
+type Difference struct {
+	Step plan.Step
+	// Inspection has the objects to compare field by field; it is empty for objects that are pruned or skipped.
+	Inspection
+}
+
+// Diff says what Apply and Prune would do, in order, and changes nothing.
+// Every object is looked at, whatever the digests say; unchanged ones are in the answer too.
+func (a *Applier) Diff(ctx context.Context, req Request) ([]Difference, error) {
+	req.Compare = CompareAll
+	r, err := a.newRun(req)
+	if err != nil {
+		return nil, err
+	}
+	stages := plan.Stages(r.objects)
+	var ordered []*unstructured.Unstructured
+	for _, objs := range stages {
+		ordered = append(ordered, objs...)
+	}
+	out := make([]Difference, len(ordered))
+	var wg sync.WaitGroup
+	var refs []api.ObjectRef
+	for i, o := range ordered {
+		refs = append(refs, api.RefOf(o))
+		if err := a.acquire(ctx); err != nil {
+			return nil, err
+		}
+		wg.Go(func() {
+			defer a.release()
+			out[i] = a.diffObject(ctx, r.c, r.input(o))
+		})
+	}
+	wg.Wait()
+	for _, e := range plan.Stale(req.Inventory, refs, nil) {
+		in := plan.PruneInput{Bundle: req.Bundle.Name, Entry: e, Spec: req.Bundle.Spec}
+		if req.Declared != nil {
+			in.Declared = req.Declared(e.Object)
+		}
+		if req.Held != nil {
+			if s, ok := req.Held(e.Object); ok {
+				in.Held = &s
+			}
+		}
+		out = append(out, a.diffPrune(ctx, r.c, in))
+	}
+	return out, nil
+}
+
+// diffObject is the decision about one object with nothing done about it.
+func (a *Applier) diffObject(ctx context.Context, c *client, in plan.Input) Difference {
+	d := Difference{Step: plan.Decide(in)}
+	if d.Step.Next == plan.Done {
+		return d
+	}
+	at, err := a.kinds.place(d.Step.Object)
+	if err != nil {
+		if _, reason := kindOf(err); reason == "KindMissing" {
+			// Its CRD is probably in the same commit.
+			d.Step = plan.Step{Object: d.Step.Object, Next: plan.Write, Action: api.Created, Reason: "new in Git; its kind is not known yet"}
+			return d
+		}
+		d.Step, d.Err = failed(d.Step.Object, err), err
+		return d
+	}
+	d.Inspection, err = a.inspect(ctx, c, at, in.Bundle, in.Desired)
+	in.Sight, in.Live = plan.Absent, d.Live
+	if d.Live != nil {
+		in.Sight = plan.Present
+	}
+	missing := apierrors.IsNotFound(err) && d.Live == nil // such as its namespace, which the pass creates first
+	if err != nil && !missing {
+		if r, ok := plan.Rejected(in, err); ok {
+			d.Step, d.Err = r, r.Err
+			return d
+		}
+		d.Err = Classify(d.Step.Object, "", err)
+		d.Step = failed(d.Step.Object, d.Err)
+		return d
+	}
+	d.Step = plan.Decide(in)
+	if d.Live != nil && (d.Step.Next == plan.Write || d.Step.Next == plan.Verify) && sameContent(d.Live, d.DryRun) {
+		d.Step.Next, d.Step.Action, d.Step.Reason = plan.Done, api.Unchanged, "as in Git"
+	}
+	return d
+}
+
+func (a *Applier) diffPrune(ctx context.Context, c *client, in plan.PruneInput) Difference {
+	s := plan.Prune(in)
+	if s.Next != plan.Look {
+		return Difference{Step: s}
+	}
+	at, err := a.kinds.place(in.Entry.Object)
+	if err == nil {
+		in.Live, err = c.get(ctx, at, metadataOnly)
+	}
+	switch {
+	case err == nil:
+		in.Sight = plan.Present
+	case apierrors.IsNotFound(err):
+		in.Sight = plan.Absent
+	default:
+		in.Sight, in.Cause = plan.Unknown, err
+	}
+	return Difference{Step: plan.Prune(in), Inspection: Inspection{Live: in.Live}}
+}

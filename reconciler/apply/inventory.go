@@ -1,0 +1,109 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Inventory finds all objects that carry the ApplySet label of one of our bundles.
+// It looks through the kinds that the BundleDeployments name.
+// The entries have no digest: what was applied is not known from the cluster alone.
+// A kind that cannot be listed is an error, for an inventory with holes would be taken for the whole.
+func (a *Applier) Inventory(ctx context.Context) (map[string][]api.InventoryEntry, error) {
+	a.status.mu.Lock()
+	a.status.loaded = false
+	err := a.status.loadLocked(ctx, a)
+	gks := slices.Collect(maps.Keys(a.status.kinds))
+	out := make(map[string][]api.InventoryEntry, len(a.status.known))
+	bundles := map[string]string{}
+	for name := range a.status.known {
+		out[name] = nil
+		bundles[ApplySetID(name)] = name
+	}
+	a.status.mu.Unlock()
+	if err != nil {
+		return nil, Classify(bundleRef("*"), "", err)
+	}
+	var errs []error
+	for _, gk := range gks {
+		if err := a.members(ctx, schema.ParseGroupKind(gk), bundles, out); err != nil {
+			errs = append(errs, Classify(api.ObjectRef{Kind: gk, Name: "*"}, "", err))
+		}
+	}
+	for _, entries := range out {
+		slices.SortFunc(entries, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
+	}
+	return out, errors.Join(errs...)
+}
+
+// members lists the objects of one kind that belong to our ApplySets.
+func (a *Applier) members(ctx context.Context, gk schema.GroupKind, bundles map[string]string, out map[string][]api.InventoryEntry) error {
+	gvk, m, err := a.kinds.preferred(gk)
+	if err != nil {
+		return a.kindGone(ctx, api.ObjectRef{Group: gk.Group, Kind: gk.Kind}, err)
+	}
+	selector := api.LabelManagedBy + "=" + api.ManagedBy + "," + api.LabelPartOf
+	err = a.own.list(ctx, m.collection(gvk.GroupVersion(), ""), selector, metadataListOnly, func(o *unstructured.Unstructured) {
+		labels := o.GetLabels()
+		set := labels[api.LabelPartOf]
+		bundle, ok := bundles[set]
+		if name := labels[api.LabelBundle]; !ok && name != "" && ApplySetID(name) == set {
+			bundle, ok = name, true
+		}
+		if !ok {
+			return
+		}
+		out[bundle] = append(out[bundle], api.InventoryEntry{
+			Object: api.ObjectRef{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: o.GetNamespace(), Name: o.GetName()},
+			UID:    string(o.GetUID()), ResourceVersion: o.GetResourceVersion(), Generation: o.GetGeneration(),
+			MetaDigest: api.MetaDigest(labels, o.GetAnnotations()),
+		})
+	})
+	if apierrors.IsNotFound(err) && strings.Contains(err.Error(), "could not find the requested resource") {
+		return nil
+	}
+	return err
+}
+
+// kindGone returns nil if the server really does not have a kind that discovery did not find (cause).
+// Discovery leaves out a group whose API server is down; its objects are still there.
+func (a *Applier) kindGone(ctx context.Context, ref api.ObjectRef, cause error) error {
+	if _, reason := kindOf(cause); reason != "KindMissing" {
+		return cause
+	}
+	if ref.Group == "" {
+		return nil
+	}
+	path := "/apis/" + ref.Group
+	if ref.Version != "" {
+		path += "/" + ref.Version
+	}
+	_, _, err := send(ctx, a.own.rest.Get().AbsPath(path))
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// preferred returns the version of a kind that the server prefers, and its address.
+func (k *kinds) preferred(gk schema.GroupKind) (schema.GroupVersionKind, mapping, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	m, err := k.mapper.RESTMapping(gk)
+	if err != nil {
+		k.mapper.Reset()
+		if m, err = k.mapper.RESTMapping(gk); err != nil {
+			return schema.GroupVersionKind{}, mapping{}, err
+		}
+	}
+	return m.GroupVersionKind, mapping{m.Resource.Resource, m.Scope.Name() == "namespace"}, nil
+}

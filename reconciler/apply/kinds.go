@@ -1,0 +1,208 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/url"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// forgetAfter is how long an unknown kind is believed to be unknown before discovery is asked again.
+const forgetAfter = 2 * time.Second
+
+// kinds knows under which address a kind is served.
+type kinds struct {
+	discovery discovery.CachedDiscoveryInterface
+	mapper    *restmapper.DeferredDiscoveryRESTMapper
+	now       func() time.Time
+
+	mu sync.Mutex
+	// known: kind -> address. Addresses of kinds do not change while their CRD lives.
+	known map[schema.GroupVersionKind]mapping
+	reset time.Time
+	// learnt: kind -> when its CRD was applied
+	learnt map[schema.GroupKind]time.Time
+}
+
+type mapping struct {
+	resource   string
+	namespaced bool
+}
+
+func newKinds(cfg *rest.Config, now func() time.Time) (*kinds, error) {
+	cfg = rest.CopyConfig(cfg)
+	cfg.GroupVersion, cfg.NegotiatedSerializer = nil, nil
+	d, err := discovery.NewDiscoveryClientForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("apply: discovery client: %w", err)
+	}
+	cached := memory.NewMemCacheClient(d)
+	return &kinds{
+		discovery: cached, mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached), now: now,
+		known: map[schema.GroupVersionKind]mapping{}, learnt: map[schema.GroupKind]time.Time{},
+	}, nil
+}
+
+// find returns the address of a kind. An unknown kind is looked for again in the server's discovery,
+// though not more often than every forgetAfter.
+func (k *kinds) find(gvk schema.GroupVersionKind) (mapping, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if m, ok := k.known[gvk]; ok {
+		return m, nil
+	}
+	m, err := k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if meta.IsNoMatchError(err) && k.now().Sub(k.reset) > forgetAfter {
+		k.reset = k.now()
+		k.mapper.Reset()
+		m, err = k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	}
+	if err != nil {
+		return mapping{}, err
+	}
+	out := mapping{resource: m.Resource.Resource, namespaced: m.Scope.Name() == meta.RESTScopeNameNamespace}
+	k.known[gvk] = out
+	return out, nil
+}
+
+// learn takes the addresses of a CRD's kinds from the CRD itself, so that its instances need no discovery.
+func (k *kinds) learn(crd *unstructured.Unstructured) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for gvk, m := range kindsOf(crd) {
+		k.known[gvk] = m
+		k.learnt[gvk.GroupKind()] = k.now()
+	}
+}
+
+// forget drops what is known of a kind, unless that was just learnt from its CRD:
+// who did not find the kind was only too early.
+func (k *kinds) forget(gk schema.GroupKind) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if at, ok := k.learnt[gk]; ok && k.now().Sub(at) < establishTimeout {
+		return
+	}
+	for gvk := range k.known {
+		if gvk.GroupKind() == gk {
+			delete(k.known, gvk)
+		}
+	}
+}
+
+// kindsOf returns what a CRD defines.
+func kindsOf(crd *unstructured.Unstructured) map[schema.GroupVersionKind]mapping {
+	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
+	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
+	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural")
+	scope, _, _ := unstructured.NestedString(crd.Object, "spec", "scope")
+	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
+	out := map[schema.GroupVersionKind]mapping{}
+	for _, v := range versions {
+		m, _ := v.(map[string]any)
+		name, _ := m["name"].(string)
+		if served, _ := m["served"].(bool); !served || name == "" || plural == "" {
+			continue
+		}
+		out[schema.GroupVersionKind{Group: group, Version: name, Kind: kind}] = mapping{plural, scope == "Namespaced"}
+	}
+	return out
+}
+
+// collection is the path under which objects of a kind are listed and created.
+func (m mapping) collection(gv schema.GroupVersion, namespace string) string {
+	p := "/apis/" + gv.Group + "/" + gv.Version
+	if gv.Group == "" {
+		p = "/api/" + gv.Version
+	}
+	if m.namespaced && namespace != "" {
+		p += "/namespaces/" + url.PathEscape(namespace)
+	}
+	return p + "/" + m.resource
+}
+
+// place returns the address of an object; ref's version must be set.
+func (k *kinds) place(ref api.ObjectRef) (place, error) {
+	m, err := k.find(ref.GVK())
+	if err != nil {
+		return place{}, err
+	}
+	return place{ref: ref, path: m.collection(ref.GVK().GroupVersion(), ref.Namespace) + "/" + url.PathEscape(ref.Name)}, nil
+}
+
+// Resolve returns the rendering with the namespaces of its objects as the cluster will have them:
+// none on cluster-scoped objects, and on namespaced objects that name none the bundle's, else "default".
+// Objects of kinds that nobody knows yet stay as they are.
+// What is already right is not copied.
+func (a *Applier) Resolve(_ context.Context, r api.Rendering) api.Rendering {
+	local := map[schema.GroupVersionKind]mapping{}
+	for _, b := range r.Bundles {
+		for _, o := range b.Objects {
+			if isCRD(api.RefOf(o)) {
+				maps.Copy(local, kindsOf(o))
+			}
+		}
+	}
+	bundles := make([]api.RenderedBundle, len(r.Bundles))
+	for i, b := range r.Bundles {
+		bundles[i] = b
+		copied := false
+		for j, o := range b.Objects {
+			fixed := a.resolve(o, b.Spec.Namespace, local)
+			if fixed == o {
+				continue
+			}
+			if !copied {
+				bundles[i].Objects = append([]*unstructured.Unstructured(nil), b.Objects...)
+				copied = true
+			}
+			bundles[i].Objects[j] = fixed
+		}
+	}
+	r.Bundles = bundles
+	return r
+}
+
+// resolve returns obj itself if its namespace is right or its kind unknown, else a copy with the right one.
+func (a *Applier) resolve(obj *unstructured.Unstructured, fallback string, local map[schema.GroupVersionKind]mapping) *unstructured.Unstructured {
+	m, ok := local[obj.GroupVersionKind()]
+	if !ok {
+		var err error
+		if m, err = a.kinds.find(obj.GroupVersionKind()); err != nil {
+			return obj
+		}
+	}
+	want := obj.GetNamespace()
+	switch {
+	case !m.namespaced:
+		want = ""
+	case want == "" && fallback != "":
+		want = fallback
+	case want == "":
+		want = "default"
+	}
+	if want == obj.GetNamespace() {
+		return obj
+	}
+	out := obj.DeepCopy()
+	out.SetNamespace(want)
+	return out
+}
+
+func isCRD(ref api.ObjectRef) bool {
+	return ref.Kind == "CustomResourceDefinition" && ref.Group == "apiextensions.k8s.io"
+}
+
+func isNamespace(ref api.ObjectRef) bool { return ref.Kind == "Namespace" && ref.Group == "" }

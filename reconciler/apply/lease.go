@@ -1,0 +1,197 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// The Lease flotilla-system/flotilla-agent says which agent looks after the cluster.
+//
+// It is not renewed by the clock: an agent with nothing to do writes nothing.
+// Who finds it held by another challenges the holder, by an annotation on the Lease.
+// A holder that lives sees that by its watch and answers with a new renewTime;
+// one that does not answer for DefaultChallenge has lost the cluster.
+const (
+	leasesPath = "/apis/coordination.k8s.io/v1/namespaces/" + api.SystemNamespace + "/leases"
+	leaseName  = "flotilla-agent"
+	// annotationChallenge holds the identity of the agent that asks whether the holder lives.
+	annotationChallenge = api.Group + "/challenge"
+	// DefaultChallenge is how long a holder has to answer.
+	DefaultChallenge = 10 * time.Second
+	challengePoll    = 250 * time.Millisecond
+)
+
+// leaseTime is how Leases write their times.
+const leaseTime = "2006-01-02T15:04:05.000000Z07:00"
+
+type lease struct {
+	APIVersion string    `json:"apiVersion"`
+	Kind       string    `json:"kind"`
+	Metadata   leaseMeta `json:"metadata"`
+	Spec       leaseSpec `json:"spec"`
+}
+
+type leaseMeta struct {
+	Name            string            `json:"name"`
+	Namespace       string            `json:"namespace"`
+	ResourceVersion string            `json:"resourceVersion,omitempty"`
+	Labels          map[string]string `json:"labels,omitempty"`
+	Annotations     map[string]string `json:"annotations,omitempty"`
+}
+
+type leaseSpec struct {
+	HolderIdentity       string `json:"holderIdentity"`
+	LeaseDurationSeconds int    `json:"leaseDurationSeconds"`
+	AcquireTime          string `json:"acquireTime,omitempty"`
+	RenewTime            string `json:"renewTime,omitempty"`
+	LeaseTransitions     int    `json:"leaseTransitions"`
+}
+
+// LeaseRef is the agent's Lease.
+func LeaseRef() api.ObjectRef {
+	return api.ObjectRef{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Namespace: api.SystemNamespace, Name: leaseName}
+}
+
+// AcquireLease makes this agent the only one on the cluster.
+// The holder itself has it at once. Another agent gets it when the holder released it or does not answer a challenge;
+// otherwise the error's kind is Forbidden and names the holder.
+func (a *Applier) AcquireLease(ctx context.Context, identity string) error {
+	return Classify(LeaseRef(), "", a.acquireLease(ctx, identity))
+}
+
+func (a *Applier) acquireLease(ctx context.Context, identity string) error {
+	l, found, err := a.readLease(ctx)
+	if err != nil {
+		return err
+	}
+	if holder := l.Spec.HolderIdentity; holder != "" && holder != identity {
+		if l, found, err = a.challenge(ctx, identity, l); err != nil {
+			return err
+		}
+	}
+	now := a.serverNow()
+	if l.Spec.HolderIdentity != identity {
+		l.Spec.AcquireTime = now
+		if found {
+			l.Spec.LeaseTransitions++
+		}
+	}
+	l.Spec.HolderIdentity, l.Spec.RenewTime = identity, now
+	return a.writeLease(ctx, l, found)
+}
+
+// challenge asks the holder whether it lives. It returns the lease as it is when there was no answer.
+func (a *Applier) challenge(ctx context.Context, identity string, held lease) (lease, bool, error) {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{annotationChallenge: identity}}})
+	if err != nil {
+		return lease{}, false, err
+	}
+	at := place{LeaseRef(), leasesPath + "/" + leaseName}
+	if err := a.own.patch(ctx, at, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
+		return lease{}, false, err
+	}
+	ctxWait, cancel := context.WithTimeout(ctx, a.challengeFor)
+	defer cancel()
+	for {
+		l, found, err := a.readLease(ctx)
+		switch {
+		case err != nil:
+			return lease{}, false, err
+		case !found || l.Spec.HolderIdentity == "" || l.Spec.HolderIdentity == identity:
+			return l, found, nil
+		case l.Spec.RenewTime != held.Spec.RenewTime || l.Spec.HolderIdentity != held.Spec.HolderIdentity:
+			return lease{}, false, &api.Error{
+				Kind: api.Forbidden, Reason: "OtherAgent",
+				Err:  fmt.Errorf("another agent, %q, looks after this cluster (it answered at %s)", l.Spec.HolderIdentity, l.Spec.RenewTime),
+				Hint: "stop it first",
+			}
+		}
+		if pause(ctxWait, challengePoll) != nil {
+			if ctx.Err() != nil {
+				return lease{}, false, ctx.Err()
+			}
+			a.log.Warn("the agent that held this cluster does not answer", "holder", l.Spec.HolderIdentity)
+			return l, found, nil
+		}
+	}
+}
+
+// AnswerLease answers a challenge. It is to be called whenever the watch sees the Lease change.
+// The error's kind is Forbidden when another agent holds the cluster: then this one must stop.
+func (a *Applier) AnswerLease(ctx context.Context, identity string) error {
+	l, found, err := a.readLease(ctx)
+	switch {
+	case err != nil:
+		return Classify(LeaseRef(), "", err)
+	case !found:
+		return a.AcquireLease(ctx, identity) // somebody deleted it
+	case l.Spec.HolderIdentity != identity:
+		return &api.Error{
+			Kind: api.Forbidden, Reason: "OtherAgent",
+			Err:  fmt.Errorf("another agent, %q, has taken over this cluster", l.Spec.HolderIdentity),
+			Hint: "one of the two must stop",
+		}
+	case l.Metadata.Annotations[annotationChallenge] == "":
+		return nil
+	}
+	l.Spec.RenewTime = a.serverNow()
+	return Classify(LeaseRef(), "", a.writeLease(ctx, l, found))
+}
+
+// ReleaseLease lets the next agent in at once. It does nothing if another one holds the lease.
+func (a *Applier) ReleaseLease(ctx context.Context, identity string) error {
+	l, found, err := a.readLease(ctx)
+	if err == nil && found && l.Spec.HolderIdentity == identity {
+		l.Spec.HolderIdentity = ""
+		err = a.writeLease(ctx, l, found)
+	}
+	if err != nil {
+		return fmt.Errorf("release the lease: %w", err)
+	}
+	return nil
+}
+
+// readLease returns the lease; found is false if there is none.
+func (a *Applier) readLease(ctx context.Context) (l lease, found bool, err error) {
+	raw, _, err := send(ctx, a.own.rest.Get().AbsPath(leasesPath+"/"+leaseName))
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return lease{}, false, err
+	default:
+		if err := json.Unmarshal(raw, &l); err != nil {
+			return lease{}, false, errors.Join(errors.New("decode the lease"), err)
+		}
+		found = true
+	}
+	l.APIVersion, l.Kind = "coordination.k8s.io/v1", "Lease"
+	l.Metadata.Name, l.Metadata.Namespace = leaseName, api.SystemNamespace
+	return l, found, nil
+}
+
+// writeLease stores the lease, on the condition that it is still the one that was read. An answered challenge goes away.
+func (a *Applier) writeLease(ctx context.Context, l lease, found bool) error {
+	// With these labels the agent's own watch sees challenges.
+	l.Metadata.Labels = map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(agentsOwner)}
+	l.Metadata.Annotations = nil
+	l.Spec.LeaseDurationSeconds = int(DefaultChallenge.Seconds())
+	if !found {
+		_, err := a.own.create(ctx, leasesPath, l, "")
+		return err
+	}
+	return a.own.put(ctx, leasesPath+"/"+leaseName, l)
+}
+
+// serverNow is the API server's time, so that agents with different clocks agree.
+func (a *Applier) serverNow() string {
+	return a.now().Add(a.clock.Skew()).UTC().Format(leaseTime)
+}

@@ -1,0 +1,353 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/fluxcd/pkg/ssa"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// maxTries bounds how often an object that somebody else keeps changing is looked at again.
+const maxTries = 5
+
+// object brings one object to what plan decides. It returns the step as it ended,
+// and the inventory entry where one is known.
+func (a *Applier) object(ctx context.Context, c *client, in plan.Input, req Request) (plan.Step, *api.InventoryEntry) {
+	ref := api.RefOf(in.Desired)
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return failed(ref, err), nil
+	}
+	body, err := prepare(in.Desired, in.Bundle)
+	if err != nil {
+		return failed(ref, err), nil
+	}
+	w := &writer{a: a, c: c, at: at, in: in, body: body, spec: req.Bundle.Spec, left: req.Left}
+	for range maxTries {
+		s := plan.Decide(w.in)
+		var again bool
+		if s, again = w.step(ctx, s); !again {
+			return s, w.entry
+		}
+	}
+	return failed(ref, apierrors.NewConflict(groupResource(ref), ref.Name, fmt.Errorf("somebody else changes it all the time"))), nil
+}
+
+// writer carries out the steps for one object.
+type writer struct {
+	a    *Applier
+	c    *client
+	at   place
+	in   plan.Input
+	body *unstructured.Unstructured
+	spec api.BundleSpec
+	// left may be nil; see Request.Left.
+	left Left
+	// entry is what to keep in the inventory.
+	entry *api.InventoryEntry
+}
+
+// step does what was decided. It reports true if the object has to be decided on again,
+// with what was learnt.
+func (w *writer) step(ctx context.Context, s plan.Step) (plan.Step, bool) {
+	switch s.Next {
+	case plan.Look:
+		w.look(ctx)
+		return s, true
+	case plan.TryCreate:
+		return w.tryCreate(ctx, s)
+	case plan.Write:
+		return w.write(ctx, s)
+	case plan.Verify:
+		return w.verify(ctx, s)
+	default:
+		if s.Action == api.Skipped && !s.Forget && w.in.Live != nil {
+			w.passOver()
+		}
+		return s, false
+	}
+}
+
+// look reads the live object. Anything but an object and "not found" is Unknown, never Absent.
+func (w *writer) look(ctx context.Context) {
+	accept := metadataOnly
+	if w.needsWhole() {
+		accept = ""
+	}
+	live, err := w.c.get(ctx, w.at, accept)
+	switch {
+	case err == nil:
+		w.in.Sight, w.in.Live = plan.Present, live
+	case apierrors.IsNotFound(err):
+		w.in.Sight, w.in.Live = plan.Absent, nil
+	default:
+		w.in.Sight, w.in.Live, w.in.Cause = plan.Unknown, nil, err
+	}
+}
+
+// needsWhole reports whether the metadata alone is not enough to go on.
+func (w *writer) needsWhole() bool {
+	return w.in.Compare == plan.CompareAll || len(plan.RulesFor(w.at.ref, w.in.Drift)) > 0 ||
+		(w.left != nil && plan.MayLeave(w.body))
+}
+
+// tryCreate writes the object on the condition that there is none:
+// one request for what is new, which is nearly everything that comes here.
+func (w *writer) tryCreate(ctx context.Context, s plan.Step) (plan.Step, bool) {
+	body, err := marshal(w.body, "", onlyIfAbsent)
+	if err != nil {
+		return failed(s.Object, err), false
+	}
+	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	switch {
+	case err == nil:
+		w.keep(out.meta)
+		return s, false
+	case apierrors.IsConflict(err):
+		w.look(ctx)
+		return s, true
+	case w.kindAppears(ctx, err):
+		return s, true
+	}
+	return failed(s.Object, err), false
+}
+
+// write applies the object, after taking over what the step says.
+func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
+	uid, rv := "", onlyIfAbsent
+	if w.in.Sight == plan.Present {
+		uid, rv = string(w.in.Live.GetUID()), ""
+		taken, err := w.takeOver(ctx, s.TakeOver)
+		if apierrors.IsConflict(err) {
+			w.look(ctx)
+			return s, true
+		}
+		if err != nil {
+			return failed(s.Object, err), false
+		}
+		if taken && s.Reason == "" {
+			s.Reason = "taken over"
+		}
+	}
+	body, err := w.toSend(ctx, uid, rv)
+	if err != nil {
+		return failed(s.Object, err), false
+	}
+	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	switch {
+	case err == nil:
+		if w.in.Live != nil && out.meta.ResourceVersion == w.in.Live.GetResourceVersion() {
+			s.Action, s.Reason = api.Unchanged, "already as in Git"
+		}
+		w.keep(out.meta)
+		return s, false
+	case apierrors.IsConflict(err):
+		w.look(ctx)
+		return s, true
+	case w.kindAppears(ctx, err):
+		return s, true
+	}
+	return w.rejected(ctx, s, err), false
+}
+
+// verify asks with a dry run whether anything would change, and writes only then.
+func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
+	body, err := w.toSend(ctx, string(w.in.Live.GetUID()), "")
+	if err != nil {
+		return failed(s.Object, err), false
+	}
+	out, err := w.c.apply(ctx, w.at, body, patchMode{dryRun: true, whole: true})
+	if apierrors.IsConflict(err) {
+		w.look(ctx)
+		return s, true
+	}
+	if err != nil {
+		return w.rejected(ctx, s, err), false
+	}
+	if sameContent(w.in.Live, out.object) {
+		w.keepLive()
+		s.Action, s.Reason = api.Unchanged, "as in Git"
+		return s, false
+	}
+	return w.write(ctx, s)
+}
+
+// rejected asks plan what follows from a refusal.
+func (w *writer) rejected(ctx context.Context, s plan.Step, cause error) plan.Step {
+	r, ok := plan.Rejected(w.in, cause)
+	if !ok {
+		return failed(s.Object, cause)
+	}
+	if r.Next != plan.Recreate {
+		return r
+	}
+	if err := w.recreate(ctx); err != nil {
+		r.Action, r.Err = api.Failed, err
+	}
+	return r
+}
+
+// recreateTimeout bounds the wait for an object to be gone before it is created anew.
+const recreateTimeout = 60 * time.Second
+
+// recreate deletes the live object and creates it anew,
+// after making sure that the API server would accept the new one.
+func (w *writer) recreate(ctx context.Context) error {
+	if err := w.a.acceptable(ctx, w.c, w.at, w.body); err != nil {
+		return fmt.Errorf("recreate: the new object would not be accepted, so the old one stays: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, recreateTimeout)
+	defer cancel()
+	err := w.c.delete(ctx, w.at, w.in.Live.GetUID())
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("recreate: delete: %w", err)
+	}
+	if err := w.a.own.awaitGone(ctx, w.at); err != nil {
+		return fmt.Errorf("recreate: wait until the old object is gone: %w", err)
+	}
+	body, err := marshal(w.body, "", onlyIfAbsent)
+	if err != nil {
+		return err
+	}
+	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	if err != nil {
+		return fmt.Errorf("recreate: create: %w", err)
+	}
+	w.keep(out.meta)
+	return nil
+}
+
+// yielding is what is sent for an object that exists:
+// fields that the drift policy leaves to others keep their live values.
+func (w *writer) yielding(ctx context.Context) (*unstructured.Unstructured, error) {
+	if w.in.Live == nil {
+		return w.body, nil
+	}
+	rules := plan.RulesFor(w.at.ref, w.in.Drift)
+	if w.left != nil && plan.MayLeave(w.body) {
+		paths, err := w.left(ctx, w.body, w.in.Live)
+		if err != nil {
+			return nil, err
+		}
+		if len(paths) > 0 {
+			rules = append(rules, api.IgnoreRule{Paths: paths})
+		}
+	}
+	if len(rules) == 0 {
+		return w.body, nil
+	}
+	return plan.Yield(w.body, w.in.Live, rules), nil
+}
+
+// toSend is yielding, ready to be sent on the conditions of uid and rv.
+func (w *writer) toSend(ctx context.Context, uid, rv string) ([]byte, error) {
+	body, err := w.yielding(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return marshal(body, uid, rv)
+}
+
+// takeOver ends the claims of kubectl and Helm as the step says. It reports whether it wrote anything.
+func (w *writer) takeOver(ctx context.Context, how plan.TakeOver) (bool, error) {
+	patches, err := takeOverPatch(w.in.Live, how, plan.RulesFor(w.at.ref, w.in.Drift))
+	if err != nil || patches == nil {
+		return false, err
+	}
+	return true, w.c.patch(ctx, w.at, types.JSONPatchType, patches)
+}
+
+// takeOverPatch is a JSON patch of managedFields on the condition that the object is as it was read;
+// nil if there is nothing to take.
+func takeOverPatch(live *unstructured.Unstructured, how plan.TakeOver, rules []api.IgnoreRule) ([]byte, error) {
+	var patches []ssa.JSONPatch
+	switch how {
+	case plan.TakeAll:
+		var managers []ssa.FieldManager
+		for _, e := range live.GetManagedFields() {
+			if plan.Adopted(e) && !plan.Spared(e.Manager, rules) {
+				managers = append(managers, ssa.FieldManager{Name: e.Manager, ExactMatch: true, OperationType: e.Operation})
+			}
+		}
+		var err error
+		if patches, err = ssa.PatchReplaceFieldsManagers(live, managers, api.FieldManager); err != nil {
+			return nil, err
+		}
+	case plan.TakeNothing:
+	case plan.TakeShared:
+		if entries, ok := plan.SoleOwner(live, rules); ok {
+			patches = []ssa.JSONPatch{ssa.NewPatchReplace("/metadata/managedFields", entries)}
+		}
+	}
+	if len(patches) == 0 {
+		return nil, nil
+	}
+	ops := []any{map[string]any{"op": "test", "path": "/metadata/resourceVersion", "value": live.GetResourceVersion()}}
+	for _, p := range patches {
+		ops = append(ops, p)
+	}
+	return json.Marshal(ops)
+}
+
+// kindAppears waits a moment where a CRD was just established and its address is not served yet,
+// and where a namespace that was just created is not yet known everywhere. It reports whether to try again.
+func (w *writer) kindAppears(ctx context.Context, err error) bool {
+	if _, reason := kindOf(err); reason != "KindMissing" {
+		return false
+	}
+	w.a.kinds.forget(w.at.ref.GVK().GroupKind())
+	return pause(ctx, 200*time.Millisecond) == nil
+}
+
+// keep notes what the server answered.
+func (w *writer) keep(m answer) {
+	w.entry = &api.InventoryEntry{
+		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
+		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(m.Labels, m.Annotations),
+	}
+}
+
+// passOver notes an object that is left as it is: one that is new to us as if it were applied,
+// and else only how its labels and annotations look now, so that it is seen when they change.
+func (w *writer) passOver() {
+	if w.in.Entry == nil {
+		w.keepLive()
+		return
+	}
+	e := *w.in.Entry
+	e.MetaDigest = api.MetaDigest(w.in.Live.GetLabels(), w.in.Live.GetAnnotations())
+	w.entry = &e
+}
+
+// keepLive notes the live object, as what was applied.
+func (w *writer) keepLive() {
+	l := w.in.Live
+	w.keep(answer{
+		UID: l.GetUID(), ResourceVersion: l.GetResourceVersion(), Generation: l.GetGeneration(),
+		Labels: l.GetLabels(), Annotations: l.GetAnnotations(),
+	})
+}
+
+func failed(ref api.ObjectRef, err error) plan.Step {
+	return plan.Step{Object: ref, Action: api.Failed, Reason: "the API server refused it", Err: err}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -1,0 +1,180 @@
+package apply
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// ClusterReport is what the agent tells, on the cluster itself, whoever asks without the hub:
+// the ConfigMap flotilla-system/flotilla-agent.
+//
+//	data:
+//	  status.json: api.ClusterStatus
+//	  drift.json: the open episodes, without evidence and timeline, at most MaxReportedDrift
+//	metadata:
+//	  annotations:
+//	    flotilla.dev/sync: "2026-11-21T10:00:00Z podinfo"   # an order; see OrderSync
+type ClusterReport struct {
+	Status api.ClusterStatus `json:"status"`
+	Drift  []api.Episode     `json:"drift"`
+	// DriftOmitted counts open episodes beyond MaxReportedDrift.
+	DriftOmitted int `json:"driftOmitted,omitempty"`
+}
+
+const (
+	// MaxReportedDrift bounds ClusterReport.Drift: the whole must stay far below etcd's limit for one object.
+	MaxReportedDrift = 100
+	// AnnotationSync orders the agent to look anew: when that was ordered, and for which bundle.
+	AnnotationSync = api.Group + "/sync"
+
+	reportName  = "flotilla-agent"
+	configMaps  = "/api/v1/namespaces/" + api.SystemNamespace + "/configmaps"
+	statusKey   = "status.json"
+	driftKey    = "drift.json"
+	omittedKey  = "driftOmitted"
+	agentsOwner = "flotilla_agent" // no bundle can have this name; the label of what is the agent's own is made of it
+)
+
+// ReportRef is the object that holds the ClusterReport.
+func ReportRef() api.ObjectRef {
+	return api.ObjectRef{Version: "v1", Kind: "ConfigMap", Namespace: api.SystemNamespace, Name: reportName}
+}
+
+func reportPlace() place { return place{ReportRef(), configMaps + "/" + reportName} }
+
+// PublishReport writes the report. The caller knows whether it changed.
+func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
+	if n := len(r.Drift) - MaxReportedDrift; n > 0 {
+		r.Drift, r.DriftOmitted = r.Drift[:MaxReportedDrift], n
+	}
+	drift := make([]api.Episode, 0, len(r.Drift))
+	for _, e := range r.Drift {
+		e.Evidence, e.Timeline = nil, nil
+		drift = append(drift, e)
+	}
+	status, err := json.Marshal(r.Status)
+	if err != nil {
+		return err
+	}
+	open, err := json.Marshal(drift)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{
+			"name": reportName, "namespace": api.SystemNamespace,
+			// With these labels the agent's own watch sees orders that are written here.
+			"labels": map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(agentsOwner)},
+		},
+		"data": map[string]string{statusKey: string(status), driftKey: string(open), omittedKey: fmt.Sprint(r.DriftOmitted)},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = a.own.apply(ctx, reportPlace(), body, patchMode{})
+	return Classify(ReportRef(), "", err)
+}
+
+// Report reads what the agent of the cluster tells.
+func (a *Applier) Report(ctx context.Context) (ClusterReport, error) {
+	m, err := a.readReport(ctx)
+	if err != nil {
+		return ClusterReport{}, err
+	}
+	r := ClusterReport{Drift: []api.Episode{}}
+	if err := json.Unmarshal([]byte(m.Data[statusKey]), &r.Status); err != nil {
+		return r, fmt.Errorf("read the agent's report: %w", err)
+	}
+	if err := json.Unmarshal([]byte(m.Data[driftKey]), &r.Drift); err != nil {
+		return r, fmt.Errorf("read the agent's report: %w", err)
+	}
+	_, err = fmt.Sscan(m.Data[omittedKey], &r.DriftOmitted)
+	return r, err
+}
+
+func (a *Applier) readReport(ctx context.Context) (corev1.ConfigMap, error) {
+	var m corev1.ConfigMap
+	raw, _, err := send(ctx, a.own.rest.Get().AbsPath(configMaps+"/"+reportName))
+	if apierrors.IsNotFound(err) {
+		return m, &api.Error{
+			Kind: api.Stalled, Reason: "NoAgent", Err: errors.New("no flotilla agent has been on this cluster"),
+			Hint: "run flotilla agent for it, or choose another cluster with --kubeconfig",
+		}
+	}
+	if err != nil {
+		return m, Classify(ReportRef(), "", err)
+	}
+	return m, json.Unmarshal(raw, &m)
+}
+
+// OrderSync asks the agent, through the cluster, to look at a bundle anew; an empty name means all.
+func (a *Applier) OrderSync(ctx context.Context, bundle string) error {
+	if bundle != "" {
+		all, err := a.BundleStatuses(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(all, func(b api.BundleStatus) bool { return b.Name == bundle }) {
+			return &api.Error{Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on this cluster", bundle)}
+		}
+	}
+	order := strings.TrimSpace(a.now().UTC().Format(time.RFC3339Nano) + " " + bundle)
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, AnnotationSync, order)
+	return Classify(ReportRef(), "", a.own.patch(ctx, reportPlace(), types.MergePatchType, patch))
+}
+
+// SyncOrder reads the last order: when it was given, and for which bundle (empty: all).
+// The time is zero if none was ever given.
+func (a *Applier) SyncOrder(ctx context.Context) (at time.Time, bundle string, err error) {
+	m, err := a.readReport(ctx)
+	if err != nil {
+		return time.Time{}, "", err
+	}
+	text, ok := m.Annotations[AnnotationSync]
+	if !ok {
+		return time.Time{}, "", nil
+	}
+	when, bundle, _ := strings.Cut(text, " ")
+	at, err = time.Parse(time.RFC3339Nano, when)
+	return at, bundle, err
+}
+
+// BundleStatuses reads the BundleDeployments, sorted by name. A cluster without the CRD has none.
+func (a *Applier) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error) {
+	out := []api.BundleStatus{}
+	err := a.own.list(ctx, bundleDeploymentsPath, "", "", func(o *unstructured.Unstructured) {
+		raw, err := json.Marshal(o.Object)
+		var d bundleDeployment
+		if err == nil && json.Unmarshal(raw, &d) == nil {
+			out = append(out, d.bundleStatus())
+		}
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, Classify(bundleRef("*"), "", err)
+	}
+	return out, nil
+}
+
+func (d bundleDeployment) bundleStatus() api.BundleStatus {
+	s := d.Status
+	return api.BundleStatus{
+		Name: d.Metadata.Name, Phase: api.BundlePhase(s.Phase),
+		AppliedRevision: s.Revision, DesiredRevision: s.DesiredRevision,
+		Objects: s.Objects, ReadyObjects: s.ReadyObjects, Drifted: s.Drifted, Unknown: s.Unknown,
+		Suspended: s.SuspendedBy, Message: s.Message, Keep: d.Metadata.Annotations[api.AnnotationPrune] == api.ValueDisabled,
+	}
+}

@@ -1,0 +1,39 @@
+package apply
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Strip removes what others added to an object of ours, with a JSON patch (RFC 6902) that holds for
+// the object as it was compared and for no later one, and returns its new inventory entry.
+func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured, patch []byte) (api.InventoryEntry, error) {
+	ref := api.RefOf(live)
+	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	if err != nil {
+		return api.InventoryEntry{}, err
+	}
+	if err := a.acquire(ctx); err != nil {
+		return api.InventoryEntry{}, Classify(ref, "", err)
+	}
+	defer a.release()
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+	}
+	if err := c.patch(ctx, at, types.JSONPatchType, patch); err != nil {
+		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+	}
+	now, err := c.get(ctx, at, metadataOnly)
+	if err != nil {
+		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+	}
+	return api.InventoryEntry{
+		Object: ref, UID: string(now.GetUID()), ResourceVersion: now.GetResourceVersion(), Generation: now.GetGeneration(),
+		MetaDigest: api.MetaDigest(now.GetLabels(), now.GetAnnotations()), Origin: bundle.Origin[ref.ID()],
+	}, nil
+}

@@ -1,0 +1,129 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+const suspensionsPath = "/apis/" + api.Group + "/" + api.Version + "/suspensions"
+
+// suspensionObject is a Suspension as the cluster holds it.
+type suspensionObject struct {
+	APIVersion string         `json:"apiVersion"`
+	Kind       string         `json:"kind"`
+	Metadata   suspensionMeta `json:"metadata"`
+	Spec       suspensionSpec `json:"spec"`
+}
+
+type suspensionMeta struct {
+	Name              string    `json:"name,omitempty"`
+	GenerateName      string    `json:"generateName,omitempty"`
+	CreationTimestamp time.Time `json:"creationTimestamp,omitzero"`
+}
+
+type suspensionSpec struct {
+	Scope  api.Scope `json:"scope"`
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until"`
+	Actor  string    `json:"actor,omitempty"`
+}
+
+// Suspensions reads the suspensions on the cluster, expired ones included.
+// A cluster without the CRD has none. One that cannot be understood is read carefully
+// (see api.DecodeSuspension) and comes together with an error whose reason is BadSuspension.
+//
+// Ends are given in our own time: if our clock differs from the API server's, they are moved,
+// so that a wrong clock on our side neither ends nor prolongs a suspension.
+func (a *Applier) Suspensions(ctx context.Context) (api.Suspensions, error) {
+	var out api.Suspensions
+	var bad []error
+	err := a.own.list(ctx, suspensionsPath, "", "", func(o *unstructured.Unstructured) {
+		s, err := a.suspension(o)
+		if err != nil {
+			bad = append(bad, err)
+		}
+		out = append(out, s)
+	})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, Classify(api.ObjectRef{Group: api.Group, Kind: api.KindSuspension, Name: "*"}, "", err)
+	}
+	slices.SortFunc(out, func(x, y api.Suspension) int { return strings.Compare(x.Name, y.Name) })
+	return out, errors.Join(bad...)
+}
+
+// suspension reads one Suspension object, its end in our own time.
+func (a *Applier) suspension(o *unstructured.Unstructured) (api.Suspension, error) {
+	s, err := api.DecodeSuspension(o)
+	s.Until = s.Until.Add(-a.clock.Skew())
+	return s, err
+}
+
+// ClockSkew is what to add to this machine's time to get the API server's; zero where they agree.
+// Ends of suspensions that were read elsewhere are in the server's time.
+func (a *Applier) ClockSkew() time.Duration { return a.clock.Skew() }
+
+// Suspend creates a suspension and returns it as stored.
+// Without a name it gets one; without an actor, the name that the API server knows us by.
+// The end is given in our own time.
+func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension, error) {
+	if err := s.Scope.Validate(); err != nil {
+		return api.Suspension{}, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
+	}
+	if s.Actor == "" {
+		s.Actor = a.whoAmI(ctx)
+	}
+	obj := suspensionObject{
+		APIVersion: api.APIVersion, Kind: api.KindSuspension,
+		Metadata: suspensionMeta{Name: s.Name},
+		Spec:     suspensionSpec{Scope: s.Scope, Reason: s.Reason, Until: s.Until.Add(a.clock.Skew()).UTC().Truncate(time.Second), Actor: s.Actor},
+	}
+	if s.Name == "" {
+		obj.Metadata.GenerateName = "suspension-"
+	}
+	ref := api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindSuspension, Name: s.Name}
+	raw, err := a.own.create(ctx, suspensionsPath, obj, "")
+	if err != nil {
+		return api.Suspension{}, Classify(ref, "", err)
+	}
+	stored, err := decode(raw)
+	if err != nil {
+		return api.Suspension{}, err
+	}
+	return a.suspension(stored)
+}
+
+// Resume deletes a suspension. One that is gone already is no error.
+func (a *Applier) Resume(ctx context.Context, name string) error {
+	ref := api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindSuspension, Name: name}
+	err := a.own.delete(ctx, place{ref, suspensionsPath + "/" + name}, "")
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return Classify(ref, "", err)
+}
+
+// whoAmI is the user name that the API server knows us by; empty if it does not tell.
+func (a *Applier) whoAmI(ctx context.Context) string {
+	raw, err := a.own.create(ctx, "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+		map[string]any{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}, "")
+	if err != nil {
+		return ""
+	}
+	o, err := decode(raw)
+	if err != nil {
+		return ""
+	}
+	name, _, _ := unstructured.NestedString(o.Object, "status", "userInfo", "username")
+	return name
+}

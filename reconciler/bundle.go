@@ -1,0 +1,437 @@
+package reconciler
+
+import (
+	"context"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// bundle is what is known of one bundle. Its fields are guarded by Reconciler.mu,
+// except busy, which is taken before it.
+type bundle struct {
+	name string
+	// busy is held for writing while the bundle is applied or pruned,
+	// and for reading while one of its objects is compared or corrected.
+	busy sync.RWMutex
+
+	// desired is what Git says; nil until that is known, and once the bundle has left Git (gone).
+	desired  *api.RenderedBundle
+	gone     bool
+	revision string
+	// applied is what was last applied: the baseline that drift is measured against.
+	// It is nil until that is known, and stays when Git breaks.
+	applied        *api.RenderedBundle
+	appliedObjects map[string]*unstructured.Unstructured // object ID -> object of applied
+
+	entries map[string]api.InventoryEntry // object ID -> what we own
+	status  api.BundleStatus
+	// open: object ID -> its open episode
+	open map[string]api.Episode
+	// unknown: object ID -> why it could not be compared
+	unknown map[string]string
+	// look are objects to be compared whatever the watch says: what counts as drift has changed.
+	look map[string]struct{}
+	// held are drift events that came while the bundle was applied.
+	held map[string]struct{}
+
+	running bool
+	// settled is set when the desired digest was applied, pruned and recorded without error.
+	settled bool
+	// force makes the next apply look at every object.
+	force bool
+	// attempt counts the failures since the last success, retry is when to try again
+	// (zero: at once), and stalled says that only a new input helps.
+	attempt int
+	retry   time.Time
+	stalled bool
+	// deadline is when waiting for health ends; zero when nobody waits.
+	deadline time.Time
+	// timedOut is set when it has.
+	timedOut bool
+}
+
+func newBundle(name string) *bundle {
+	return &bundle{
+		name:    name,
+		entries: map[string]api.InventoryEntry{},
+		open:    map[string]api.Episode{},
+		unknown: map[string]string{},
+		held:    map[string]struct{}{},
+		look:    map[string]struct{}{},
+		status:  api.BundleStatus{Name: name, Phase: api.PhasePending},
+	}
+}
+
+// order makes the bundle run at the next chance, whatever happened before.
+func (b *bundle) order() {
+	b.force, b.settled, b.stalled, b.attempt, b.retry = true, false, false, 0, time.Time{}
+}
+
+// unguard lets a bundle whose deletions a guard refused run at once: a new revision may allow them.
+func (b *bundle) unguard() {
+	if e := b.status.Error; e != nil && e.Reason == plan.ReasonProtected {
+		b.attempt, b.retry = 0, time.Time{}
+	}
+}
+
+// setDesired takes a new rendering. It reports whether there is anything to apply.
+func (b *bundle) setDesired(rb *api.RenderedBundle, revision string) bool {
+	if b.desired != nil && b.desired.Err == nil && rb.Err == nil && b.desired.Digest == rb.Digest {
+		b.desired = rb
+		return false
+	}
+	if rb.Err == nil && b.status.Digest == rb.Digest && b.settled {
+		b.desired = rb
+		return false
+	}
+	b.desired, b.revision = rb, revision
+	b.settled, b.stalled, b.attempt, b.retry = false, false, 0, time.Time{}
+	b.timedOut, b.deadline = false, time.Time{}
+	return true
+}
+
+// setApplied makes a rendering the baseline for drift.
+func (b *bundle) setApplied(rb *api.RenderedBundle) {
+	b.applied = rb
+	b.appliedObjects = make(map[string]*unstructured.Unstructured, len(rb.Objects))
+	for _, o := range rb.Objects {
+		b.appliedObjects[api.RefOf(o).ID()] = o
+	}
+}
+
+// inventory returns the entries in a stable order.
+func (b *bundle) inventory() []api.InventoryEntry {
+	out := make([]api.InventoryEntry, 0, len(b.entries))
+	for _, e := range b.entries {
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
+	return out
+}
+
+// record is what the store keeps of the bundle.
+func (b *bundle) record() api.BundleRecord {
+	return api.BundleRecord{Status: b.status, Inventory: b.inventory()}
+}
+
+// runBundle applies, prunes and records one bundle. It is called with b.busy free and b.running set.
+func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
+	b.busy.Lock()
+	defer b.busy.Unlock()
+
+	r.mu.Lock()
+	desired, revision, force := b.desired, b.revision, b.force
+	b.force = false
+	inventory := b.inventory()
+	r.phaseLocked(b, api.PhaseApplying, "")
+	r.mu.Unlock()
+	hold := &hold{ask: r.holder(b.name)}
+	held := hold.Held
+
+	if desired == nil {
+		r.removeBundle(ctx, b, inventory, hold)
+		return
+	}
+	desired = r.resolve(ctx, b, desired)
+	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, Left: r.leave}
+	if force {
+		req.Compare = apply.CompareAll
+	}
+	res := r.Applier.Apply(ctx, req)
+	if res.Err == nil && desired.Spec.PruneEnabled() {
+		res = r.prune(ctx, b, desired.Spec, res, held)
+	}
+	r.finish(ctx, b, desired, revision, res, hold)
+}
+
+// hold remembers which objects a suspension held back while a bundle was applied.
+type hold struct {
+	ask apply.Held
+
+	mu sync.Mutex
+	// by: object ID -> name of the suspension
+	by map[string]string
+}
+
+// Held asks, and remembers a yes.
+func (h *hold) Held(ref api.ObjectRef) (api.Suspension, bool) {
+	s, yes := h.ask(ref)
+	if yes {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.by == nil {
+			h.by = map[string]string{}
+		}
+		h.by[ref.ID()] = s.Name
+	}
+	return s, yes
+}
+
+// back returns the suspension that kept something from being done that Git wants done; empty if none did.
+func (h *hold) back(cs api.ChangeSet, desired *api.RenderedBundle, entries map[string]api.InventoryEntry) string {
+	if len(h.by) == 0 {
+		return ""
+	}
+	want := map[string]string{} // object ID -> digest
+	if desired != nil {
+		for _, o := range desired.Objects {
+			want[api.RefOf(o).ID()] = apply.Digest(o)
+		}
+	}
+	for _, c := range cs.Changes {
+		id := c.Object.ID()
+		name, held := h.by[id]
+		if held && c.Action == api.Skipped && (want[id] == "" || want[id] != entries[id].Digest) {
+			return name
+		}
+	}
+	return ""
+}
+
+// resolve gives namespaces to objects whose kinds were not known when the revision was adopted:
+// their CRD may have come with a bundle that this one depends on.
+func (r *Reconciler) resolve(ctx context.Context, b *bundle, desired *api.RenderedBundle) *api.RenderedBundle {
+	out := r.Applier.Resolve(ctx, api.Rendering{Bundles: []api.RenderedBundle{*desired}}).Bundles[0]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b.desired != desired {
+		return desired // a newer revision came, and runs next
+	}
+	for i, o := range out.Objects {
+		if o != desired.Objects[i] {
+			delete(r.claims, api.RefOf(desired.Objects[i]).ID())
+			r.claims[api.RefOf(o).ID()] = b.name
+		}
+	}
+	b.desired = &out
+	return b.desired
+}
+
+// prune deletes what the bundle owns and Git no longer names,
+// unless the guard of this revision refuses, or another bundle is taking the object over.
+func (r *Reconciler) prune(ctx context.Context, b *bundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
+	r.mu.Lock()
+	var stale, keep []api.InventoryEntry
+	for _, e := range res.Inventory {
+		id := e.Object.ID()
+		switch owner := r.desiredByLocked(id); owner {
+		case b.name:
+			keep = append(keep, e)
+		case "":
+			stale = append(stale, e)
+		default:
+			// The other bundle's apply takes it over; until then it stays on our list.
+			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) {
+				keep = append(keep, e)
+			}
+		}
+	}
+	guard := r.guardLocked(b.name, stale)
+	r.mu.Unlock()
+	if len(stale) == 0 {
+		res.Inventory = keep
+		return res
+	}
+	if guard != nil {
+		res.Inventory, res.Err = append(keep, stale...), guard
+		return res
+	}
+	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held})
+	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
+	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
+	return res
+}
+
+func hasEntry(b *bundle, id string) bool {
+	_, ok := b.entries[id]
+	return ok
+}
+
+// desiredByLocked names the bundle whose rendering holds the object.
+// A bundle that cannot be rendered still claims all that it owns: nothing of it is deleted.
+func (r *Reconciler) desiredByLocked(id string) string {
+	if name, ok := r.claims[id]; ok {
+		return name
+	}
+	// An object whose kind nobody knew at the time is claimed without its namespace.
+	if ref, ok := api.ParseID(id); ok && ref.Namespace != "" {
+		ref.Namespace = ""
+		if name, ok := r.claims[ref.ID()]; ok {
+			return name
+		}
+	}
+	if name, ok := r.owners[id]; ok {
+		if b := r.bundles[name]; b != nil && b.desired != nil && b.desired.Err != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// removeBundle deletes what a bundle that left Git still owns, and then forgets the bundle.
+func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []api.InventoryEntry, hold *hold) {
+	r.mu.Lock()
+	var spec api.BundleSpec
+	if b.applied != nil {
+		spec = b.applied.Spec
+	}
+	if b.status.Keep {
+		// Known even where nothing that was applied is, because the store was lost.
+		spec.Prune = new(bool)
+	}
+	r.mu.Unlock()
+	res := apply.Result{Changes: api.ChangeSet{Bundle: b.name}, Inventory: inventory}
+	if spec.PruneEnabled() {
+		res = r.prune(ctx, b, spec, res, hold.Held)
+	} else {
+		res.Inventory = nil
+	}
+	if res.Err == nil && len(res.Inventory) == 0 {
+		res.Err = r.Applier.DeleteStatus(ctx, b.name)
+		if res.Err == nil {
+			r.forget(b, res.Changes)
+			return
+		}
+	}
+	r.finish(ctx, b, nil, "", res, hold)
+}
+
+// forget drops a bundle of which nothing is left.
+func (r *Reconciler) forget(b *bundle, changes api.ChangeSet) {
+	r.Health.Remove(b.name)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	episodes := r.resolveAllLocked(b, "the bundle left Git")
+	for id := range b.entries {
+		delete(r.owners, id)
+	}
+	delete(r.bundles, b.name)
+	r.names = nil
+	delete(r.applySets, apply.ApplySetID(b.name))
+	r.recordRemovedLocked(b.name, episodes...)
+	r.Log.Info("bundle removed", "bundle", b.name, "pruned", changes.Count(api.Pruned))
+	r.running--
+	r.advanceLocked()
+	wake(r.kick)
+}
+
+// finish takes over what an apply left behind, records it and decides what comes next.
+func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.RenderedBundle, revision string, res apply.Result, hold *hold) {
+	now := r.Now()
+	r.mu.Lock()
+	r.takeEntriesLocked(b, res.Inventory)
+	var episodes []api.Episode
+	policy := false // it has changed
+	if desired != nil && res.Changes.Changes != nil {
+		policy = b.applied != nil && !reflect.DeepEqual(b.applied.Spec.Drift, desired.Spec.Drift)
+		b.setApplied(desired)
+		episodes = r.resolveGoneLocked(b)
+	}
+	b.running = false
+	r.running--
+	heldBack := hold.back(res.Changes, desired, b.entries)
+	switch {
+	case ctx.Err() != nil:
+		// We are stopping; what was done is recorded, and the rest goes on at the next start.
+	case res.Err != nil:
+		r.failLocked(b, res.Err, now)
+	case heldBack != "":
+		// Nothing more can be done until the suspensions change, which runs the bundle again.
+		b.stalled = b.desired == desired
+		b.status.Phase, b.status.Message = api.PhaseSuspended, "held back by "+heldBack
+	default:
+		b.attempt, b.retry, b.stalled = 0, time.Time{}, false
+		b.settled = b.desired == desired
+		b.status.Error = nil
+		if desired != nil {
+			b.status.AppliedRevision, b.status.Digest = revision, desired.Digest
+			b.deadline = now.Add(desired.Spec.WaitTimeout())
+			b.timedOut = false
+		}
+	}
+	r.noteChangesLocked(b, res.Changes)
+	entries, checks := b.inventory(), []api.HealthCheck(nil)
+	if desired != nil {
+		checks = desired.Spec.Health
+	}
+	r.mu.Unlock()
+
+	r.Health.Set(b.name, entries, checks)
+
+	r.mu.Lock()
+	r.healthLocked(b, now)
+	r.recordLocked(b, episodes...)
+	r.advanceLocked()
+	for id := range b.held {
+		r.queue.add(id, now)
+	}
+	clear(b.held)
+	phase := b.status.Phase
+	r.mu.Unlock()
+	if policy {
+		r.lookAgain(b)
+	}
+	r.announce(ctx, b.name, res)
+	r.publish.add(b.name, phase)
+	wake(r.kick)
+}
+
+// takeEntriesLocked replaces what the bundle owns.
+func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry) {
+	for id := range b.entries {
+		if r.owners[id] == b.name {
+			delete(r.owners, id)
+		}
+	}
+	b.entries = make(map[string]api.InventoryEntry, len(inventory))
+	for _, e := range inventory {
+		id := e.Object.ID()
+		b.entries[id] = e
+		// The bundle that Git names wins while an object moves from one to another.
+		if want := r.claims[id]; want == "" || want == b.name || r.owners[id] == "" {
+			r.owners[id] = b.name
+		}
+	}
+}
+
+// failLocked notes an error and when to try again.
+func (r *Reconciler) failLocked(b *bundle, err error, now time.Time) {
+	b.attempt++
+	b.settled = false
+	d, again := retryDelay(err, b.attempt)
+	b.stalled = !again
+	b.retry = now.Add(d)
+	b.status.Error = api.StatusErrorOf(err)
+	b.status.Phase = api.PhaseFailed
+	b.status.Message = ""
+	r.Log.Error("bundle", "bundle", b.name, "error", err, "kind", api.KindOf(err), "stalled", b.stalled, "retry", d)
+}
+
+// noteChangesLocked keeps what was done, if anything was.
+func (r *Reconciler) noteChangesLocked(b *bundle, cs api.ChangeSet) {
+	var changed []api.Change
+	for _, c := range cs.Changes {
+		if c.Action != api.Unchanged {
+			changed = append(changed, c)
+		}
+	}
+	b.status.Objects = len(b.entries)
+	b.status.Updated = r.Now()
+	if len(changed) == 0 {
+		return
+	}
+	b.status.ChangesOmitted = max(0, len(changed)-api.MaxChanges)
+	b.status.Changes = changed[:min(len(changed), api.MaxChanges)]
+	b.status.Changed, b.status.ChangedRevision = b.status.Updated, b.revision
+	r.Log.Info("bundle applied", "bundle", b.name, "revision", b.revision,
+		"created", cs.Count(api.Created), "updated", cs.Count(api.Updated, api.Recreated),
+		"pruned", cs.Count(api.Pruned), "failed", cs.Count(api.Failed, api.Denied), "skipped", cs.Count(api.Skipped))
+}

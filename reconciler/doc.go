@@ -1,0 +1,17 @@
+// Package reconciler keeps one cluster equal to a fleet repository.
+//
+// A pass fetches, renders, gates, plans, applies, prunes, waits, records and reports.
+// Passes are level-triggered: each looks at everything, events only say "sooner",
+// and what did not change costs nothing.
+// Bundles run as a dependency graph; independent ones run in parallel,
+// one that fails is tried again by itself, and waiting for health holds no worker.
+//
+// Between passes the same package answers the watch:
+// an object that changed is compared with what was last applied,
+// an episode is recorded with its evidence, and then the drift is corrected.
+//
+// The stages (sources, render, drift, hub) never import each other.
+// They meet here, through the small interfaces of stages.go, which internal/agent satisfies.
+// The package never talks to Kubernetes itself (reconciler/apply does),
+// and decides nothing about a single object (reconciler/plan and drift do).
+package reconciler

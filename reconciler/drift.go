@@ -1,0 +1,556 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// unknownRetry is how soon an object is looked at again whose comparison failed.
+const unknownRetry = 5 * time.Second
+
+// Saw takes an event of the watch. It returns at once.
+// What the event says is not used: a worker asks the watch, and then the cluster, for the newest state.
+func (r *Reconciler) Saw(ref api.ObjectRef) { r.queue.add(ref.ID(), r.Now()) }
+
+// Relisted says that the watch of a kind was lost and has seen everything anew:
+// events may be missing, so everything we own of that kind is looked at.
+func (r *Reconciler) Relisted(group, kind string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.Now()
+	for id, name := range r.owners {
+		if b := r.bundles[name]; b != nil {
+			if e := b.entries[id]; e.Object.Group == group && e.Object.Kind == kind {
+				r.queue.add(id, now)
+			}
+		}
+	}
+}
+
+// compareEverything looks at all that we own and at all that carries one of our labels.
+// What is as it was left costs a look into the watch's memory and no request.
+func (r *Reconciler) compareEverything() {
+	now := r.Now()
+	r.mu.Lock()
+	ids := make(map[string]bool, len(r.owners))
+	for id := range r.owners {
+		ids[id] = true
+	}
+	for _, b := range r.bundles {
+		for id := range b.open {
+			ids[id] = true
+		}
+	}
+	r.mu.Unlock()
+	r.Watch.Objects(func(ref api.ObjectRef, _ Seen) { ids[ref.ID()] = true })
+	for id := range ids {
+		r.queue.add(id, now)
+	}
+}
+
+// lookAgain has all objects of a bundle compared, and those that carry its label:
+// its policy has changed, so nothing is known of what was in sync by the old one.
+func (r *Reconciler) lookAgain(b *bundle) {
+	now := r.Now()
+	r.mu.Lock()
+	for id := range b.appliedObjects {
+		b.look[id] = struct{}{}
+		r.queue.add(id, now)
+	}
+	r.mu.Unlock()
+	r.Watch.Objects(func(ref api.ObjectRef, s Seen) {
+		if s.PartOf == apply.ApplySetID(b.name) {
+			r.queue.add(ref.ID(), now)
+		}
+	})
+}
+
+// compareLoop looks at objects until the queue is closed.
+func (r *Reconciler) compareLoop(ctx context.Context) {
+	for {
+		id, since, ok := r.queue.get()
+		if !ok {
+			return
+		}
+		r.compare(ctx, id, since)
+		r.queue.done(id, r.Now())
+	}
+}
+
+// compare looks at one object: does it differ from what was applied, and what is to be done?
+func (r *Reconciler) compare(ctx context.Context, id string, since time.Time) {
+	ref, ok := api.ParseID(id)
+	if !ok || ctx.Err() != nil {
+		return
+	}
+	r.mu.Lock()
+	b := r.bundleOfLocked(id, ref)
+	started := r.started
+	r.mu.Unlock()
+	if b == nil || !started {
+		return
+	}
+	if !b.busy.TryRLock() {
+		r.hold(b, id)
+		return
+	}
+	defer b.busy.RUnlock()
+	t := r.target(b, id, ref)
+	if t == nil {
+		return
+	}
+	ins := r.Applier.Inspect(ctx, t.rendered, t.desired)
+	if ctx.Err() != nil {
+		return
+	}
+	if ins.Err != nil {
+		r.unknownObject(b, id, ins.Err)
+		return
+	}
+	near, err := r.autoscalers(ctx, t.desired, ins.Live)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		r.unknownObject(b, id, err)
+		return
+	}
+	t.near = near
+	r.judge(ctx, b, t, ins, since)
+}
+
+// hold keeps an event back until the bundle is no longer being applied.
+func (r *Reconciler) hold(b *bundle, id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !b.running {
+		// It ended in between.
+		r.queue.addAfter(id, time.Millisecond)
+		return
+	}
+	b.held[id] = struct{}{}
+}
+
+// bundleOfLocked finds whose object it is: the one whose inventory holds it,
+// or the one whose ApplySet its label names.
+func (r *Reconciler) bundleOfLocked(id string, ref api.ObjectRef) *bundle {
+	if name, ok := r.owners[id]; ok {
+		return r.bundles[name]
+	}
+	if seen, ok := r.Watch.Get(ref); ok {
+		return r.bundles[r.applySets[seen.PartOf]]
+	}
+	for _, b := range r.bundles {
+		if _, ok := b.open[id]; ok {
+			return b
+		}
+	}
+	return nil
+}
+
+// target is an object to compare, with what it is compared to.
+type target struct {
+	id       string
+	ref      api.ObjectRef
+	rendered api.RenderedBundle
+	// desired is never nil: for an object that is extra it holds nothing but the identity.
+	desired  *unstructured.Unstructured
+	extra    bool
+	entry    *api.InventoryEntry // nil for an extra object
+	revision string
+	// near are the autoscalers that may own its replicas.
+	near []*unstructured.Unstructured
+}
+
+// target decides whether an object needs looking at. It returns nil when nothing can have happened:
+// our own write, a change of status only, or an object that an apply is about to take care of.
+func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bundles[b.name] != b {
+		return nil
+	}
+	entry, owned := b.entries[id]
+	seen, there := r.Watch.Get(ref)
+	if owned {
+		r.keptLocked(b, entry, seen, there)
+	}
+	if b.applied == nil {
+		return nil
+	}
+	desired := b.appliedObjects[id]
+	_, open := b.open[id]
+	t := &target{id: id, ref: ref, rendered: *b.applied, desired: desired, revision: b.status.AppliedRevision}
+	if owned {
+		t.entry = &entry
+	}
+	switch {
+	case desired == nil && owned:
+		return nil // left Git; pruning is the apply's business
+	case desired == nil && !there && !open:
+		return nil
+	case desired == nil:
+		if r.claims[id] != "" || b.desired == nil {
+			return nil // another bundle is about to take it over, or all of this one goes
+		}
+		if e := b.applied.Spec.Drift.Extra; !open && (e == "" || e == api.ExtraIgnore) {
+			return nil // controllers copy our labels to what they make; nobody asks
+		}
+		if there {
+			ref.Version = r.versionOfLocked(ref)
+		}
+		t.extra, t.desired = true, identity(ref)
+		return t
+	case !owned:
+		return nil // not yet applied
+	case entry.Digest != "" && entry.Digest != apply.Digest(desired):
+		return nil // its apply failed, and is tried again
+	}
+	_, look := b.look[id]
+	if _, unknown := b.unknown[id]; unknown || open || look {
+		return t
+	}
+	if there && !changed(entry, seen) {
+		return nil
+	}
+	if !there && !r.Watch.Synced(desired.GroupVersionKind()) && entry.ResourceVersion != "" {
+		return nil // the watch will tell
+	}
+	return t
+}
+
+// keptLocked has a bundle run again when an object changed that the last run passed over,
+// such as one with api.AnnotationPrune or api.AnnotationReconcile: what it was passed over for may be gone.
+func (r *Reconciler) keptLocked(b *bundle, e api.InventoryEntry, seen Seen, there bool) {
+	changed := there && e.MetaDigest != seen.MetaDigest || !there && r.Watch.Synced(e.Object.GVK())
+	if !changed || !b.settled {
+		return
+	}
+	id := e.Object.ID()
+	want := b.appliedObjects[id]
+	if want != nil && e.Digest != apply.Digest(want) || r.desiredByLocked(id) == "" {
+		b.settled = false
+		wake(r.kick)
+	}
+}
+
+// versionOfLocked is the version in which we know the kind of an extra object.
+func (r *Reconciler) versionOfLocked(ref api.ObjectRef) string {
+	for _, b := range r.bundles {
+		for _, e := range b.entries {
+			if e.Object.Group == ref.Group && e.Object.Kind == ref.Kind && e.Object.Version != "" {
+				return e.Object.Version
+			}
+		}
+	}
+	return ref.Version
+}
+
+func identity(ref api.ObjectRef) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{}
+	o.SetGroupVersionKind(ref.GVK())
+	o.SetNamespace(ref.Namespace)
+	o.SetName(ref.Name)
+	return o
+}
+
+// changed reports whether what the watch saw can matter.
+func changed(e api.InventoryEntry, s Seen) bool {
+	switch {
+	case e.ResourceVersion == s.ResourceVersion:
+		return false
+	case e.UID != s.UID:
+		return true
+	case older(s.ResourceVersion, e.ResourceVersion):
+		return false // the watch has not yet seen our own write
+	case s.Generation != 0 && s.Generation == e.Generation && s.MetaDigest == e.MetaDigest:
+		return false // status only
+	default:
+		return true
+	}
+}
+
+// older compares resource versions, which are ordered since Kubernetes 1.35 (KEP-5504).
+// Where they are no numbers nothing is claimed.
+func older(a, b string) bool {
+	x, errX := strconv.ParseUint(a, 10, 64)
+	y, errY := strconv.ParseUint(b, 10, 64)
+	return errX == nil && errY == nil && x < y
+}
+
+// unknownObject notes that an object could not be compared: it is neither in sync nor drifted.
+func (r *Reconciler) unknownObject(b *bundle, id string, err error) {
+	r.Metrics.unknown.Inc()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := b.unknown[id] == ""
+	b.unknown[id] = err.Error()
+	if first {
+		r.Log.Warn("compare", "bundle", b.name, "object", id, "error", err)
+	}
+	r.driftCountLocked(b)
+	r.queue.addAfter(id, unknownRetry)
+}
+
+// judge stores what was found and corrects it where that is wanted.
+// The evidence is in the store before anything is written.
+func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.Inspection, since time.Time) {
+	now := r.Now()
+	verdict := r.observe(b, t, ins, now)
+	r.mu.Lock()
+	delete(b.unknown, t.id)
+	delete(b.look, t.id)
+	if verdict.Episode == nil || !verdict.Episode.Open() {
+		if ins.Live != nil && !t.extra {
+			r.seenLocked(b, t, ins.Live)
+		}
+	}
+	r.mu.Unlock()
+	if verdict.Episode != nil {
+		if err := r.store(b, t.id, *verdict.Episode); err != nil {
+			r.unknownObject(b, t.id, err)
+			return
+		}
+		if verdict.Opened {
+			r.opened(*verdict.Episode, since, now)
+		}
+	} else {
+		r.mu.Lock()
+		r.driftCountLocked(b)
+		r.mu.Unlock()
+	}
+	if verdict.After > 0 {
+		r.queue.addAfter(t.id, verdict.After)
+	}
+	// What Git has changed meanwhile is not set back to its old value first: the apply that comes writes the new one.
+	if (verdict.Write != nil || verdict.Strip != nil || verdict.Remove) && !r.superseded(b, t) {
+		r.correct(ctx, b, t, ins, verdict, since)
+	}
+}
+
+// superseded reports whether a newer revision, which is yet to be applied, says something else of the object.
+// When it has been applied, the open episode is looked at again.
+func (r *Reconciler) superseded(b *bundle, t *target) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t.extra || b.settled || b.desired == nil || b.desired.Err != nil || b.desired == b.applied {
+		return false
+	}
+	for _, o := range b.desired.Objects {
+		if api.RefOf(o).ID() == t.id {
+			return apply.Digest(o) != apply.Digest(t.desired)
+		}
+	}
+	return true // it has left Git, and is pruned
+}
+
+// observe asks the detective, with the object's last episode and the suspension that covers it.
+func (r *Reconciler) observe(b *bundle, t *target, ins apply.Inspection, now time.Time) Verdict {
+	r.mu.Lock()
+	var prev *api.Episode
+	if e, ok := b.open[t.id]; ok {
+		prev = &e
+	}
+	s, _ := r.heldLocked(now, b.name, t.ref)
+	r.mu.Unlock()
+	if prev == nil {
+		prev, _ = r.Store.LatestEpisode(t.id)
+	}
+	o := Observation{
+		Bundle: b.name, Object: t.ref, Revision: t.revision, Spec: t.rendered.Spec.Drift,
+		Live: ins.Live, DryRun: ins.DryRun, Suspension: s.Name, At: now,
+	}
+	if !t.extra {
+		o.Desired, o.Object = ins.Desired, api.RefOf(t.desired)
+		o.Known, o.Neighbours = t.entry, t.near
+	}
+	return r.Detective.Observe(prev, o)
+}
+
+// seenLocked notes that an object, as it is now, was found to be as it should be.
+func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstructured) {
+	e, ok := b.entries[t.id]
+	if !ok {
+		return
+	}
+	e.UID, e.ResourceVersion, e.Generation = string(live.GetUID()), live.GetResourceVersion(), live.GetGeneration()
+	e.MetaDigest = api.MetaDigest(live.GetLabels(), live.GetAnnotations())
+	b.entries[t.id] = e
+}
+
+// store keeps an episode, and with it the bundle's counts and inventory.
+func (r *Reconciler) store(b *bundle, id string, e api.Episode) error {
+	r.mu.Lock()
+	if e.ID == "" {
+		e.ID = r.Store.NextEpisodeID()
+	}
+	e.Cluster = r.Cluster
+	if e.Open() {
+		b.open[id] = e
+	} else {
+		delete(b.open, id)
+	}
+	r.countLocked(b)
+	stored, phase := r.recordLocked(b, e), b.status.Phase
+	r.mu.Unlock()
+	if err := r.recorder.wait(stored); err != nil {
+		return err
+	}
+	r.publish.add(b.name, phase)
+	return nil
+}
+
+// correct does what the verdict asks for, and stores what came of it.
+func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins apply.Inspection, v Verdict, since time.Time) {
+	r.mu.Lock()
+	now := r.Now()
+	s, held := r.heldLocked(now, b.name, t.ref)
+	e, known := b.open[t.id]
+	r.mu.Unlock()
+	if !known {
+		return
+	}
+	if held {
+		// Suspended between the look and the write: the next look records it.
+		r.Log.Info("correction held back", "object", t.id, "suspension", s.Name)
+		r.queue.addAfter(t.id, time.Millisecond)
+		return
+	}
+	entry, err := r.write(ctx, b, t, ins, v)
+	if ctx.Err() != nil {
+		return
+	}
+	if conflict(err) {
+		// It changed again after the evidence was taken: look again, so that nothing unseen is overwritten.
+		r.queue.addAfter(t.id, conflictRetry)
+		return
+	}
+	at := r.Now()
+	e = r.Detective.Corrected(e, at, err)
+	if err == nil && !v.Remove {
+		r.mu.Lock()
+		entry.Origin = b.entries[t.id].Origin
+		b.entries[t.id] = entry
+		r.mu.Unlock()
+	}
+	if serr := r.store(b, t.id, e); serr != nil {
+		r.Log.Error("store", "error", serr)
+	}
+	if err != nil {
+		r.correctionFailed(b, t, err)
+		return
+	}
+	r.Metrics.corrected(since, at)
+	r.Log.Info("drift corrected", "bundle", b.name, "object", t.id, "episode", e.ID, "manager", e.By.Manager)
+	r.publish.event(apply.EventRequest{Bundle: b.name, Object: e.Object, Type: "Normal", Reason: "Corrected", Message: "drift corrected: " + summary(e)})
+	if ins.Live == nil || v.Remove {
+		// Another object under the old name, or none any more.
+		r.mu.Lock()
+		entries, checks := b.inventory(), b.applied.Spec.Health
+		r.mu.Unlock()
+		r.Health.Set(b.name, entries, checks)
+	}
+}
+
+// conflictRetry is how soon an object is looked at again that changed between the look and the write.
+const conflictRetry = 20 * time.Millisecond
+
+func conflict(err error) bool {
+	var e *api.Error
+	return errors.As(err, &e) && e.Reason == "Conflict" || apierrors.IsConflict(err)
+}
+
+// write writes what the verdict asks for.
+func (r *Reconciler) write(ctx context.Context, b *bundle, t *target, ins apply.Inspection, v Verdict) (api.InventoryEntry, error) {
+	switch {
+	case v.Remove:
+		return api.InventoryEntry{}, r.Applier.RemoveExtra(ctx, api.RefOf(ins.Live), b.name)
+	case v.Strip != nil:
+		return r.Applier.Strip(ctx, t.rendered, ins.Live, v.Strip)
+	}
+	rv := ""
+	if ins.Live != nil {
+		rv = ins.Live.GetResourceVersion()
+	}
+	entry, err := r.Applier.Correct(ctx, t.rendered, v.Write, rv)
+	// The digest is of what Git says, whatever was left to others.
+	entry.Digest = apply.Digest(t.desired)
+	return entry, err
+}
+
+// correctionFailed has the object looked at again: later after a refusal than after a hiccup.
+func (r *Reconciler) correctionFailed(b *bundle, t *target, err error) {
+	r.Log.Error("correct", "bundle", b.name, "object", t.id, "error", err, "kind", api.KindOf(err))
+	d, again := retryDelay(err, 1)
+	if !again {
+		d = retryLongest
+	}
+	r.queue.addAfter(t.id, d)
+}
+
+// opened tells that a drift has begun.
+func (r *Reconciler) opened(e api.Episode, since, now time.Time) {
+	r.Metrics.detected(e.Class, since, now)
+	r.Log.Info("drift", "bundle", e.Bundle, "object", e.Object.ID(), "class", e.Class, "episode", e.ID,
+		"manager", e.By.Manager, "fields", len(e.Fields)+e.FieldsOmitted, "outcome", e.Outcome)
+	r.publish.event(apply.EventRequest{Bundle: e.Bundle, Object: e.Object, Type: "Warning", Reason: "Drifted", Message: summary(e)})
+}
+
+// summary is one line about an episode, without any value.
+func summary(e api.Episode) string {
+	s := string(e.Class)
+	for i, f := range e.Fields {
+		if i == 3 {
+			s += " and " + strconv.Itoa(len(e.Fields)+e.FieldsOmitted-i) + " more"
+			break
+		}
+		s += " " + f.Path
+	}
+	if e.By.Manager != "" {
+		s += " by " + e.By.Manager
+	}
+	return s
+}
+
+// resolveGoneLocked closes the episodes of objects that are no longer the bundle's.
+func (r *Reconciler) resolveGoneLocked(b *bundle) []api.Episode {
+	var out []api.Episode
+	now := r.Now()
+	for id, e := range b.open {
+		if b.appliedObjects[id] == nil && e.Class != api.ClassExtra {
+			delete(b.open, id)
+			out = append(out, resolve(e, now, "the object left Git"))
+		} else {
+			r.queue.add(id, now)
+		}
+	}
+	r.countLocked(b)
+	return out
+}
+
+// resolveAllLocked closes every open episode of a bundle.
+func (r *Reconciler) resolveAllLocked(b *bundle, why string) []api.Episode {
+	var out []api.Episode
+	for e := range maps.Values(b.open) {
+		out = append(out, resolve(e, r.Now(), why))
+	}
+	clear(b.open)
+	return out
+}
+
+func resolve(e api.Episode, at time.Time, why string) api.Episode {
+	e.End, e.LastSeen, e.Outcome = at, at, api.OutcomeResolved
+	if len(e.Timeline) < api.MaxTimeline {
+		e.Timeline = append(e.Timeline, api.Moment{At: at, What: why})
+	}
+	return e
+}

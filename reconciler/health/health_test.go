@@ -1,0 +1,324 @@
+package health_test
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
+	"github.com/flotilla-fleet/flotilla/reconciler/health"
+)
+
+func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
+
+// rig is a running Tracker and a client of the cluster.
+type rig struct {
+	*health.Tracker
+	t   *testing.T
+	dyn dynamic.Interface
+	ns  string
+
+	mu    sync.Mutex
+	calls []string
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, ns: controlplanetest.Namespace(t)}
+	cfg := rest.CopyConfig(controlplanetest.RESTConfig(t))
+	var err error
+	if r.dyn, err = dynamic.NewForConfig(cfg); err != nil {
+		t.Fatal(err)
+	}
+	cfg = rest.CopyConfig(cfg)
+	cfg.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			r.mu.Lock()
+			r.calls = append(r.calls, req.URL.Path+"?"+req.URL.RawQuery)
+			r.mu.Unlock()
+			return next.RoundTrip(req)
+		})
+	})
+	if r.Tracker, err = health.New(health.Config{REST: cfg, Linger: 100 * time.Millisecond}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func (r *rig) requests(part string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, c := range r.calls {
+		if strings.Contains(c, part) {
+			n++
+		}
+	}
+	return n
+}
+
+var resources = map[string]schema.GroupVersionResource{
+	"ConfigMap":             {Version: "v1", Resource: "configmaps"},
+	"PersistentVolumeClaim": {Version: "v1", Resource: "persistentvolumeclaims"},
+	"Deployment":            {Group: "apps", Version: "v1", Resource: "deployments"},
+	"Job":                   {Group: "batch", Version: "v1", Resource: "jobs"},
+}
+
+// create makes an object with our labels and returns its inventory entry.
+func (r *rig) create(doc string) api.InventoryEntry {
+	r.t.Helper()
+	u := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(doc), &u.Object); err != nil {
+		r.t.Fatal(err)
+	}
+	u.SetNamespace(r.ns)
+	u.SetLabels(map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: "applyset-" + r.ns})
+	o, err := r.dyn.Resource(resources[u.GetKind()]).Namespace(r.ns).Create(r.t.Context(), u, metav1.CreateOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return entry(o)
+}
+
+func entry(o *unstructured.Unstructured) api.InventoryEntry {
+	return api.InventoryEntry{Object: api.RefOf(o), UID: string(o.GetUID()), ResourceVersion: o.GetResourceVersion(), Generation: o.GetGeneration()}
+}
+
+func (r *rig) patch(kind, name, merge string, subresources ...string) api.InventoryEntry {
+	r.t.Helper()
+	o, err := r.dyn.Resource(resources[kind]).Namespace(r.ns).Patch(r.t.Context(), name, types.MergePatchType, []byte(merge), metav1.PatchOptions{}, subresources...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return entry(o)
+}
+
+// await waits, told by the Tracker, until the summary of the bundle is as it should be.
+func (r *rig) await(bundle, what string, ok func(health.Summary) bool) health.Summary {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 60*time.Second)
+	defer cancel()
+	for {
+		s := r.Get(bundle)
+		if ok(s) {
+			return s
+		}
+		select {
+		case <-ctx.Done():
+			r.t.Fatalf("%s: never; last %+v", what, s)
+		case <-r.Changed():
+		}
+	}
+}
+
+func healthy(s health.Summary) bool { return s.Healthy() }
+
+const deployment = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {replicas: 2, selector: {matchLabels: {app: d}},
+template: {metadata: {labels: {app: d}}, spec: {containers: [{name: main, image: one}]}}}}`
+
+func TestDeploymentBecomesReadyAndIsJudgedAnew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	cm := r.create(`{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}`)
+	d := r.create(deployment)
+	r.Set("b", []api.InventoryEntry{cm, d}, nil)
+	s := r.await("b", "ready", healthy)
+	if diff := cmp.Diff(health.Summary{Total: 2, Ready: 2}, s); diff != "" {
+		t.Errorf("summary (-want +got):\n%s", diff)
+	}
+	if n := r.requests("/configmaps"); n != 0 {
+		t.Errorf("%d requests for a kind without status", n)
+	}
+	// A later state is applied: what was healthy before does not count, from this very moment.
+	d = r.patch("Deployment", "d", `{"spec":{"template":{"spec":{"containers":[{"name":"main","image":"two"}]}}}}`)
+	r.Set("b", []api.InventoryEntry{cm, d}, nil)
+	if s := r.Get("b"); s.Healthy() && s.Ready == 2 {
+		// It may be that fast only if the watch saw the new generation ready; then its status says so.
+		o, err := r.dyn.Resource(resources["Deployment"]).Namespace(r.ns).Get(t.Context(), "d", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen, _, _ := unstructured.NestedInt64(o.Object, "status", "observedGeneration"); seen != o.GetGeneration() {
+			t.Errorf("ready before the change was observed: %+v", s)
+		}
+	}
+	r.await("b", "ready again", healthy)
+
+	// Nobody waits: the watch closes, and a new wait opens a new one.
+	before := r.requests("watch=true")
+	r.Remove("b")
+	if s := r.Get("b"); s.Total != 0 {
+		t.Errorf("a removed bundle: %+v", s)
+	}
+	r.Set("c", []api.InventoryEntry{d}, nil)
+	r.await("c", "ready in another bundle", healthy)
+	if before == 0 {
+		t.Error("no watch was opened at all")
+	}
+}
+
+func TestMissingAndUnknown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	d := r.create(deployment)
+	gone := d
+	gone.Object.Name = "gone"
+	never := api.InventoryEntry{Object: api.ObjectRef{Group: "nowhere.example.com", Version: "v1", Kind: "Thing", Name: "x"}}
+	r.Set("b", []api.InventoryEntry{d, gone, never}, nil)
+	s := r.await("b", "all looked at", func(s health.Summary) bool {
+		return s.Ready == 1 && len(s.InProgress) == 2 && s.InProgress[0].Message == "not found" && strings.Contains(s.InProgress[1].Message, "cannot be watched")
+	})
+	if s.Healthy() {
+		t.Errorf("healthy without its objects: %+v", s)
+	}
+}
+
+func TestFinishedJobsThatWereCleanedUpAreReady(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	job := func(name, spec string) api.InventoryEntry {
+		return r.create(`{apiVersion: batch/v1, kind: Job, metadata: {name: ` + name + `}, spec: {` + spec + `, template: {spec: {restartPolicy: Never, containers: [{name: c, image: c}]}}}}`)
+	}
+	done, stopped := job("done", "backoffLimit: 0"), job("stopped", "suspend: true")
+	r.Set("done", []api.InventoryEntry{done}, nil)
+	r.Set("stopped", []api.InventoryEntry{stopped}, nil)
+	r.await("done", "the Job is done", healthy)
+	r.await("stopped", "the other Job is seen", func(s health.Summary) bool {
+		return len(s.InProgress) == 1 && s.InProgress[0].Message != "not looked at yet"
+	})
+	remove := func(name string) {
+		background := metav1.DeletePropagationBackground
+		err := r.dyn.Resource(resources["Job"]).Namespace(r.ns).Delete(t.Context(), name, metav1.DeleteOptions{PropagationPolicy: &background})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	// As the controller for finished Jobs does it. The watch shows the deletions in this order.
+	remove("done")
+	remove("stopped")
+	r.await("stopped", "the other Job is gone", func(s health.Summary) bool { return len(s.InProgress) == 1 && s.InProgress[0].Message == "not found" })
+	if s := r.Get("done"); !s.Healthy() {
+		t.Errorf("a finished Job that was cleaned up: %+v", s)
+	}
+	// One that was gone before anybody looked had finished.
+	r.Set("late", []api.InventoryEntry{{Object: api.ObjectRef{Group: "batch", Version: "v1", Kind: "Job", Namespace: r.ns, Name: "never-seen"}, ResourceVersion: "1"}}, nil)
+	r.await("late", "the Job that nobody saw", healthy)
+}
+
+// What was healthy before the last change does not count: the watch has to have seen that change.
+func TestOnlyTheAppliedStateCounts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	d := r.create(deployment)
+	r.Set("b", []api.InventoryEntry{d}, nil)
+	r.await("b", "ready", healthy)
+	future := d
+	future.ResourceVersion = "99999999999"
+	r.Set("b", []api.InventoryEntry{future}, nil)
+	if s := r.Get("b"); len(s.InProgress) != 1 || !strings.Contains(s.InProgress[0].Message, "not been seen yet") {
+		t.Errorf("judged by an older state: %+v", s)
+	}
+}
+
+func TestExpressions(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.create(`{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {state: starting}}`)
+	checks := []api.HealthCheck{{
+		APIVersion: "v1", Kind: "ConfigMap",
+		Failed: "self.data.state == 'broken'", InProgress: "self.data.state == 'busy'", Current: "self.data.ready == 'yes'",
+	}}
+	r.Set("b", []api.InventoryEntry{c}, checks)
+	s := r.await("b", "judged by its expression", func(s health.Summary) bool {
+		return len(s.InProgress) == 1 && strings.Contains(s.InProgress[0].Message, "no answer yet")
+	})
+	if s.Healthy() {
+		t.Error("healthy without its field")
+	}
+	for _, step := range []struct {
+		patch string
+		ok    func(health.Summary) bool
+	}{
+		{`{"data":{"ready":"no"}}`, func(s health.Summary) bool { return len(s.InProgress) == 1 }},
+		{`{"data":{"state":"broken"}}`, func(s health.Summary) bool { return len(s.Failed) == 1 }},
+		{`{"data":{"state":"busy","ready":"yes"}}`, func(s health.Summary) bool { return len(s.InProgress) == 1 }},
+		{`{"data":{"state":"fine"}}`, healthy},
+	} {
+		r.Set("b", []api.InventoryEntry{r.patch("ConfigMap", "c", step.patch)}, checks)
+		r.await("b", step.patch, step.ok)
+	}
+	// Other expressions for what was judged already take effect.
+	r.Set("b", []api.InventoryEntry{c}, []api.HealthCheck{{APIVersion: "v1", Kind: "ConfigMap", Failed: "self.data.state == 'fine'"}})
+	r.await("b", "judged by the new expression", func(s health.Summary) bool { return len(s.Failed) == 1 })
+	r.Set("b", []api.InventoryEntry{c}, nil)
+	r.await("b", "without expressions", healthy)
+}
+
+func TestValidate(t *testing.T) {
+	t.Parallel()
+	for expression, ok := range map[string]bool{
+		"self.status.phase == 'Ready'": true,
+		"has(self.status) && self.status.conditions.exists(c, c.type == 'Ready' && c.status == 'True')": true,
+		"self.status.phase ==": false,
+		"'text'":               false,
+		"other.x":              false,
+	} {
+		err := health.Validate([]api.HealthCheck{{APIVersion: "v1", Kind: "X", Current: expression}})
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", expression, err)
+		}
+	}
+}
+
+func TestExplainNamesPodsAndEvents(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	d := r.create(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {replicas: 1, selector: {matchLabels: {app: d}},
+template: {metadata: {labels: {app: d}}, spec: {nodeSelector: {no: such-node}, containers: [{name: main, image: one}]}}}}`)
+	r.Set("b", []api.InventoryEntry{d}, nil)
+	r.await("b", "in progress", func(s health.Summary) bool { return len(s.InProgress) == 1 })
+	var why string
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for !strings.Contains(why, "Unschedulable") {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("explanation %q", why)
+		case <-time.After(50 * time.Millisecond):
+			why = r.Explain(t.Context(), d.Object)
+		}
+	}
+	if len(why) > 700 {
+		t.Errorf("explanation of %d bytes", len(why))
+	}
+	if got := r.Explain(t.Context(), api.ObjectRef{Version: "v1", Kind: "ConfigMap", Namespace: r.ns, Name: "none"}); got != "" {
+		t.Errorf("an explanation of nothing: %q", got)
+	}
+}

@@ -1,0 +1,168 @@
+package health
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/ext"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Status is the one word for an object's health.
+type Status string
+
+// The statuses.
+const (
+	Ready      Status = "ready"
+	InProgress Status = "inProgress"
+	Failed     Status = "failed"
+)
+
+// costLimit bounds the evaluation of one expression.
+const costLimit = 1_000_000
+
+// check is a compiled api.HealthCheck.
+type check struct {
+	failed, inProgress, current cel.Program
+	// err is why it could not be compiled.
+	err error
+}
+
+// Validate reports expressions that do not compile or do not give a truth value.
+func Validate(checks []api.HealthCheck) error {
+	for i, c := range checks {
+		if k := compile(c); k.err != nil {
+			return &api.Error{Kind: api.Stalled, Reason: "BadHealthCheck", Field: fmt.Sprintf("spec.health.%d", i), Err: k.err}
+		}
+	}
+	return nil
+}
+
+func compile(c api.HealthCheck) check {
+	env, err := cel.NewEnv(cel.Variable("self", cel.DynType), ext.Strings(), ext.Lists(), cel.OptionalTypes())
+	if err != nil {
+		return check{err: err}
+	}
+	one := func(field, expression string) (cel.Program, error) {
+		if expression == "" {
+			return nil, nil
+		}
+		ast, iss := env.Compile(expression)
+		if iss.Err() != nil {
+			return nil, fmt.Errorf("%s: %w", field, iss.Err())
+		}
+		if t := ast.OutputType(); t != cel.BoolType && t != cel.DynType {
+			return nil, fmt.Errorf("%s: gives %s, and not true or false", field, t)
+		}
+		return env.Program(ast, cel.CostLimit(costLimit))
+	}
+	var k check
+	var errs [3]error
+	k.failed, errs[0] = one("failed", c.Failed)
+	k.inProgress, errs[1] = one("inProgress", c.InProgress)
+	k.current, errs[2] = one("current", c.Current)
+	k.err = errors.Join(errs[:]...)
+	return k
+}
+
+// judge says how an object fares; k is nil where the bundle says nothing of its kind.
+func judge(o *unstructured.Unstructured, k *check) (Status, string) {
+	if o.GetDeletionTimestamp() != nil {
+		return InProgress, "is being deleted"
+	}
+	if k != nil {
+		return k.judge(o)
+	}
+	res, err := status.Compute(o)
+	if err != nil {
+		return InProgress, "its status cannot be understood: " + err.Error()
+	}
+	switch res.Status {
+	case status.CurrentStatus:
+		return Ready, ""
+	case status.FailedStatus:
+		return Failed, res.Message
+	default:
+		return InProgress, res.Message
+	}
+}
+
+func (k *check) judge(o *unstructured.Unstructured) (Status, string) {
+	if k.err != nil {
+		return Failed, "bad health expression: " + k.err.Error()
+	}
+	// A status that is older than the spec says nothing about it.
+	if seen, ok, _ := unstructured.NestedInt64(o.Object, "status", "observedGeneration"); ok && seen != o.GetGeneration() {
+		return InProgress, fmt.Sprintf("generation %d is not observed yet", o.GetGeneration())
+	}
+	input := map[string]any{"self": o.Object}
+	ask := func(p cel.Program) (answer, known bool, why string) {
+		if p == nil {
+			return false, false, ""
+		}
+		v, _, err := p.Eval(input)
+		if err != nil {
+			return false, true, err.Error()
+		}
+		b, ok := v.Value().(bool)
+		if !ok {
+			return false, true, fmt.Sprintf("the expression gave %v, and not true or false", v.Value())
+		}
+		return b, true, ""
+	}
+	if yes, _, _ := ask(k.failed); yes {
+		return Failed, firstMessage(o, "its failed expression holds")
+	}
+	if yes, _, _ := ask(k.inProgress); yes {
+		return InProgress, firstMessage(o, "its inProgress expression holds")
+	}
+	yes, known, why := ask(k.current)
+	switch {
+	case !known, yes:
+		return Ready, ""
+	case why != "":
+		// Most often a status field that nobody has written yet.
+		return InProgress, "its current expression has no answer yet: " + why
+	}
+	return InProgress, firstMessage(o, "its current expression does not hold")
+}
+
+// firstMessage is what the object's own conditions say that is not well, else what we say.
+func firstMessage(o *unstructured.Unstructured, otherwise string) string {
+	conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+	for _, c := range conditions {
+		m, _ := c.(map[string]any)
+		msg, _ := m["message"].(string)
+		if m["type"] == "Ready" && msg != "" {
+			return strings.TrimSpace(msg)
+		}
+	}
+	return otherwise
+}
+
+// still are kinds that have no status to wait for: they are healthy when they exist.
+var still = map[string]bool{
+	"/ConfigMap": true, "/Secret": true, "/ServiceAccount": true, "/LimitRange": true, "/Endpoints": true, "/Event": true,
+	"rbac.authorization.k8s.io/Role": true, "rbac.authorization.k8s.io/RoleBinding": true,
+	"rbac.authorization.k8s.io/ClusterRole": true, "rbac.authorization.k8s.io/ClusterRoleBinding": true,
+	"networking.k8s.io/NetworkPolicy": true, "networking.k8s.io/Ingress": true, "networking.k8s.io/IngressClass": true,
+	"storage.k8s.io/StorageClass": true, "storage.k8s.io/CSIDriver": true,
+	"scheduling.k8s.io/PriorityClass": true, "node.k8s.io/RuntimeClass": true,
+	"discovery.k8s.io/EndpointSlice": true, "coordination.k8s.io/Lease": true,
+	"batch/CronJob":                       true,
+	"autoscaling/HorizontalPodAutoscaler": true,
+	"admissionregistration.k8s.io/MutatingWebhookConfiguration":     true,
+	"admissionregistration.k8s.io/ValidatingWebhookConfiguration":   true,
+	"admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding": true,
+	"admissionregistration.k8s.io/MutatingAdmissionPolicy":          true,
+	"admissionregistration.k8s.io/MutatingAdmissionPolicyBinding":   true,
+	"flotilla.dev/Suspension":                                       true,
+}
+
+func isStill(ref api.ObjectRef) bool { return still[ref.Group+"/"+ref.Kind] }

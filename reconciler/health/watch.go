@@ -1,0 +1,251 @@
+package health
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+const selector = api.LabelManagedBy + "=" + api.ManagedBy + "," + api.LabelPartOf
+
+// Pauses between attempts of a watch that does not work.
+const (
+	firstPause = 200 * time.Millisecond
+	maxPause   = 15 * time.Second
+)
+
+// Run opens and closes watches as they are needed, until ctx ends. It returns when all are closed.
+func (t *Tracker) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { t.announce(ctx) })
+	timer := time.NewTimer(t.linger)
+	defer timer.Stop()
+	for {
+		next := t.arrange(ctx, &wg)
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// arrange opens watches that are needed and closes those that were not for a while.
+// It returns when to look again.
+func (t *Tracker) arrange(ctx context.Context, wg *sync.WaitGroup) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := time.Hour
+	for gk, k := range t.kinds {
+		if k.users == 0 {
+			left := t.linger - time.Since(k.idle)
+			if left <= 0 {
+				k.close()
+				delete(t.kinds, gk)
+				continue
+			}
+			next = min(next, left)
+			continue
+		}
+		if k.stop == nil {
+			var kctx context.Context
+			kctx, k.stop = context.WithCancel(ctx)
+			wg.Go(func() { t.follow(kctx, k) })
+		}
+	}
+	return next
+}
+
+// announce gives out the names of changed bundles.
+func (t *Tracker) announce(ctx context.Context) {
+	for {
+		t.mu.Lock()
+		name, found := "", false
+		for name = range t.dirty {
+			found = true
+			delete(t.dirty, name)
+			break
+		}
+		t.mu.Unlock()
+		if !found {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.notify:
+			}
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case t.changed <- name:
+		}
+	}
+}
+
+// follow lists and watches one kind until ctx ends.
+func (t *Tracker) follow(ctx context.Context, k *kind) {
+	pause := firstPause
+	for ctx.Err() == nil {
+		worked, err := t.listAndWatch(ctx, k)
+		if ctx.Err() != nil {
+			return
+		}
+		if worked {
+			pause = firstPause
+		}
+		t.mu.Lock()
+		k.err = err
+		t.mu.Unlock()
+		if err != nil {
+			t.log.Debug("health watch", "kind", k.gvk.Kind, "error", err)
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Stop()
+		if !worked {
+			pause = min(2*pause, maxPause)
+		}
+	}
+}
+
+// listAndWatch takes in all objects of a kind and then what changes, until the watch breaks off.
+// It reports whether it got as far as watching.
+func (t *Tracker) listAndWatch(ctx context.Context, k *kind) (worked bool, err error) {
+	m, err := t.mapper.RESTMapping(k.gvk.GroupKind(), k.gvk.Version)
+	if err != nil {
+		t.mapper.Reset()
+		return false, err
+	}
+	res := t.dynamic.Resource(m.Resource)
+	version, err := t.list(ctx, k, func(opts metav1.ListOptions) (*unstructured.UnstructuredList, error) { return res.List(ctx, opts) })
+	if err != nil {
+		return false, err
+	}
+	for {
+		timeout := int64(300)
+		w, err := res.Watch(ctx, metav1.ListOptions{
+			LabelSelector: selector, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: &timeout,
+		})
+		if err != nil {
+			return true, err
+		}
+		version, err = t.consume(ctx, k, w, version)
+		w.Stop()
+		if err != nil || ctx.Err() != nil {
+			return true, err
+		}
+	}
+}
+
+// list takes in all objects of a kind, and forgets those that are not there any more.
+func (t *Tracker) list(ctx context.Context, k *kind, page func(metav1.ListOptions) (*unstructured.UnstructuredList, error)) (string, error) {
+	opts := metav1.ListOptions{LabelSelector: selector, Limit: 500}
+	seen := map[string]bool{}
+	for {
+		l, err := page(opts)
+		if err != nil {
+			return "", err
+		}
+		for i := range l.Items {
+			t.take(k, &l.Items[i])
+			seen[api.RefOf(&l.Items[i]).ID()] = true
+		}
+		if opts.Continue = l.GetContinue(); opts.Continue != "" {
+			continue
+		}
+		t.listed(k, seen, l.GetResourceVersion())
+		return l.GetResourceVersion(), ctx.Err()
+	}
+}
+
+// listed notes that everything up to a version was seen.
+func (t *Tracker) listed(k *kind, seen map[string]bool, version string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rv, _ := strconv.ParseUint(version, 10, 64)
+	k.listed, k.err = max(k.listed, rv, 1), nil
+	for id, v := range k.verdicts {
+		if !seen[id] && !v.gone {
+			v.gone = true
+			k.verdicts[id] = v
+		}
+	}
+	for name, b := range t.bundles {
+		if _, ok := b.watched()[k.gvk.GroupKind()]; ok {
+			t.dirtyLocked(name)
+		}
+	}
+}
+
+// consume takes in events until the watch ends. It returns the version to go on from.
+func (t *Tracker) consume(ctx context.Context, k *kind, w watch.Interface, version string) (string, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return version, nil
+		case ev, ok := <-w.ResultChan():
+			if !ok {
+				return version, nil
+			}
+			if ev.Type == watch.Error {
+				err := apierrors.FromObject(ev.Object)
+				return version, fmt.Errorf("watch: %w", err)
+			}
+			o, ok := ev.Object.(*unstructured.Unstructured)
+			if !ok {
+				return version, errors.New("watch: not an object")
+			}
+			version = o.GetResourceVersion()
+			switch ev.Type {
+			case watch.Bookmark:
+			case watch.Deleted:
+				rv, _ := strconv.ParseUint(version, 10, 64)
+				t.see(k, refOf(k.gvk, o), verdict{version: rv, gone: true})
+			default:
+				t.take(k, o)
+			}
+			t.reached(k, version)
+		}
+	}
+}
+
+// reached notes that everything up to a version was seen.
+func (t *Tracker) reached(k *kind, version string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rv, _ := strconv.ParseUint(version, 10, 64)
+	k.listed = max(k.listed, rv)
+}
+
+// take judges an object that was seen.
+func (t *Tracker) take(k *kind, o *unstructured.Unstructured) {
+	ref := refOf(k.gvk, o)
+	c := t.checkFor(ref)
+	st, msg := judge(o, c)
+	rv, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
+	t.see(k, ref, verdict{version: rv, status: st, message: msg, check: c})
+}
+
+func refOf(gvk schema.GroupVersionKind, o *unstructured.Unstructured) api.ObjectRef {
+	return api.ObjectRef{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: o.GetNamespace(), Name: o.GetName()}
+}

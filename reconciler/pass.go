@@ -1,0 +1,456 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// load takes up what the store and the cluster know, before the first pass.
+// Suspensions are read first of all: nothing is written before they are known.
+func (r *Reconciler) load(ctx context.Context) error {
+	status, err := r.Store.Status()
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	if err := r.loadSuspensions(ctx, status.Suspensions); err != nil {
+		return err
+	}
+	err = r.insist(ctx, func() (err error) {
+		r.facts, err = r.Applier.Facts(ctx)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look at the cluster: %w", err)
+	}
+	records, err := r.Store.Bundles()
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	open, err := r.Store.OpenEpisodes()
+	if err != nil {
+		return fmt.Errorf("read the store: %w", err)
+	}
+	if len(records) == 0 {
+		err = r.insist(ctx, func() (err error) {
+			records, err = r.rebuild(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.AppliedRevision, r.status.DesiredRevision = status.AppliedRevision, status.DesiredRevision
+	r.status.Subject, r.status.Fetched = status.Subject, status.Fetched
+	r.status.KubeVersion = r.facts.KubeVersion
+	for _, rec := range records {
+		b := r.bundleLocked(rec.Status.Name)
+		b.status = rec.Status
+		b.revision = rec.Status.AppliedRevision
+		r.takeEntriesLocked(b, rec.Inventory)
+	}
+	for _, e := range open {
+		if b := r.bundles[e.Bundle]; b != nil {
+			b.open[e.Object.ID()] = e
+		}
+	}
+	r.watchLocked()
+	return nil
+}
+
+// insist asks the cluster until it answers. Only an error that a human must end, and the end of ctx, end it sooner.
+func (r *Reconciler) insist(ctx context.Context, ask func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := ask()
+		if k := api.KindOf(err); err == nil || k == api.Stalled || k == api.Forbidden {
+			return err
+		}
+		d, _ := retryDelay(err, attempt)
+		d = min(d, startRetry)
+		if ctx.Err() == nil {
+			r.Log.Warn("the cluster does not answer", "error", err, "retry", d)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(d):
+		}
+	}
+}
+
+// startRetry bounds how long a start waits before it asks the cluster again.
+const startRetry = 15 * time.Second
+
+// rebuild makes records from the ApplySets on the cluster: a lost store costs nothing but history.
+func (r *Reconciler) rebuild(ctx context.Context) ([]api.BundleRecord, error) {
+	owned, err := r.Applier.Inventory(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("rebuild the inventory from the cluster: %w", err)
+	}
+	told, err := r.Applier.BundleStatuses(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("rebuild the inventory from the cluster: %w", err)
+	}
+	keep := map[string]bool{}
+	for _, s := range told {
+		keep[s.Name] = s.Keep
+	}
+	var out []api.BundleRecord
+	for _, name := range slices.Sorted(maps.Keys(owned)) {
+		out = append(out, api.BundleRecord{
+			Status:    api.BundleStatus{Name: name, Phase: api.PhasePending, Objects: len(owned[name]), Keep: keep[name]},
+			Inventory: owned[name],
+		})
+	}
+	if len(out) > 0 {
+		r.Log.Info("inventory rebuilt from the cluster", "bundles", len(out))
+	}
+	return out, nil
+}
+
+// pass brings the desired state up to date and sets the scheduler to work on it.
+// Whatever fails here leaves the last good state applied, watched and corrected.
+func (r *Reconciler) pass(ctx context.Context) error {
+	snap, fetchErr := r.Source.Fetch(ctx)
+	if fetchErr != nil {
+		r.fetchFailed(fetchErr)
+	}
+	if snap.Tree == nil {
+		return errors.Join(fetchErr, ctx.Err())
+	}
+	if fetchErr == nil {
+		r.fetched(snap)
+	}
+	rendering, err := r.render(ctx, snap, r.currentFacts(ctx))
+	if err == nil {
+		err = r.gate(rendering)
+	}
+	if err != nil {
+		r.refuse(err)
+		r.baselines(ctx, nil)
+		r.begin()
+		return errors.Join(fetchErr, err)
+	}
+	r.baselines(ctx, &rendering)
+	r.adopt(rendering)
+	r.begin()
+	return fetchErr
+}
+
+// render renders a snapshot for this cluster, with the namespaces that its objects will have there.
+func (r *Reconciler) render(ctx context.Context, snap api.Snapshot, facts api.ClusterFacts) (api.Rendering, error) {
+	rendering, err := r.Renderer.Render(ctx, snap, r.Cluster, facts)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	return r.Applier.Resolve(ctx, rendering), nil
+}
+
+// currentFacts asks the cluster again what it offers: a CRD may have come or gone.
+// When it does not answer, what was known serves.
+func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
+	facts, err := r.Applier.Facts(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		r.facts = facts
+		r.status.KubeVersion = facts.KubeVersion
+	}
+	return r.facts
+}
+
+// gate refuses a rendering that would empty the cluster, before anything is touched.
+func (r *Reconciler) gate(rendering api.Rendering) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	claims, broken := claimsOf(rendering)
+	total, owned := 0, 0
+	var gone []plan.Deletion
+	for _, b := range r.bundles {
+		owned += len(b.entries)
+	}
+	keep := map[string]bool{} // bundles that delete nothing
+	for _, b := range r.bundles {
+		keep[b.name] = b.status.Keep
+	}
+	for _, rb := range rendering.Bundles {
+		total += len(rb.Objects)
+		keep[rb.Name] = !rb.Spec.PruneEnabled()
+	}
+	if total == 0 && owned > 0 && len(broken) == 0 && !r.releasedLocked(guards(rendering)) {
+		return &api.Error{
+			Kind: api.Forbidden, Reason: "EmptyRendering",
+			Err: fmt.Errorf("revision %s renders no object at all for cluster %q, which holds %d: nothing is deleted",
+				short(rendering.Revision), r.Cluster, owned),
+			Hint: `to empty the cluster on purpose, set spec.guards.allowDelete: ["*"] in fleet.yaml or cluster.yaml`,
+		}
+	}
+	for _, b := range r.bundles {
+		if broken[b.name] || keep[b.name] {
+			continue
+		}
+		for id, e := range b.entries {
+			if claims[id] == "" && !broken[r.owners[id]] {
+				gone = append(gone, plan.Deletion{Bundle: b.name, Object: e.Object})
+			}
+		}
+	}
+	return plan.GuardShare(owned, gone, guards(rendering))
+}
+
+// claimsOf says which bundle each object is to belong to, and which bundles could not be rendered.
+func claimsOf(rendering api.Rendering) (claims map[string]string, broken map[string]bool) {
+	claims, broken = map[string]string{}, map[string]bool{}
+	for _, rb := range rendering.Bundles {
+		if rb.Err != nil {
+			broken[rb.Name] = true
+		}
+		for _, o := range rb.Objects {
+			claims[api.RefOf(o).ID()] = rb.Name
+		}
+	}
+	return claims, broken
+}
+
+// guards joins what the fleet and the cluster say.
+func guards(rendering api.Rendering) api.Guards {
+	g := rendering.Fleet.Spec.Guards
+	c := rendering.Cluster.Spec.Guards
+	if c.MaxDeletePercent != nil {
+		g.MaxDeletePercent = c.MaxDeletePercent
+	}
+	g.AllowDelete = slices.Concat(g.AllowDelete, c.AllowDelete)
+	return g
+}
+
+// releasedLocked reports whether the repository allows to delete all that there is.
+func (r *Reconciler) releasedLocked(g api.Guards) bool {
+	for name, b := range r.bundles {
+		if len(b.entries) > 0 && !slices.Contains(g.AllowDelete, "*") && !slices.Contains(g.AllowDelete, name) {
+			return false
+		}
+	}
+	return true
+}
+
+// guardLocked refuses to delete protected kinds that the repository did not release.
+func (r *Reconciler) guardLocked(bundle string, stale []api.InventoryEntry) error {
+	if r.rendering == nil {
+		return &api.Error{Kind: api.Waiting, Reason: "NoRendering", Err: errors.New("nothing is pruned before a revision was rendered")}
+	}
+	gone := make([]plan.Deletion, 0, len(stale))
+	for _, e := range stale {
+		gone = append(gone, plan.Deletion{Bundle: bundle, Object: e.Object})
+	}
+	return plan.GuardProtected(gone, guards(*r.rendering))
+}
+
+// adopt swaps in a new desired state: everything that could fail has been done.
+func (r *Reconciler) adopt(rendering api.Rendering) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rendering = &rendering
+	r.claims, _ = claimsOf(rendering)
+	r.scalers = scalersIn(rendering)
+	r.status.DesiredRevision = rendering.Revision
+	r.status.Labels = rendering.Cluster.Metadata.Labels
+	r.git = gitSuspension(rendering.Cluster)
+	r.Adopted(rendering.Fleet.Spec)
+	if e := r.status.Error; e != nil && e.Reason != reasonFetch {
+		r.status.Error = nil
+	}
+	there := map[string]bool{}
+	for i := range rendering.Bundles {
+		rb := &rendering.Bundles[i]
+		there[rb.Name] = true
+		b := r.bundleLocked(rb.Name)
+		b.gone = false
+		b.unguard()
+		fresh := b.desired == nil
+		if !b.setDesired(rb, rendering.Revision) && !fresh {
+			continue
+		}
+		r.phaseLocked(b, b.status.Phase, b.status.Message)
+		b.status.Warnings = rb.Warnings
+		if rb.Err != nil {
+			b.status.Phase, b.status.Error, b.status.Message = api.PhaseFailed, api.StatusErrorOf(rb.Err), ""
+			r.Log.Error("bundle", "bundle", b.name, "error", rb.Err, "kind", api.KindOf(rb.Err))
+			r.publish.add(b.name, api.PhaseFailed)
+			r.publish.failed(b.name, rb.Err)
+		} else if !b.settled {
+			b.status.Phase, b.status.Error = api.PhasePending, nil
+		}
+		r.recordLocked(b)
+	}
+	for name, b := range r.bundles {
+		if !there[name] {
+			b.desired, b.gone, b.settled, b.stalled, b.attempt = nil, true, false, false, 0
+			b.unguard()
+			b.status.Message = "left Git"
+		}
+	}
+	r.watchLocked()
+	r.recordLocked(nil)
+	r.advanceLocked()
+}
+
+// scalersIn returns the autoscalers among the objects.
+func scalersIn(rendering api.Rendering) []*unstructured.Unstructured {
+	var out []*unstructured.Unstructured
+	for _, rb := range rendering.Bundles {
+		for _, o := range rb.Objects {
+			if k := o.GetKind(); k == "HorizontalPodAutoscaler" || k == "ScaledObject" {
+				out = append(out, o)
+			}
+		}
+	}
+	return out
+}
+
+// begin lets bundles run from now on.
+func (r *Reconciler) begin() {
+	r.mu.Lock()
+	first := !r.started
+	r.started = true
+	r.mu.Unlock()
+	if first {
+		r.compareEverything()
+	}
+	wake(r.kick)
+}
+
+// refuse notes an error that concerns the whole cluster.
+func (r *Reconciler) refuse(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := api.StatusErrorOf(err)
+	if old := r.status.Error; old == nil || *old != *next {
+		r.publish.failed("", err)
+	}
+	r.status.Error = next
+	r.recordLocked(nil)
+}
+
+// baselines finds out, once after a start, what each bundle was last applied from,
+// so that what drifted meanwhile is told from what Git changed.
+// A bundle whose rendering is what was applied needs nothing;
+// for the others the revision that was applied is rendered once more.
+func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
+	r.mu.Lock()
+	if r.started {
+		r.mu.Unlock()
+		return
+	}
+	now := map[string]*api.RenderedBundle{}
+	if rendering != nil {
+		for i := range rendering.Bundles {
+			now[rendering.Bundles[i].Name] = &rendering.Bundles[i]
+		}
+	}
+	missing := map[string][]*bundle{} // revision -> bundles
+	for name, b := range r.bundles {
+		switch rb := now[name]; {
+		case b.status.Digest == "":
+		case rb != nil && rb.Err == nil && rb.Digest == b.status.Digest:
+			b.setApplied(rb)
+			b.settled = b.status.Error == nil
+		default:
+			missing[b.status.AppliedRevision] = append(missing[b.status.AppliedRevision], b)
+		}
+	}
+	facts := r.facts
+	r.mu.Unlock()
+	for revision, bundles := range missing {
+		r.baseline(ctx, revision, bundles, facts)
+	}
+}
+
+func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*bundle, facts api.ClusterFacts) {
+	snap, err := r.Source.At(ctx, revision)
+	var old api.Rendering
+	if err == nil {
+		old, err = r.render(ctx, snap, facts)
+	}
+	if err != nil {
+		r.Log.Warn("the revision that was applied cannot be rendered again: drift since then is not told from the new commit",
+			"revision", revision, "error", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range bundles {
+		for i := range old.Bundles {
+			if rb := &old.Bundles[i]; rb.Name == b.name && rb.Err == nil {
+				b.setApplied(rb)
+			}
+		}
+	}
+}
+
+func (r *Reconciler) bundleLocked(name string) *bundle {
+	b := r.bundles[name]
+	if b == nil {
+		b = newBundle(name)
+		r.bundles[name], r.names = b, nil
+		r.applySets[apply.ApplySetID(name)] = name
+	}
+	return b
+}
+
+func short(revision string) string { return revision[:min(len(revision), 10)] }
+
+// fetched notes a successful fetch.
+func (r *Reconciler) fetched(snap api.Snapshot) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status.Fetched = r.Now()
+	r.status.DesiredRevision, r.status.Subject = snap.Revision, snap.Subject
+	r.clearFetchErrorLocked()
+	r.recordLocked(nil)
+}
+
+// reasonFetch marks a cluster-wide error that a successful fetch ends.
+const reasonFetch = "FetchFailed"
+
+// fetchFailed notes that the repository could not be reached; what is applied stays.
+func (r *Reconciler) fetchFailed(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := api.StatusErrorOf(err)
+	next.Reason = reasonFetch
+	if old := r.status.Error; old != nil && (*old == *next || old.Reason != reasonFetch) {
+		return
+	}
+	r.status.Error = next
+	r.Log.Warn("fetch", "error", err, "applied", r.status.AppliedRevision)
+	r.recordLocked(nil)
+}
+
+// fetchWorks notes that the repository answers again, with nothing new.
+func (r *Reconciler) fetchWorks() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.clearFetchErrorLocked() {
+		r.status.Fetched = r.Now()
+		r.recordLocked(nil)
+	}
+}
+
+func (r *Reconciler) clearFetchErrorLocked() bool {
+	if r.status.Error != nil && r.status.Error.Reason == reasonFetch {
+		r.status.Error = nil
+		return true
+	}
+	return false
+}

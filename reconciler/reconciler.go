@@ -1,0 +1,259 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// Config is what a Reconciler is made of. Every field without "zero means" is required.
+type Config struct {
+	// Cluster is the name of the cluster in the fleet repository.
+	Cluster   string
+	Source    Source
+	Renderer  Renderer
+	Applier   Applier
+	Health    Health
+	Watch     Watch
+	Detective Detective
+	Store     Store
+	Log       *slog.Logger
+	// Now is the clock.
+	Now func() time.Time
+	// Identity is what the status says of this agent and its source.
+	Identity api.ClusterStatus
+	// Metrics may be nil: then nothing is measured.
+	Metrics *Metrics
+	// Adopted takes what the fleet file says, whenever a revision takes effect. It returns at once. Nil means nobody wants to know.
+	Adopted func(api.FleetSpec)
+	// Recorded is called after each commit to the store; nil means nobody wants to know.
+	Recorded func()
+
+	// Poll is how often the repository is asked for a new commit. Zero means DefaultPoll.
+	Poll time.Duration
+	// Compare is how often everything is compared again, as a net below the watch.
+	// Zero means DefaultCompare.
+	Compare time.Duration
+	// Workers bounds the bundles that are applied at the same time. Zero means DefaultWorkers.
+	Workers int
+}
+
+// Defaults of Config.
+const (
+	DefaultPoll    = 3 * time.Second
+	DefaultCompare = 30 * time.Minute
+	DefaultWorkers = 16
+	// driftWorkers bounds the objects that are compared at the same time.
+	driftWorkers = 8
+)
+
+// Reconciler keeps one cluster equal to a repository. Make it with New, then Run it once.
+type Reconciler struct {
+	Config
+
+	queue *queue // objects to look at
+	kick  chan struct{}
+	sync  chan struct{} // a pass is wanted now
+	wg    sync.WaitGroup
+
+	// publish holds what is to be written to the cluster about bundles.
+	publish *publisher
+	// recorder writes to the store.
+	recorder *recorder
+
+	mu      sync.Mutex
+	bundles map[string]*bundle
+	// names are those of bundles, sorted; nil when one came or went.
+	names []string
+	// owners: object ID -> name of the bundle whose inventory holds it
+	owners map[string]string
+	// claims: object ID -> the bundle whose rendering holds it, at the adopted revision
+	claims map[string]string
+	// applySets: value of the part-of label -> bundle
+	applySets   map[string]string
+	suspensions api.Suspensions
+	git         *api.Suspension // from Cluster.spec.suspend
+	status      api.ClusterStatus
+	rendering   *api.Rendering // the last that was adopted
+	// scalers are the autoscalers that Git describes
+	scalers []*unstructured.Unstructured
+	facts   api.ClusterFacts
+	started bool // baselines are known, bundles may run
+	// answers says that the repository answered when last asked between two failed fetches. Only passLoop uses it.
+	answers bool
+	running int
+}
+
+// New checks the configuration. Nothing is started before Run.
+func New(cfg Config) (*Reconciler, error) {
+	switch {
+	case !api.ValidName(cfg.Cluster):
+		return nil, fmt.Errorf("reconciler: %q is not a cluster's name", cfg.Cluster)
+	case cfg.Source == nil, cfg.Renderer == nil, cfg.Applier == nil, cfg.Health == nil, cfg.Watch == nil,
+		cfg.Detective == nil, cfg.Store == nil, cfg.Log == nil, cfg.Now == nil:
+		return nil, errors.New("reconciler: a stage, the log or the clock is missing")
+	}
+	if cfg.Poll <= 0 {
+		cfg.Poll = DefaultPoll
+	}
+	if cfg.Compare <= 0 {
+		cfg.Compare = DefaultCompare
+	}
+	if cfg.Workers <= 0 {
+		cfg.Workers = DefaultWorkers
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics(nil)
+	}
+	if cfg.Recorded == nil {
+		cfg.Recorded = func() {}
+	}
+	if cfg.Adopted == nil {
+		cfg.Adopted = func(api.FleetSpec) {}
+	}
+	r := &Reconciler{
+		Config:    cfg,
+		queue:     newQueue(),
+		kick:      make(chan struct{}, 1),
+		sync:      make(chan struct{}, 1),
+		bundles:   map[string]*bundle{},
+		owners:    map[string]string{},
+		claims:    map[string]string{},
+		applySets: map[string]string{},
+		status:    cfg.Identity,
+	}
+	r.status.Cluster = cfg.Cluster
+	r.publish = newPublisher(r)
+	r.recorder = newRecorder(r)
+	return r, nil
+}
+
+// Run works until ctx ends, and returns when everything that it started has ended.
+// It returns an error only if it could not begin.
+func (r *Reconciler) Run(ctx context.Context) error {
+	if err := r.load(ctx); err != nil {
+		return err
+	}
+	for range driftWorkers {
+		r.wg.Go(func() { r.compareLoop(ctx) })
+	}
+	r.wg.Go(func() { r.publish.run(ctx) })
+	r.wg.Go(func() { r.recorder.run(ctx) })
+	r.wg.Go(func() { r.scheduleLoop(ctx) })
+	r.passLoop(ctx)
+	r.queue.close()
+	r.wg.Wait()
+	_ = r.recorder.flush() // it is logged, and the next start finds out by itself
+	return nil
+}
+
+// Sync asks for a pass now, in which every bundle (or the one named) is compared and applied anew.
+// It reports a bundle that is not there.
+func (r *Reconciler) Sync(bundle string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if bundle != "" && r.bundles[bundle] == nil {
+		return &api.Error{
+			Kind: api.Stalled, Reason: "NoSuchBundle",
+			Err: fmt.Errorf("there is no bundle %q on cluster %q", bundle, r.Cluster),
+		}
+	}
+	for name, b := range r.bundles {
+		if bundle == "" || bundle == name {
+			b.order()
+		}
+	}
+	wake(r.sync)
+	wake(r.kick)
+	return nil
+}
+
+// wake makes a channel of capacity one ready.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// passLoop runs passes: at start, when the repository changed, when asked, and after errors.
+func (r *Reconciler) passLoop(ctx context.Context) {
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	attempt, again := 0, time.Time{}
+	for {
+		forced := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.sync:
+			forced = true
+		case <-poll.C:
+		}
+		if forced || r.passDue(ctx, attempt, again) {
+			err := r.pass(ctx)
+			if err == nil {
+				attempt = 0
+			} else if ctx.Err() == nil {
+				attempt++
+				var wait time.Duration
+				wait, again = r.passDelay(err, attempt)
+				r.Log.Error("pass", "error", err, "kind", api.KindOf(err), "retry", wait)
+			}
+		}
+		if !poll.Stop() {
+			select {
+			case <-poll.C:
+			default:
+			}
+		}
+		poll.Reset(r.Poll)
+	}
+}
+
+// passDelay is how long to wait after a failed pass, and when that is over.
+// A pass that is stalled is not repeated: only a new commit, or an order, begins another.
+func (r *Reconciler) passDelay(err error, attempt int) (time.Duration, time.Time) {
+	d, again := retryDelay(err, attempt)
+	if !again {
+		return 0, time.Time{}
+	}
+	d = min(d, time.Minute)
+	return d, r.Now().Add(d)
+}
+
+// passDue reports whether a pass would find anything new.
+// attempt counts the passes that failed in a row, and again is when to repeat the last (zero: not by itself).
+func (r *Reconciler) passDue(ctx context.Context, attempt int, again time.Time) bool {
+	r.mu.Lock()
+	first := r.rendering == nil
+	broken := r.status.Error != nil && r.status.Error.Reason == reasonFetch
+	r.mu.Unlock()
+	backoff := attempt > 0 && !again.IsZero()
+	switch {
+	case first && attempt == 0, backoff && !r.Now().Before(again):
+		return true
+	case backoff && broken:
+		// A fetch that failed is repeated at once when the repository answers again, and else as late as the pass.
+		_, err := r.Source.Changed(ctx)
+		before := r.answers
+		r.answers = err == nil
+		return r.answers && !before
+	}
+	changed, err := r.Source.Changed(ctx)
+	if err != nil {
+		r.fetchFailed(err)
+		return false
+	}
+	if !changed {
+		r.fetchWorks()
+	}
+	return changed
+}

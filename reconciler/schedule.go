@@ -1,0 +1,197 @@
+package reconciler
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// scheduleLoop starts bundles when they may run, and ends when all that it started have ended.
+func (r *Reconciler) scheduleLoop(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	compare := time.NewTicker(r.Compare)
+	defer compare.Stop()
+	for {
+		next := r.schedule(ctx)
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-timer.C:
+		case <-compare.C:
+			r.compareEverything()
+		}
+	}
+}
+
+// schedule starts what may run and says how long until time alone changes that.
+func (r *Reconciler) schedule(ctx context.Context) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := time.Hour
+	if !r.started || ctx.Err() != nil {
+		return next
+	}
+	now := r.Now()
+	next = min(next, r.expireLocked(now))
+	for _, name := range r.namesLocked() {
+		b := r.bundles[name]
+		next = min(next, r.timeoutLocked(ctx, b, now))
+		wait, ok := r.runnableLocked(b, now)
+		if !ok {
+			next = min(next, wait)
+			continue
+		}
+		if r.running >= r.Workers {
+			break // the next one that finishes wakes us
+		}
+		b.running = true
+		r.running++
+		r.wg.Go(func() { r.runBundle(ctx, b) })
+	}
+	return max(next, time.Millisecond)
+}
+
+// namesLocked returns the names of the bundles in order: every run of the scheduler goes through them.
+func (r *Reconciler) namesLocked() []string {
+	if r.names == nil {
+		r.names = slices.Sorted(maps.Keys(r.bundles))
+	}
+	return r.names
+}
+
+// runnableLocked reports whether a bundle is to run now; if not, when time alone would change that.
+func (r *Reconciler) runnableLocked(b *bundle, now time.Time) (time.Duration, bool) {
+	const never = time.Hour
+	switch {
+	case b.running || b.settled || b.stalled:
+		return never, false
+	case b.desired != nil && b.desired.Err != nil:
+		return never, false
+	case now.Before(b.retry):
+		return b.retry.Sub(now), false
+	}
+	if s := r.suspendedLocked(b.name); s != "" && !b.force {
+		r.blockLocked(b, api.PhaseSuspended, "suspended by "+s, nil)
+		return never, false
+	}
+	if b.desired == nil {
+		if !b.gone {
+			return never, false // no revision could be rendered yet
+		}
+		// What is removed goes after everything that depends on it, and after what may take its objects over.
+		if r.dependedOnLocked(b.name) || r.unsettledLocked(b) {
+			return never, false
+		}
+		return 0, true
+	}
+	if missing := r.unreadyLocked(b.desired.Spec.DependsOn); len(missing) > 0 {
+		r.blockLocked(b, api.PhaseBlocked, "waits for "+strings.Join(missing, ", "), nil)
+		return never, false
+	}
+	// Drift that was seen is recorded before an apply could write over it.
+	for id := range b.entries {
+		if len(b.entries) <= 64 && r.queue.pending(id) {
+			return 20 * time.Millisecond, false
+		}
+	}
+	return 0, true
+}
+
+// unreadyLocked returns the dependencies that are not yet as Git says.
+func (r *Reconciler) unreadyLocked(deps []string) []string {
+	var out []string
+	for _, d := range deps {
+		b := r.bundles[d]
+		switch {
+		case b == nil:
+			out = append(out, d+" (not on this cluster)")
+		case !b.settled:
+			out = append(out, fmt.Sprintf("%s (%s)", d, b.status.Phase))
+		case b.desired != nil && b.desired.Spec.WaitEnabled() && b.status.Phase != api.PhaseReady:
+			out = append(out, fmt.Sprintf("%s (%s)", d, cmp.Or(b.status.Message, string(b.status.Phase))))
+		}
+	}
+	return out
+}
+
+// dependedOnLocked reports whether a bundle that is still there, and is also to go, depended on name.
+func (r *Reconciler) dependedOnLocked(name string) bool {
+	for _, b := range r.bundles {
+		if b.gone && b.name != name && slices.Contains(b.status.DependsOn, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// unsettledLocked reports whether a bundle that stays has yet to take over an object of one that goes.
+func (r *Reconciler) unsettledLocked(gone *bundle) bool {
+	for id := range gone.entries {
+		if owner := r.claims[id]; owner != "" && r.bundles[owner] != nil && !r.bundles[owner].settled {
+			return true
+		}
+	}
+	return false
+}
+
+// blockLocked notes why a bundle does not run.
+func (r *Reconciler) blockLocked(b *bundle, phase api.BundlePhase, message string, err error) {
+	next := b.status
+	next.Phase, next.Message = phase, message
+	if err != nil {
+		next.Error = api.StatusErrorOf(err)
+	}
+	r.setStatusLocked(b, next)
+}
+
+// phaseLocked moves a bundle to a phase that is not worth a record of its own.
+func (r *Reconciler) phaseLocked(b *bundle, phase api.BundlePhase, message string) {
+	b.status.Phase, b.status.Message = phase, message
+	b.status.DesiredRevision = b.revision
+	if b.desired != nil {
+		b.status.DependsOn = b.desired.Spec.DependsOn
+		b.status.Keep = !b.desired.Spec.PruneEnabled()
+	}
+}
+
+// watchLocked tells the watch which kinds we own or are about to own.
+func (r *Reconciler) watchLocked() {
+	kinds := map[schema.GroupVersionKind]bool{}
+	seen := map[schema.GroupKind]bool{}
+	add := func(ref api.ObjectRef) {
+		gk := schema.GroupKind{Group: ref.Group, Kind: ref.Kind}
+		if !seen[gk] && ref.Version != "" {
+			seen[gk] = true
+			kinds[ref.GVK()] = true
+		}
+	}
+	for _, b := range r.bundles {
+		if b.desired != nil {
+			for _, o := range b.desired.Objects {
+				add(api.RefOf(o))
+			}
+		}
+	}
+	for _, b := range r.bundles {
+		for _, e := range b.entries {
+			add(e.Object)
+		}
+	}
+	add(apply.ReportRef()) // orders are written there
+	add(apply.LeaseRef())  // and challenges there
+	r.Watch.SetKinds(slices.SortedFunc(maps.Keys(kinds), func(a, b schema.GroupVersionKind) int {
+		return cmp.Compare(a.String(), b.String())
+	}))
+}

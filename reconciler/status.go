@@ -1,0 +1,385 @@
+package reconciler
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/health"
+)
+
+// Status returns what is known of the cluster and its bundles, for those who ask this agent itself.
+func (r *Reconciler) Status() (api.ClusterStatus, []api.BundleStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]api.BundleStatus, 0, len(r.bundles))
+	for _, b := range r.bundles {
+		out = append(out, b.status)
+	}
+	return r.status, out
+}
+
+// HealthChanged takes the news that the health of a bundle's objects changed.
+func (r *Reconciler) HealthChanged(bundle string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.bundles[bundle]
+	if b == nil || b.running {
+		return
+	}
+	before := b.status
+	r.healthLocked(b, r.Now())
+	after := b.status
+	b.status = before
+	r.setStatusLocked(b, after)
+	if after.Phase != before.Phase {
+		wake(r.kick)
+	}
+}
+
+// healthLocked derives the phase of a bundle that is applied from the health of its objects.
+func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
+	sum := r.Health.Get(b.name)
+	b.status.Objects, b.status.ReadyObjects = len(b.entries), sum.Ready
+	r.countLocked(b)
+	if b.status.Error != nil && !b.timedOut || !b.settled {
+		if s := r.suspendedLocked(b.name); s != "" && b.status.Error == nil {
+			b.status.Phase, b.status.Message = api.PhaseSuspended, "suspended by "+s
+		}
+		return
+	}
+	switch {
+	case sum.Ready >= sum.Total && len(sum.Failed) == 0:
+		b.status.Phase, b.status.Message, b.status.Error = api.PhaseReady, "", nil
+		b.deadline, b.timedOut = time.Time{}, false
+	case b.timedOut:
+		b.status.Message = healthMessage(sum.Failed, sum.InProgress)
+	default:
+		b.status.Phase, b.status.Message = api.PhaseProgressing, healthMessage(sum.Failed, sum.InProgress)
+		if b.deadline.IsZero() && b.desired != nil {
+			// It was ready and is no longer: it gets the same time to recover.
+			b.deadline = now.Add(b.desired.Spec.WaitTimeout())
+		}
+	}
+}
+
+// timeoutLocked fails a bundle that did not become healthy in time,
+// and returns how long until that happens.
+func (r *Reconciler) timeoutLocked(ctx context.Context, b *bundle, now time.Time) time.Duration {
+	if b.running || b.deadline.IsZero() || b.timedOut || b.status.Phase != api.PhaseProgressing {
+		return time.Hour
+	}
+	if now.Before(b.deadline) {
+		return b.deadline.Sub(now)
+	}
+	b.timedOut = true
+	sum := r.Health.Get(b.name)
+	stuck := slices.Concat(sum.Failed, sum.InProgress)
+	timeout := api.DefaultTimeout
+	if b.desired != nil {
+		timeout = b.desired.Spec.WaitTimeout()
+	}
+	r.wg.Go(func() { r.explain(ctx, b, stuck, timeout) })
+	return time.Hour
+}
+
+// explain asks why a bundle did not become healthy, and says so.
+func (r *Reconciler) explain(ctx context.Context, b *bundle, stuck []health.Object, timeout time.Duration) {
+	var why []string
+	for i, o := range stuck {
+		if i == 3 {
+			why = append(why, fmt.Sprintf("and %d more", len(stuck)-i))
+			break
+		}
+		reason := r.Health.Explain(ctx, o.Ref)
+		if reason == "" {
+			reason = o.Message
+		}
+		why = append(why, fmt.Sprintf("%s: %s", o.Ref, reason))
+	}
+	err := &api.Error{
+		Kind: api.Waiting, Reason: "HealthTimeout",
+		Err: fmt.Errorf("not healthy after %s: %s", timeout, strings.Join(why, "; ")),
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !b.timedOut {
+		return
+	}
+	next := b.status
+	next.Phase, next.Error = api.PhaseFailed, api.StatusErrorOf(err)
+	r.setStatusLocked(b, next)
+	r.publish.failed(b.name, err)
+}
+
+// healthMessage names the first object that is not healthy, failed ones first.
+func healthMessage(failed, inProgress []health.Object) string {
+	n := len(failed) + len(inProgress)
+	if n == 0 {
+		return ""
+	}
+	first := slices.Concat(failed, inProgress)[0]
+	s := fmt.Sprintf("%s: %s", first.Ref, first.Message)
+	if n > 1 {
+		s += fmt.Sprintf(" (and %d more)", n-1)
+	}
+	return s
+}
+
+// setStatusLocked records a status if it differs from what is known.
+func (r *Reconciler) setStatusLocked(b *bundle, next api.BundleStatus) {
+	if reflect.DeepEqual(b.status, next) {
+		return
+	}
+	b.status = next
+	b.status.Updated = r.Now()
+	r.recordLocked(b)
+	r.publish.add(b.name, b.status.Phase)
+}
+
+// countLocked counts what drifted and what could not be compared.
+func (r *Reconciler) countLocked(b *bundle) {
+	b.status.Drifted, b.status.Unknown = len(b.open), len(b.unknown)
+	b.status.Suspended = r.suspendedLocked(b.name)
+}
+
+// driftCountLocked records the counts if they changed.
+func (r *Reconciler) driftCountLocked(b *bundle) {
+	next := b.status
+	next.Drifted, next.Unknown = len(b.open), len(b.unknown)
+	r.setStatusLocked(b, next)
+}
+
+// advanceLocked moves the applied revision on once every bundle was applied from it.
+func (r *Reconciler) advanceLocked() {
+	if r.rendering == nil || r.status.AppliedRevision == r.rendering.Revision {
+		return
+	}
+	for _, b := range r.bundles {
+		if !b.settled {
+			return
+		}
+	}
+	r.status.AppliedRevision = r.rendering.Revision
+	r.Log.Info("revision applied", "revision", r.rendering.Revision)
+	r.recordLocked(nil)
+}
+
+// announce emits Events about what an apply did.
+func (r *Reconciler) announce(ctx context.Context, name string, res apply.Result) {
+	if ctx.Err() != nil {
+		return
+	}
+	if res.Err != nil {
+		r.publish.failed(name, res.Err)
+		return
+	}
+	cs := res.Changes
+	if n := cs.Count(api.Created, api.Updated, api.Recreated, api.Pruned); n > 0 {
+		r.publish.event(apply.EventRequest{Bundle: name, Type: "Normal", Reason: "Applied", Message: fmt.Sprintf(
+			"%d created, %d updated, %d pruned", cs.Count(api.Created), cs.Count(api.Updated, api.Recreated), cs.Count(api.Pruned))})
+	}
+}
+
+// publisher writes BundleDeployments and Events, behind the work, so that nothing waits for it.
+type publisher struct {
+	r       *Reconciler
+	wake    chan struct{}
+	mu      sync.Mutex
+	dirty   map[string]time.Time // bundle -> when it may be written
+	passing time.Time            // when the last phase that may pass is written
+	events  []apply.EventRequest
+	// reportAt is when the cluster's report may be written; zero if it need not be.
+	reportAt time.Time
+	// written is the report as it was last written. Only run uses it.
+	written []byte
+}
+
+// Bounds of the publisher.
+const (
+	// publishSettle lets phases that pass quickly go by without a write.
+	publishSettle = time.Second
+	// publishSpacing bounds the writes of such phases: a commit that changes a thousand bundles
+	// must not double its cost by saying of each that it progresses.
+	publishSpacing = 100 * time.Millisecond
+	// reportSettle joins what changes together into one write of the cluster's report.
+	reportSettle = 100 * time.Millisecond
+	// maxEvents bounds the Events that wait; more are dropped, since Events are only a courtesy.
+	maxEvents = 1000
+	// publishers bounds the writes at the same time.
+	publishers = 4
+)
+
+func newPublisher(r *Reconciler) *publisher {
+	return &publisher{r: r, wake: make(chan struct{}, 1), dirty: map[string]time.Time{}}
+}
+
+// add has the bundle's status written: soon, or at once where a human may be waiting for it.
+func (p *publisher) add(bundle string, phase api.BundlePhase) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := p.r.Now()
+	if phase != api.PhaseReady && phase != api.PhaseFailed && phase != api.PhaseSuspended {
+		at = at.Add(publishSettle)
+		if _, ok := p.dirty[bundle]; ok {
+			return // and what it says then is read then
+		}
+		if next := p.passing.Add(publishSpacing); at.Before(next) {
+			at = next
+		}
+		p.passing = at
+	}
+	if old, ok := p.dirty[bundle]; !ok || at.Before(old) {
+		p.dirty[bundle] = at
+	}
+	wake(p.wake)
+}
+
+// report has the cluster's report written soon.
+func (p *publisher) report() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.reportAt.IsZero() {
+		p.reportAt = p.r.Now().Add(reportSettle)
+	}
+	wake(p.wake)
+}
+
+func (p *publisher) event(e apply.EventRequest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.events) < maxEvents {
+		p.events = append(p.events, e)
+	}
+	wake(p.wake)
+}
+
+func (p *publisher) failed(bundle string, err error) {
+	p.event(apply.EventRequest{Bundle: bundle, Type: "Warning", Reason: "Failed", Message: err.Error()})
+}
+
+// run writes until ctx ends.
+func (p *publisher) run(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		due, events, report, next := p.take()
+		p.write(ctx, due, events)
+		if report {
+			p.writeReport(ctx)
+		}
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// take returns what may be written now, and when the rest may.
+func (p *publisher) take() (due []string, events []apply.EventRequest, report bool, next time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := p.r.Now()
+	next = time.Hour
+	for name, at := range p.dirty {
+		if wait := at.Sub(now); wait > 0 {
+			next = min(next, wait)
+			continue
+		}
+		due = append(due, name)
+		delete(p.dirty, name)
+	}
+	events, p.events = p.events, nil
+	if !p.reportAt.IsZero() {
+		if wait := p.reportAt.Sub(now); wait > 0 {
+			next = min(next, wait)
+		} else {
+			report, p.reportAt = true, time.Time{}
+		}
+	}
+	return due, events, report, next
+}
+
+// writeReport writes the cluster's report if it says anything new.
+func (p *publisher) writeReport(ctx context.Context) {
+	report := p.r.report()
+	// Strings, numbers and times always marshal.
+	now, _ := json.Marshal(apply.ClusterReport{Status: report.Status.Content(), Drift: report.Drift})
+	if bytes.Equal(now, p.written) {
+		return
+	}
+	if err := p.r.Applier.PublishReport(ctx, report); err != nil {
+		if ctx.Err() == nil {
+			p.r.Log.Warn("publish the cluster's report", "error", err)
+			p.mu.Lock()
+			p.reportAt = p.r.Now().Add(unknownRetry)
+			p.mu.Unlock()
+		}
+		return
+	}
+	p.written = now
+}
+
+// report is what the agent tells on the cluster itself.
+func (r *Reconciler) report() apply.ClusterReport {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := apply.ClusterReport{Status: r.status}
+	for _, b := range r.bundles {
+		for _, e := range b.open {
+			e.LastSeen = time.Time{} // bookkeeping is not worth a write
+			out.Drift = append(out.Drift, e)
+		}
+	}
+	slices.SortFunc(out.Drift, func(a, b api.Episode) int { return cmp.Or(b.Onset.Compare(a.Onset), cmp.Compare(a.ID, b.ID)) })
+	return out
+}
+
+func (p *publisher) write(ctx context.Context, due []string, events []apply.EventRequest) {
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, publishers)
+	for _, name := range due {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			p.status(ctx, name)
+		})
+	}
+	for _, e := range events {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			p.r.Applier.Event(ctx, e)
+		})
+	}
+	wg.Wait()
+}
+
+func (p *publisher) status(ctx context.Context, name string) {
+	p.r.mu.Lock()
+	b := p.r.bundles[name]
+	if b == nil {
+		p.r.mu.Unlock()
+		return
+	}
+	status, entries := b.status, b.inventory()
+	p.r.mu.Unlock()
+	if err := p.r.Applier.PublishStatus(ctx, status, entries); err != nil && ctx.Err() == nil {
+		p.r.Log.Warn("publish status", "bundle", name, "error", err)
+		p.mu.Lock()
+		p.dirty[name] = p.r.Now().Add(unknownRetry)
+		p.mu.Unlock()
+	}
+}

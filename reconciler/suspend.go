@@ -1,0 +1,187 @@
+package reconciler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// SetSuspensions replaces the set of suspensions on the cluster, ends in the API server's time. It takes effect at once:
+// what is not yet being written is not written any more.
+func (r *Reconciler) SetSuspensions(set api.Suspensions) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := r.activeLocked(r.Now())
+	r.suspensions = slices.Clone(set)
+	r.suspensionsChangedLocked(before)
+	wake(r.kick)
+}
+
+// loadSuspensions reads the suspensions on the cluster. before are those that held when the agent was stopped:
+// what ended meanwhile is announced like any other end, and the one from Git holds until Git was read again.
+func (r *Reconciler) loadSuspensions(ctx context.Context, before api.Suspensions) error {
+	var set api.Suspensions
+	err := r.insist(ctx, func() (err error) {
+		set, err = r.Applier.Suspensions(ctx)
+		return err
+	})
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonBadSuspension {
+		r.Log.Error("a suspension cannot be read and holds as far as it can be", "error", err)
+	} else if err != nil {
+		return fmt.Errorf("read the suspensions before the first write: %w", err)
+	}
+	for i := range set {
+		set[i].Until = r.serverTime(set[i].Until)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range before {
+		if s.Name == api.GitSuspension {
+			r.git = &s
+		}
+	}
+	r.suspensions = set
+	r.suspensionsChangedLocked(before)
+	return nil
+}
+
+// reasonBadSuspension marks a Suspension that cannot be understood; see api.DecodeSuspension.
+const reasonBadSuspension = "BadSuspension"
+
+// SuspendMax is the longest suspension that the fleet allows.
+func (r *Reconciler) SuspendMax() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.suspendMaxLocked()
+}
+
+func (r *Reconciler) suspendMaxLocked() time.Duration {
+	if r.rendering == nil || r.rendering.Fleet.Spec.SuspendMax == 0 {
+		return api.DefaultSuspendMax
+	}
+	return time.Duration(r.rendering.Fleet.Spec.SuspendMax)
+}
+
+func gitSuspension(c api.Cluster) *api.Suspension {
+	if c.Spec.Suspend == nil {
+		return nil
+	}
+	return &api.Suspension{
+		Name: api.GitSuspension, Scope: api.Scope{All: true},
+		Reason: c.Spec.Suspend.Reason, Until: c.Spec.Suspend.Until, Actor: "git",
+	}
+}
+
+// serverTime is the time that ends of suspensions are given in: the API server's.
+// So a clock of ours that jumps neither ends nor prolongs a suspension.
+func (r *Reconciler) serverTime(now time.Time) time.Time { return now.Add(r.Applier.ClockSkew()) }
+
+// heldLocked returns the suspension that covers an object of a bundle at now.
+func (r *Reconciler) heldLocked(now time.Time, bundle string, ref api.ObjectRef) (api.Suspension, bool) {
+	return r.activeLocked(now).Find(r.serverTime(now), bundle, ref)
+}
+
+// activeLocked returns the suspensions that hold at now.
+func (r *Reconciler) activeLocked(now time.Time) api.Suspensions {
+	now = r.serverTime(now)
+	var out api.Suspensions
+	limit := r.suspendMaxLocked()
+	for _, s := range r.suspensions {
+		// The API server knows nothing of the fleet's limit; what was asked for beyond it is cut off.
+		if last := s.Created.Add(limit); !s.Created.IsZero() && s.Until.After(last) {
+			s.Until = last
+		}
+		if s.Active(now) {
+			out = append(out, s)
+		}
+	}
+	if r.git != nil && r.git.Active(now) {
+		out = append(out, *r.git)
+	}
+	return out
+}
+
+// suspensionsChangedLocked records which suspensions hold now, announces what came and went,
+// and has everything looked at again that one of them covers or covered.
+func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
+	now := r.Now()
+	after := r.activeLocked(now)
+	r.status.Suspensions = after
+	for _, s := range after {
+		if !holds(before, s) {
+			r.Log.Info("suspended", "suspension", s.Name, "scope", s.Scope.String(), "until", s.Until, "reason", s.Reason, "actor", s.Actor)
+			r.publish.event(apply.EventRequest{
+				Type: "Normal", Reason: "Suspended",
+				Message: fmt.Sprintf("%s until %s by %q: %s", s.Scope, s.Until.Format(time.RFC3339), s.Actor, s.Reason),
+			})
+		}
+	}
+	for _, s := range before {
+		if !holds(after, s) {
+			r.Log.Info("resumed", "suspension", s.Name, "scope", s.Scope.String())
+			r.publish.event(apply.EventRequest{
+				Type: "Normal", Reason: "Resumed",
+				Message: fmt.Sprintf("%s (%s)", s.Scope, s.Name),
+			})
+		}
+	}
+	for name, b := range r.bundles {
+		whole := r.suspendedLocked(name)
+		next := b.status
+		next.Suspended = whole
+		if whole == "" && b.status.Phase == api.PhaseSuspended {
+			next.Phase, next.Message = api.PhasePending, ""
+		}
+		r.setStatusLocked(b, next)
+		if !b.running && b.desired != nil && !b.settled {
+			b.stalled, b.retry = false, time.Time{}
+		}
+		for id := range b.open {
+			r.queue.add(id, now)
+		}
+	}
+	r.recordLocked(nil)
+}
+
+func holds(set api.Suspensions, s api.Suspension) bool {
+	return slices.ContainsFunc(set, func(o api.Suspension) bool { return o.Name == s.Name && o.Until.Equal(s.Until) })
+}
+
+// expireLocked notes suspensions that have ended by themselves,
+// and returns how long until the next one does.
+func (r *Reconciler) expireLocked(now time.Time) time.Duration {
+	next := time.Hour
+	active := r.activeLocked(now)
+	for _, s := range active {
+		next = min(next, s.Until.Sub(r.serverTime(now)))
+	}
+	if !slices.EqualFunc(active, r.status.Suspensions, func(a, b api.Suspension) bool { return a.Name == b.Name && a.Until.Equal(b.Until) }) {
+		r.suspensionsChangedLocked(r.status.Suspensions)
+	}
+	return next
+}
+
+// suspendedLocked names the suspension that covers a whole bundle now; empty for none.
+func (r *Reconciler) suspendedLocked(bundle string) string {
+	for _, s := range r.activeLocked(r.Now()) {
+		if s.Scope.CoversBundle(bundle) {
+			return s.Name
+		}
+	}
+	return ""
+}
+
+// holder returns the question that an apply asks before each write.
+// It looks at the suspensions of that moment, not of when the apply began.
+func (r *Reconciler) holder(bundle string) apply.Held {
+	return func(ref api.ObjectRef) (api.Suspension, bool) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.heldLocked(r.Now(), bundle, ref)
+	}
+}
