@@ -1,0 +1,172 @@
+package hub
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/view"
+)
+
+// route is one thing that humans and scripts can ask for.
+type route struct {
+	verb, path string
+	// who may; anyone needs no token.
+	who    Role
+	handle http.HandlerFunc
+}
+
+// routes is the whole surface for humans and scripts, and who may use what.
+func (h *Hub) routes() []route {
+	return []route{
+		{"GET", "/healthz", anyone, h.getHealth},
+		{"GET", "/metrics", Viewer, h.metrics.handler().ServeHTTP},
+
+		{"GET", "/api/v1/clusters", Viewer, h.getClusters},
+		{"GET", "/api/v1/clusters/{name}", Viewer, h.getCluster},
+		{"GET", "/api/v1/drift", Viewer, h.getDrift},
+		{"GET", "/api/v1/drift/{id}", Viewer, h.getEpisode},
+		{"POST", "/api/v1/clusters/{name}/sync", Operator, h.postSync},
+		{"POST", "/api/v1/clusters/{name}/suspend", Operator, h.postSuspend},
+		{"POST", "/api/v1/clusters/{name}/resume", Operator, h.postResume},
+		{"POST", "/api/v1/clusters/{name}/revoke", Admin, h.postRevoke},
+		{"DELETE", "/api/v1/clusters/{name}", Admin, h.deleteCluster},
+		{"GET", "/api/v1/join-tokens", Admin, h.getJoinTokens},
+		{"POST", "/api/v1/join-tokens", Admin, h.postJoinToken},
+		{"DELETE", "/api/v1/join-tokens/{id}", Admin, h.deleteJoinToken},
+		{"GET", "/api/v1/audit", Admin, h.getAudit},
+		{"GET", "/api/", anyone, notFound},
+
+		{"GET", "/events", Viewer, h.serveEvents},
+		{"GET", "/{$}", Viewer, h.pages.Fleet},
+		{"GET", "/c/{cluster}", Viewer, h.pages.Cluster},
+		{"GET", "/drift", Viewer, h.pages.Drift},
+		{"GET", "/drift/{id}", Viewer, h.pages.Episode},
+		{"GET", "/static/", anyone, h.pages.Static},
+		{"GET", "/login", anyone, h.getLogin},
+		{"POST", "/login", anyone, h.postLogin},
+		{"POST", "/logout", anyone, h.postLogout},
+		{"GET", "/", anyone, h.pages.NotFound},
+	}
+}
+
+func (h *Hub) handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range h.routes() {
+		mux.Handle(rt.verb+" "+rt.path, h.guard(rt))
+	}
+	// Forms of other sites must not act with the browser's session.
+	return h.metrics.count(secure(http.NewCrossOriginProtection().Handler(mux)))
+}
+
+func notFound(w http.ResponseWriter, r *http.Request) {
+	writeError(w, http.StatusNotFound, &api.Error{
+		Kind: api.Stalled, Reason: "NotFound", Err: fmt.Errorf("there is no %s", r.URL.Path), Hint: "see docs/hub-api.md",
+	})
+}
+
+func (h *Hub) getHealth(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, map[string]any{"status": "ok", "version": h.cfg.Version, "agents": h.sessions.count()})
+}
+
+func (h *Hub) getClusters(w http.ResponseWriter, r *http.Request) {
+	q, err := view.ParseQuery(r.URL.Query())
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	if r.URL.Query().Get("size") == "" {
+		q.Size = view.MaxPageSize // scripts want all of a fleet that fits on one page
+	}
+	all, err := h.Clusters(r.Context())
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, view.ListClusters(all, q))
+}
+
+func (h *Hub) getCluster(w http.ResponseWriter, r *http.Request) {
+	d, found, err := h.Cluster(r.Context(), r.PathValue("name"))
+	switch {
+	case err != nil:
+		h.fail(w, r, err)
+	case !found:
+		writeError(w, http.StatusNotFound, noCluster(r.PathValue("name")))
+	default:
+		writeJSON(w, d)
+	}
+}
+
+func (h *Hub) getDrift(w http.ResponseWriter, r *http.Request) {
+	q, err := view.ParseDriftQuery(r.URL.Query())
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	list, err := h.Drift(r.Context(), q)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, list)
+}
+
+func (h *Hub) getEpisode(w http.ResponseWriter, r *http.Request) {
+	e, found, err := h.Episode(r.Context(), r.PathValue("id"))
+	switch {
+	case err != nil:
+		h.fail(w, r, err)
+	case !found:
+		writeError(w, http.StatusNotFound, &api.Error{
+			Kind: api.Stalled, Reason: "NotFound", Err: fmt.Errorf("there is no drift %q", r.PathValue("id")),
+		})
+	default:
+		writeJSON(w, e)
+	}
+}
+
+func noCluster(name string) *api.Error {
+	return &api.Error{Kind: api.Stalled, Reason: "NotFound", Err: fmt.Errorf("the hub knows no cluster %q", name)}
+}
+
+// errorBody is every error's JSON.
+type errorBody struct {
+	Error api.StatusError `json:"error"`
+	Hint  string          `json:"hint,omitempty"`
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // the only error is a client that went away
+}
+
+func writeError(w http.ResponseWriter, status int, err error) {
+	body := errorBody{Error: *api.StatusErrorOf(err)}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		body.Hint = e.Hint
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body)
+}
+
+func badRequest(w http.ResponseWriter, err error) {
+	writeError(w, http.StatusBadRequest, &api.Error{Kind: api.Stalled, Reason: "BadRequest", Err: err})
+}
+
+// fail answers with an error by its kind. What nobody classified is logged, and not told.
+func (h *Hub) fail(w http.ResponseWriter, r *http.Request, err error) {
+	kind := api.KindOf(err)
+	if kind == api.Internal {
+		h.log.Error("request failed", "path", r.URL.Path, "error", err)
+		err = &api.Error{Kind: api.Internal, Reason: "Internal", Err: errors.New("internal error: see the hub's log")}
+	}
+	writeError(w, kind.HTTPStatus(), err)
+}

@@ -1,0 +1,142 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+)
+
+// commandTimeout is how long a command's result is waited for.
+const commandTimeout = 20 * time.Second
+
+// SuspendRequest asks an agent to suspend correction.
+type SuspendRequest struct {
+	Scope  api.Scope `json:"scope"`
+	Reason string    `json:"reason"`
+	// Until is the end; or For is how long from now. Exactly one is set.
+	Until time.Time    `json:"until,omitzero"`
+	For   api.Duration `json:"for,omitempty"`
+}
+
+// ResumeRequest asks an agent to end a suspension; an empty name ends all.
+type ResumeRequest struct {
+	Name string `json:"name,omitempty"`
+}
+
+// SyncRequest asks an agent for a pass now; an empty bundle means all.
+type SyncRequest struct {
+	Bundle string `json:"bundle,omitempty"`
+}
+
+func (h *Hub) postSync(w http.ResponseWriter, r *http.Request) {
+	var req SyncRequest
+	if !readJSON(w, r, &req) {
+		return
+	}
+	h.answer(w, r, &hubv1.Command{Kind: "sync", Name: req.Bundle})
+}
+
+func (h *Hub) postResume(w http.ResponseWriter, r *http.Request) {
+	var req ResumeRequest
+	if !readJSON(w, r, &req) {
+		return
+	}
+	h.answer(w, r, &hubv1.Command{Kind: "resume", Name: req.Name})
+}
+
+func (h *Hub) postSuspend(w http.ResponseWriter, r *http.Request) {
+	var req SuspendRequest
+	if !readJSON(w, r, &req) {
+		return
+	}
+	now := h.now()
+	s := api.Suspension{
+		Scope: req.Scope, Reason: req.Reason, Until: req.Until, Created: now, Actor: actor(r.Context()),
+	}
+	if req.For != 0 {
+		if !req.Until.IsZero() {
+			badRequest(w, errors.New("until and for cannot both be set"))
+			return
+		}
+		s.Until = now.Add(time.Duration(req.For))
+	}
+	// The fleet's own limit is the agent's to check; a hundred years is only against overflow.
+	if err := s.Validate(now, 100*365*24*time.Hour); err != nil {
+		badRequest(w, err)
+		return
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.answer(w, r, &hubv1.Command{Kind: "suspend", Suspension: b})
+}
+
+// answer passes a command to a cluster's agent and answers with its result.
+func (h *Hub) answer(w http.ResponseWriter, r *http.Request, c *hubv1.Command) {
+	cluster := r.PathValue("name")
+	payload, err := h.command(r.Context(), cluster, c)
+	h.audit(r.Context(), actor(r.Context()), c.GetKind(), cluster, err)
+	if err != nil {
+		if e := (*api.Error)(nil); errors.As(err, &e) && e.Reason == "NotFound" {
+			writeError(w, http.StatusNotFound, err)
+			return
+		}
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, map[string]any{"status": "done", "result": json.RawMessage(payload)})
+}
+
+// command sends a command over the cluster's stream and waits for the result.
+func (h *Hub) command(ctx context.Context, cluster string, c *hubv1.Command) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	s := h.sessions.get(cluster)
+	if s == nil {
+		if _, found, err := h.Cluster(ctx, cluster); err != nil {
+			return nil, err
+		} else if !found {
+			return nil, noCluster(cluster)
+		}
+		return nil, notConnected(cluster)
+	}
+	c.Id, c.Actor = rand.Text(), actor(ctx)
+	res, err := s.command(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if res.GetError() != "" {
+		kind := api.ErrorKind(res.GetErrorKind())
+		if kind == "" || kind == api.Internal {
+			kind = api.Transient
+		}
+		return nil, &api.Error{Kind: kind, Reason: "CommandFailed", Err: fmt.Errorf("cluster %q: %s", cluster, res.GetError())}
+	}
+	if len(res.GetPayload()) == 0 {
+		return []byte("null"), nil
+	}
+	return res.GetPayload(), nil
+}
+
+// readJSON reads a body strictly; no body is the zero request.
+func readJSON(w http.ResponseWriter, r *http.Request, into any) bool {
+	if r.ContentLength == 0 {
+		return true
+	}
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(into); err != nil {
+		badRequest(w, fmt.Errorf("body: %w", err))
+		return false
+	}
+	return true
+}

@@ -1,0 +1,108 @@
+package hub_test
+
+import (
+	"context"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	agentstore "github.com/flotilla-fleet/flotilla/drift/store"
+	"github.com/flotilla-fleet/flotilla/hub"
+	"github.com/flotilla-fleet/flotilla/hub/hubtest"
+)
+
+// browser starts Chromium for a test.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if p, err := exec.LookPath(name); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		t.Fatal("no Chromium on the PATH: apt-get install -y chromium")
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
+	)
+	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	ctx, cancel = context.WithTimeout(ctx, 5*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func open(ctx context.Context, t *testing.T, url string) {
+	t.Helper()
+	if err := chromedp.Do(ctx, chromedp.Navigate(url)); err != nil {
+		t.Fatalf("open %s: %v", url, err)
+	}
+}
+
+// script runs a statement in the page.
+func script(ctx context.Context, t *testing.T, js string) {
+	t.Helper()
+	if _, err := chromedp.Run(ctx, chromedp.Evaluate[bool](js+"; true")); err != nil {
+		t.Fatalf("%s: %v", js, err)
+	}
+}
+
+// shows waits until an expression is true in the page.
+func shows(ctx context.Context, t *testing.T, what, expr string) {
+	t.Helper()
+	var last error
+	hubtest.Eventually(t, what, func() bool {
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool](expr))
+		if last = err; err != nil {
+			t.Log(last)
+		}
+		return err == nil && ok
+	})
+}
+
+func TestBrowserSeesDriftWithoutReloading(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(h)
+	a.Run()
+	a.Commit(hubtest.Status("prod-eu", rev1))
+	a.Commit(agentstore.Batch{Bundles: []api.BundleRecord{{Status: api.BundleStatus{Name: "podinfo", Phase: api.PhaseReady, Objects: 1, ReadyObjects: 1}}}})
+	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Acked == 2 })
+
+	ctx := browser(t)
+	open(ctx, t, h.PageURL("/"))
+	shows(ctx, t, "the cluster is ready", `document.querySelector("#row-prod-eu .state.ready") !== null`)
+	shows(ctx, t, "the page is live", `document.querySelector("#stream:not([hidden]):not(.off)") !== null`)
+	// What a reload would lose: a mark, the focus, what was typed.
+	script(ctx, t, `window.mark = "kept"; document.querySelector("#find").focus(); document.querySelector("#find").value = "prod"`)
+
+	e := drift(a, "podinfo")
+	begin := time.Now()
+	a.Commit(agentstore.Batch{Episodes: []api.Episode{e}})
+	shows(ctx, t, "the drift on the fleet's page",
+		`document.querySelector("#row-prod-eu .state.drifted") !== null && document.querySelector("#open-drift").textContent === "1"`)
+	t.Logf("from the agent's store to the screen: %s", time.Since(begin))
+	shows(ctx, t, "nothing was lost",
+		`window.mark === "kept" && document.activeElement.id === "find" && document.activeElement.value === "prod"`)
+
+	open(ctx, t, h.URL()+"/drift/"+e.ID)
+	shows(ctx, t, "field, both values and who", `["/spec/replicas", "2", "5", "kubectl-edit"].every((w) => document.querySelector("table.fields").innerText.includes(w))`)
+	script(ctx, t, `document.querySelector("#evidence-live").open = true; window.mark = "kept"`)
+	e.End, e.Outcome = time.Now(), api.OutcomeCorrected
+	a.Commit(agentstore.Batch{Episodes: []api.Episode{e}})
+	shows(ctx, t, "it is closed, on the same page",
+		`document.querySelector(".head .state.ready") !== null && window.mark === "kept" && document.querySelector("#evidence-live").open`)
+
+	h.Stop()
+	shows(ctx, t, "the banner", `!document.querySelector("#stale").hidden`)
+	h.Restart()
+	shows(ctx, t, "live again", `document.querySelector("#stale").hidden && window.mark === "kept"`)
+}

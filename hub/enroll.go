@@ -1,0 +1,156 @@
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"regexp"
+
+	"connectrpc.com/connect"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/pki"
+	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+)
+
+var validAgentID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// enrollment lets agents in.
+type enrollment struct{ *Hub }
+
+// Join trades a join token for a certificate.
+func (h enrollment) Join(ctx context.Context, req *connect.Request[hubv1.JoinRequest]) (*connect.Response[hubv1.JoinResponse], error) {
+	m := req.Msg
+	h.joining.Lock()
+	defer h.joining.Unlock()
+	res, err := h.join(ctx, m)
+	h.audit(ctx, "agent "+m.GetAgentId(), "join", m.GetCluster(), err)
+	if err != nil {
+		h.metrics.refused(err)
+		h.log.Warn("join refused", "cluster", m.GetCluster(), "agent", m.GetAgentId(), "error", err)
+		return nil, wireError(err)
+	}
+	h.log.Info("agent joined", "cluster", m.GetCluster(), "agent", m.GetAgentId())
+	h.changed(m.GetCluster())
+	return connect.NewResponse(res), nil
+}
+
+// join runs under the lock joining: two agents must not both find the cluster free.
+func (h enrollment) join(ctx context.Context, m *hubv1.JoinRequest) (*hubv1.JoinResponse, error) {
+	if !api.ValidName(m.GetCluster()) {
+		return nil, refused(reasonBadRequest, "", "%q is not a cluster's name", m.GetCluster())
+	}
+	if !validAgentID.MatchString(m.GetAgentId()) {
+		return nil, refused(reasonBadRequest, "", "%q is not an agent's id", m.GetAgentId())
+	}
+	now := h.now()
+	cert, id, err := h.ca.Client(m.GetCsr(), m.GetCluster(), m.GetAgentId(), now, h.cfg.CertificateLife)
+	if err != nil {
+		return nil, refused(reasonBadRequest, "", "%w", err)
+	}
+	// The token first: nobody without one learns which clusters there are.
+	if _, err := h.store.CheckJoinToken(ctx, m.GetToken(), m.GetCluster(), now); err != nil {
+		return nil, err
+	}
+	if err := h.checkHolder(ctx, m.GetCluster(), m.GetAgentId()); err != nil {
+		return nil, err
+	}
+	if _, err := h.store.UseJoinToken(ctx, m.GetToken(), m.GetCluster(), now); err != nil {
+		return nil, err
+	}
+	if err := h.store.AddCluster(ctx, m.GetCluster()); err != nil {
+		return nil, err
+	}
+	if err := h.saveCertificate(ctx, id); err != nil {
+		return nil, err
+	}
+	return &hubv1.JoinResponse{Certificate: cert, CaBundle: h.ca.CertificatePEM()}, nil
+}
+
+// checkHolder refuses a second agent for a cluster.
+func (h *Hub) checkHolder(ctx context.Context, cluster, agentID string) error {
+	holder, err := h.holder(ctx, cluster)
+	if err != nil {
+		return err
+	}
+	if holder != "" && holder != agentID {
+		return secondAgent(cluster, holder)
+	}
+	return nil
+}
+
+// Renew trades a new key for a new certificate of the same agent.
+func (h agents) Renew(ctx context.Context, req *connect.Request[hubv1.RenewRequest]) (*connect.Response[hubv1.RenewResponse], error) {
+	id, err := h.identify(ctx)
+	if err != nil {
+		return nil, wireError(err)
+	}
+	now := h.now()
+	cert, fresh, err := h.ca.Client(req.Msg.GetCsr(), id.Cluster, id.AgentID, now, h.cfg.CertificateLife)
+	if err != nil {
+		return nil, wireError(refused(reasonBadRequest, "", "%w", err))
+	}
+	if err := h.saveCertificate(ctx, fresh); err != nil {
+		return nil, wireError(err)
+	}
+	h.audit(ctx, "agent "+id.AgentID, "renew", id.Cluster, nil)
+	return connect.NewResponse(&hubv1.RenewResponse{Certificate: cert, CaBundle: h.ca.CertificatePEM()}), nil
+}
+
+type connKey struct{}
+
+// conn is what a handler must know of the HTTP request beneath it.
+type conn struct {
+	tls *tls.ConnectionState
+	rc  *http.ResponseController
+}
+
+type remoteKey struct{}
+
+// remote is the address that a request came from.
+func remote(ctx context.Context) string {
+	a, _ := ctx.Value(remoteKey{}).(string)
+	return a
+}
+
+// withConn hands the TLS state and the deadlines of a request to the Connect handlers.
+func withConn(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := conn{tls: r.TLS, rc: http.NewResponseController(w)}
+		ctx := context.WithValue(r.Context(), connKey{}, c)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, remoteKey{}, remoteIP(r))))
+	})
+}
+
+// identify is the one gate for agents: the certificate must be ours, in time, and not revoked.
+// It is done here and not in the TLS handshake, so that a refusal can say why.
+func (h *Hub) identify(ctx context.Context) (pki.Identity, error) {
+	c, _ := ctx.Value(connKey{}).(conn)
+	if c.tls == nil || len(c.tls.PeerCertificates) == 0 {
+		return pki.Identity{}, refused(reasonNoCertificate, "join first", "the request came without a client certificate")
+	}
+	return h.verify(ctx, c.tls.PeerCertificates[0])
+}
+
+func (h *Hub) verify(ctx context.Context, cert *x509.Certificate) (pki.Identity, error) {
+	id, err := h.ca.Verify(cert)
+	if err != nil {
+		return pki.Identity{}, refused(reasonNotOurs, "join this hub with a new token",
+			"the certificate was not issued by this hub: %w", err)
+	}
+	if !h.now().Before(id.NotAfter) {
+		return pki.Identity{}, expired(id)
+	}
+	rec, found, err := h.store.Certificate(ctx, id.Serial)
+	switch {
+	case err != nil:
+		return pki.Identity{}, fmt.Errorf("look up certificate %q: %w", id.Serial, err)
+	case !found:
+		return pki.Identity{}, refused(reasonNotOurs, "join again with a new token", "this hub does not know the certificate")
+	case !rec.Revoked.IsZero():
+		return pki.Identity{}, revoked(id.Cluster, rec.Reason)
+	}
+	return id, nil
+}

@@ -1,0 +1,395 @@
+package hub
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flotilla-fleet/flotilla/hub/pki"
+	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+	"github.com/flotilla-fleet/flotilla/hub/store"
+	"github.com/flotilla-fleet/flotilla/hub/web"
+)
+
+// Defaults of Config.
+const (
+	DefaultAgentAddr       = ":7443"
+	DefaultHTTPAddr        = "127.0.0.1:7080"
+	DefaultUnknownAfter    = 20 * time.Second
+	DefaultCertificateLife = 30 * 24 * time.Hour
+)
+
+const (
+	// maxMessage bounds one message of an agent.
+	maxMessage = 16 << 20
+	// seenEvery is how often "last seen" is written down.
+	seenEvery = 10 * time.Second
+	// shutdown is how long requests may take to end when the hub stops.
+	shutdown = 5 * time.Second
+)
+
+// Config is what a hub is made from.
+type Config struct {
+	// DataDir holds the store, and so the CA's key; it is created, for the owner only.
+	DataDir string
+	// AgentAddr is where agents connect, with TLS; empty means DefaultAgentAddr.
+	AgentAddr string
+	// HTTPAddr is for people and scripts; empty means DefaultHTTPAddr.
+	HTTPAddr string
+	// HTTPCertFile and HTTPKeyFile turn on TLS there. Both or none.
+	HTTPCertFile string
+	HTTPKeyFile  string
+	// Hosts are the names and IP addresses that agents may dial; localhost and
+	// the machine's name are always among them.
+	Hosts []string
+	// AdvertiseURL is the address put into join material; empty means the listener's own address.
+	AdvertiseURL string
+	// Tokens let people and scripts in. None: an admin token is made at the first start
+	// and kept in DataDir/admin-token.
+	Tokens []Token
+	// UnknownAfter is how long a cluster may be silent before it is Unknown; zero means the default.
+	UnknownAfter time.Duration
+	// CertificateLife is how long an agent's certificate lasts; zero means the default.
+	CertificateLife time.Duration
+	Version         string
+	// Log is required to see anything; nil logs nothing.
+	Log *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Hub is a running, or about to run, hub.
+type Hub struct {
+	cfg      Config
+	log      *slog.Logger
+	now      func() time.Time
+	store    Store
+	closers  []io.Closer
+	ca       *pki.Authority
+	auth     *authenticator
+	sessions *sessions
+	events   *broker
+	fleet    *fleet
+	metrics  *metrics
+	pages    *web.Pages
+	// instance changes at every start, so that browsers see a restart.
+	instance string
+
+	agentLn, httpLn net.Listener
+	// joining makes the check for a second agent and the new certificate one step.
+	joining  sync.Mutex
+	stopping chan struct{}
+	stopOnce sync.Once
+
+	certMu sync.Mutex
+	// cert is the server certificate for agents; guarded by certMu.
+	cert *tls.Certificate
+}
+
+// New opens the store, makes the CA at the first start, and listens on both addresses.
+// Nothing is served before Run.
+func New(cfg Config) (*Hub, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("hub: %w", err)
+	}
+	h := &Hub{
+		cfg: cfg, log: cfg.Log, now: cfg.Now, instance: rand.Text(),
+		sessions: &sessions{live: map[string]*session{}}, events: newBroker(), fleet: newFleet(),
+		stopping: make(chan struct{}),
+	}
+	if err := h.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("hub: %w", err), h.Close())
+	}
+	return h, nil
+}
+
+func (c *Config) complete() error {
+	if c.DataDir == "" {
+		return errors.New("DataDir is required")
+	}
+	if (c.HTTPCertFile == "") != (c.HTTPKeyFile == "") {
+		return errors.New("HTTPCertFile and HTTPKeyFile belong together")
+	}
+	if c.AgentAddr == "" {
+		c.AgentAddr = DefaultAgentAddr
+	}
+	if c.HTTPAddr == "" {
+		c.HTTPAddr = DefaultHTTPAddr
+	}
+	if c.UnknownAfter == 0 {
+		c.UnknownAfter = DefaultUnknownAfter
+	}
+	if c.CertificateLife == 0 {
+		c.CertificateLife = DefaultCertificateLife
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return validateTokens(c.Tokens)
+}
+
+// open acquires, in order, what Close releases in reverse.
+func (h *Hub) open() error {
+	st, err := store.Open(store.Config{Path: filepath.Join(h.cfg.DataDir, "hub.db"), Now: h.cfg.Now})
+	if err != nil {
+		return err
+	}
+	h.store = st
+	h.closers = append(h.closers, st)
+	ctx := context.Background() // a short start-up step; Run has the caller's context
+	if h.ca, err = h.authority(ctx); err != nil {
+		return err
+	}
+	if len(h.cfg.Tokens) == 0 {
+		if h.cfg.Tokens, err = ownToken(h.cfg.DataDir); err != nil {
+			return err
+		}
+	}
+	h.auth = &authenticator{tokens: h.cfg.Tokens, secret: h.ca.Secret("browser sessions"), now: h.now}
+	h.metrics = newMetrics(
+		func() float64 { return float64(h.sessions.count()) },
+		func() float64 { return float64(h.events.count()) })
+	if err := h.load(ctx); err != nil {
+		return err
+	}
+	if h.agentLn, err = (&net.ListenConfig{}).Listen(ctx, "tcp", h.cfg.AgentAddr); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, h.agentLn)
+	if h.httpLn, err = (&net.ListenConfig{}).Listen(ctx, "tcp", h.cfg.HTTPAddr); err != nil {
+		return err
+	}
+	h.closers = append(h.closers, h.httpLn)
+	h.pages, err = web.New(web.Config{
+		Source: h, Now: h.now, Log: h.log, Version: h.cfg.Version,
+		URL: h.URL(),
+	})
+	return err
+}
+
+// ownToken reads the admin token, or makes it at the first start.
+func ownToken(dir string) ([]Token, error) {
+	file := filepath.Join(dir, "admin-token")
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		b = []byte(rand.Text() + "\n")
+		err = os.WriteFile(file, b, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("admin token: %w", err)
+	}
+	t := []Token{{Name: "admin", Value: strings.TrimSpace(string(b)), Role: Admin}}
+	return t, validateTokens(t)
+}
+
+// Run serves until ctx ends, then lets requests finish.
+func (h *Hub) Run(ctx context.Context) error {
+	agents := h.agentServer()
+	people := h.peopleServer()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return served("agents", agents.ServeTLS(h.agentLn, "", "")) })
+	g.Go(func() error {
+		if h.cfg.HTTPCertFile != "" {
+			return served("http", people.ServeTLS(h.httpLn, h.cfg.HTTPCertFile, h.cfg.HTTPKeyFile))
+		}
+		return served("http", people.Serve(h.httpLn))
+	})
+	g.Go(func() error { return h.tick(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		h.stop()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdown)
+		defer cancel()
+		err := errors.Join(agents.Shutdown(end), people.Shutdown(end))
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = errors.Join(agents.Close(), people.Close())
+		}
+		return errors.Join(err, h.saveSeen(end))
+	})
+	h.log.Info("hub serves", "agents", h.AgentAddr(), "http", h.URL())
+	return g.Wait()
+}
+
+func served(what string, err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve %s: %w", what, err)
+}
+
+// stop ends all streams.
+func (h *Hub) stop() {
+	h.stopOnce.Do(func() {
+		close(h.stopping)
+		h.sessions.mu.Lock()
+		defer h.sessions.mu.Unlock()
+		for _, s := range h.sessions.live {
+			s.end(errStopping)
+		}
+	})
+}
+
+// Close releases the store and the listeners. Call it after Run has returned, or instead of Run.
+func (h *Hub) Close() error {
+	h.stop()
+	var errs []error
+	for _, v := range slices.Backward(h.closers) {
+		if err := v.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	h.closers = nil
+	return errors.Join(errs...)
+}
+
+// tick does what time alone causes.
+func (h *Hub) tick(ctx context.Context) error {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	seen := time.NewTicker(seenEvery)
+	defer seen.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-seen.C:
+			err = h.saveSeen(ctx)
+		case <-second.C:
+			err = h.watchStates(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			h.log.Error("store not usable", "error", err)
+		}
+	}
+}
+
+func (h *Hub) agentServer() *http.Server {
+	mux := http.NewServeMux()
+	limit := connect.WithReadMaxBytes(maxMessage)
+	mux.Handle(hubv1.NewEnrollmentServiceHandler(enrollment{h}, limit))
+	mux.Handle(hubv1.NewAgentServiceHandler(agents{h}, limit))
+	return &http.Server{
+		Handler:           withConn(mux),
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		TLSConfig: &tls.Config{
+			MinVersion: tls.VersionTLS13,
+			NextProtos: []string{"h2"},
+			// Asked for, and checked in identify: a refusal in the handshake could not say why.
+			ClientAuth:     tls.RequestClientCert,
+			GetCertificate: h.serverCertificate,
+		},
+	}
+}
+
+func (h *Hub) peopleServer() *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           h.handler(),
+		Protocols:         &protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// serverCertificate makes the certificate for agents, and a new one after two thirds of its life.
+func (h *Hub) serverCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	h.certMu.Lock()
+	defer h.certMu.Unlock()
+	now := h.now()
+	if c := h.cert; c != nil {
+		life := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)
+		if now.Before(c.Leaf.NotBefore.Add(life*2/3)) && !now.Before(c.Leaf.NotBefore) {
+			return c, nil
+		}
+	}
+	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, h.cfg.Hosts...)
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	c, err := h.ca.Server(hosts, now)
+	if err != nil {
+		return nil, err
+	}
+	h.cert = c
+	return c, nil
+}
+
+// AgentAddr is where agents are served, as host:port.
+func (h *Hub) AgentAddr() string { return h.agentLn.Addr().String() }
+
+// HTTPAddr is where people and scripts are served, as host:port.
+func (h *Hub) HTTPAddr() string { return h.httpLn.Addr().String() }
+
+// URL is the dashboard's address.
+func (h *Hub) URL() string {
+	scheme := "http://"
+	if h.cfg.HTTPCertFile != "" {
+		scheme = "https://"
+	}
+	return scheme + dialable(h.HTTPAddr())
+}
+
+// AgentURL is the address in join material.
+func (h *Hub) AgentURL() string {
+	if h.cfg.AdvertiseURL != "" {
+		return h.cfg.AdvertiseURL
+	}
+	return "https://" + dialable(h.AgentAddr())
+}
+
+// CAHash identifies the hub's CA in join material.
+func (h *Hub) CAHash() string { return h.ca.Hash() }
+
+// CAPEM is the hub's CA certificate.
+func (h *Hub) CAPEM() []byte { return h.ca.CertificatePEM() }
+
+// Token is the value of the first token of the highest role: what a demo prints.
+func (h *Hub) Token() string {
+	var best Token
+	for _, t := range h.cfg.Tokens {
+		if t.Role > best.Role {
+			best = t
+		}
+	}
+	return best.Value
+}
+
+// dialable replaces the address that means "all interfaces" by one that can be dialled.
+func dialable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}

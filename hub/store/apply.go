@@ -1,0 +1,268 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/boltfile"
+)
+
+// ErrNeedSnapshot says that the reports do not continue what is stored, because some are missing
+// between, or the agent's store was begun anew. ReplaceSnapshot puts it right.
+var ErrNeedSnapshot = errors.New("a snapshot is needed")
+
+// Apply stores reports of a cluster's agent, in order, all or none.
+// It returns the number of the last report that is now stored, also with ErrNeedSnapshot.
+// What was applied before is left out.
+func (s *Store) Apply(ctx context.Context, cluster, agentID string, reports []api.Report) (ack uint64, err error) {
+	if err := checkReports(cluster, agentID, reports); err != nil {
+		return 0, err
+	}
+	err = s.update(ctx, func(tx *boltfile.Tx) error {
+		w, err := s.begin(tx, cluster)
+		if err != nil {
+			return err
+		}
+		if w.rec.AgentID == "" {
+			w.rec.AgentID = agentID
+		}
+		if w.rec.AgentID != agentID {
+			ack = 0
+			return fmt.Errorf("%w: agent %q is new on cluster %q", ErrNeedSnapshot, agentID, cluster)
+		}
+		ack = w.rec.Seq
+		for _, r := range reports {
+			if !r.Follows(max(w.rec.Seq, w.rec.StateSeq)) {
+				return fmt.Errorf("%w: report %d of cluster %q does not follow report %d", ErrNeedSnapshot, r.Seq, cluster, w.rec.Seq)
+			}
+			if r.Seq <= w.rec.Seq {
+				continue
+			}
+			if err := w.apply(r); err != nil {
+				return err
+			}
+			w.rec.Seq = r.Seq
+		}
+		if err := w.end(); err != nil {
+			return err
+		}
+		ack = w.rec.Seq
+		return nil
+	})
+	return ack, err
+}
+
+// checkReports refuses what no honest agent sends, before anything is touched.
+func checkReports(cluster, agentID string, reports []api.Report) error {
+	if !api.ValidName(cluster) || agentID == "" {
+		return denied("BadReport", fmt.Errorf("cluster %q, agent %q: both need a name", cluster, agentID))
+	}
+	for _, r := range reports {
+		if err := r.Validate(); err != nil {
+			return denied("BadReport", err)
+		}
+		if r.Status != nil && r.Status.Cluster != cluster {
+			return denied("BadReport", fmt.Errorf("report %d of cluster %q speaks for %q", r.Seq, cluster, r.Status.Cluster))
+		}
+		if r.Episode != nil {
+			if err := checkEpisode(cluster, *r.Episode); err != nil {
+				return denied("BadReport", fmt.Errorf("report %d: %w", r.Seq, err))
+			}
+		}
+	}
+	return nil
+}
+
+func checkEpisode(cluster string, e api.Episode) error {
+	id, err := api.ParseEpisodeID(e.ID)
+	if err != nil {
+		return err
+	}
+	if id.Cluster != cluster || e.Cluster != cluster {
+		return fmt.Errorf("cluster %q sends episode %q of %q", cluster, e.ID, e.Cluster)
+	}
+	return nil
+}
+
+// ReplaceSnapshot replaces a cluster's present state by that of its agent, as after report seq.
+// Do not acknowledge seq for it: the agent goes on with what its outbox holds behind Position.
+// Of reports that the snapshot includes, only those of closed episodes are then taken.
+// Episodes that were open and are not in the snapshot have ended; how, may come with those reports.
+func (s *Store) ReplaceSnapshot(ctx context.Context, cluster, agentID string, seq uint64, state api.State) error {
+	if !api.ValidName(cluster) || agentID == "" {
+		return denied("BadReport", fmt.Errorf("cluster %q, agent %q: both need a name", cluster, agentID))
+	}
+	if err := checkState(cluster, state); err != nil {
+		return denied("BadSnapshot", err)
+	}
+	return s.update(ctx, func(tx *boltfile.Tx) error {
+		w, err := s.begin(tx, cluster)
+		if err != nil {
+			return err
+		}
+		if w.rec.AgentID != agentID {
+			w.rec.AgentID, w.rec.Seq = agentID, 0
+		}
+		// A store that was put back from a copy counts on from where the copy was made.
+		w.rec.Seq = min(w.rec.Seq, seq)
+		w.rec.StateSeq = seq
+		if err := w.replace(state); err != nil {
+			return err
+		}
+		return w.end()
+	})
+}
+
+func checkState(cluster string, state api.State) error {
+	if st := state.Status; st != nil && st.Cluster != cluster {
+		return fmt.Errorf("the snapshot of cluster %q speaks for %q", cluster, st.Cluster)
+	}
+	for _, b := range state.Bundles {
+		if b.Name == "" {
+			return fmt.Errorf("the snapshot of cluster %q has a bundle without name", cluster)
+		}
+	}
+	for _, e := range state.Episodes {
+		if err := checkEpisode(cluster, e); err != nil {
+			return err
+		}
+		if !e.Open() {
+			return fmt.Errorf("the snapshot of cluster %q has episode %q, which is closed", cluster, e.ID)
+		}
+	}
+	return nil
+}
+
+// writer is one transaction's view of one cluster.
+type writer struct {
+	*Store
+	tx      *boltfile.Tx
+	at      time.Time
+	cluster string
+	rec     record
+	count   Counters
+	heads   map[string]*head // changed; nil: dropped
+}
+
+func (s *Store) begin(tx *boltfile.Tx, cluster string) (*writer, error) {
+	w := &writer{Store: s, tx: tx, at: s.now().UTC(), cluster: cluster, heads: map[string]*head{}}
+	known, err := tx.Bucket(bucketClusters).Load([]byte(cluster), &w.rec)
+	if err != nil {
+		return nil, err
+	}
+	if !known {
+		w.rec.Joined = w.at
+	}
+	_, err = tx.Bucket(bucketMeta).Load(keyCounters, &w.count)
+	return w, err
+}
+
+// end stores what follows from any change.
+func (w *writer) end() error {
+	if err := w.retain(); err != nil {
+		return err
+	}
+	if err := w.tx.Bucket(bucketClusters).Save([]byte(w.cluster), w.rec); err != nil {
+		return err
+	}
+	return w.publish()
+}
+
+// publish stores the counters, and has memory follow the disk.
+func (w *writer) publish() error {
+	if len(w.heads) > 0 {
+		w.tx.OnCommit(func() { w.mem.apply(w.heads) })
+	}
+	return w.tx.Bucket(bucketMeta).Save(keyCounters, w.count)
+}
+
+// apply stores one report that is new.
+func (w *writer) apply(r api.Report) error {
+	if r.Compacted != nil {
+		w.count.LostEpisodes += uint64(max(0, r.Compacted.Episodes))
+		return nil
+	}
+	if r.Seq <= w.rec.StateSeq {
+		return w.applyPast(r)
+	}
+	switch {
+	case r.Status != nil:
+		return w.putStatus(*r.Status)
+	case r.Bundle != nil:
+		return w.putBundle(*r.Bundle)
+	case r.RemovedBundle != "":
+		return w.removeBundle(r.RemovedBundle)
+	}
+	return w.putEpisode(*r.Episode)
+}
+
+// applyPast takes from a report that is older than the present state only how an episode ended.
+func (w *writer) applyPast(r api.Report) error {
+	if r.Episode == nil || r.Episode.Open() ||
+		w.tx.Bucket(bucketOpen).Has(clusterKey(w.cluster, r.Episode.ID)) {
+		return nil
+	}
+	return w.putEpisode(*r.Episode)
+}
+
+func (w *writer) putStatus(st api.ClusterStatus) error {
+	return w.tx.Bucket(bucketStatus).Save([]byte(w.cluster), st)
+}
+
+func (w *writer) putBundle(b api.BundleStatus) error {
+	return w.tx.Bucket(bucketBundles).Save(clusterKey(w.cluster, b.Name), b)
+}
+
+func (w *writer) removeBundle(name string) error {
+	return w.tx.Bucket(bucketBundles).Delete(clusterKey(w.cluster, name))
+}
+
+// replace makes the present state that of a snapshot.
+func (w *writer) replace(st api.State) error {
+	old, err := readCluster(w.tx, w.cluster)
+	if err != nil {
+		return err
+	}
+	if st.Status != nil {
+		if err := w.putStatus(*st.Status); err != nil {
+			return err
+		}
+	}
+	keep := map[string]bool{}
+	for _, b := range st.Bundles {
+		keep[b.Name] = true
+		if err := w.putBundle(b); err != nil {
+			return err
+		}
+	}
+	for _, b := range old.Bundles {
+		if !keep[b.Name] {
+			if err := w.removeBundle(b.Name); err != nil {
+				return err
+			}
+		}
+	}
+	open := map[string]bool{}
+	for _, e := range st.Episodes {
+		open[e.ID] = true
+		if err := w.putEpisode(e); err != nil {
+			return err
+		}
+	}
+	for _, e := range old.Open {
+		if open[e.ID] {
+			continue
+		}
+		e.End, e.Outcome = w.at, api.OutcomeResolved
+		if len(e.Timeline) < api.MaxTimeline {
+			e.Timeline = append(e.Timeline, api.Moment{At: w.at, What: "was over when the hub heard from the agent again"})
+		}
+		if err := w.putEpisode(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}

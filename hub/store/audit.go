@@ -1,0 +1,115 @@
+package store
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/internal/boltfile"
+)
+
+// AuditEntry is one thing that somebody did, or tried to do. Entries are never changed.
+type AuditEntry struct {
+	// Seq counts from 1, without gaps; it is set by Audit.
+	Seq uint64    `json:"seq"`
+	At  time.Time `json:"at"`
+	// Actor is who: a token's name, an agent, the hub itself. Remote is the address.
+	Actor  string `json:"actor"`
+	Remote string `json:"remote,omitempty"`
+	// Action is what, such as "join" or "suspend", and Cluster and Target on what.
+	Action  string `json:"action"`
+	Cluster string `json:"cluster,omitempty"`
+	Target  string `json:"target,omitempty"`
+	// Result is "ok", or why it was refused or failed.
+	Result string `json:"result,omitempty"`
+	Detail string `json:"detail,omitempty"`
+}
+
+// Audit appends an entry to the audit log. An entry without a time gets the present one.
+func (s *Store) Audit(ctx context.Context, e AuditEntry) error {
+	if e.At.IsZero() {
+		e.At = s.now()
+	}
+	e.At = e.At.UTC()
+	return s.update(ctx, func(tx *boltfile.Tx) error {
+		b := tx.Bucket(bucketAudit)
+		e := e
+		e.Seq = b.Sequence() + 1
+		if err := b.SetSequence(e.Seq); err != nil {
+			return err
+		}
+		if err := b.Save(binary.BigEndian.AppendUint64(nil, e.Seq), e); err != nil {
+			return err
+		}
+		var c Counters
+		if _, err := tx.Bucket(bucketMeta).Load(keyCounters, &c); err != nil {
+			return err
+		}
+		c.AuditEntries++
+		if err := s.trimAudit(b, &c); err != nil {
+			return err
+		}
+		return tx.Bucket(bucketMeta).Save(keyCounters, c)
+	})
+}
+
+func (s *Store) trimAudit(b *boltfile.Bucket, c *Counters) error {
+	var old [][]byte
+	err := b.Keys(nil, func(k []byte, _ int) error {
+		if c.AuditEntries-len(old) <= s.limits.AuditEntries {
+			return boltfile.ErrStop
+		}
+		old = append(old, slices.Clone(k))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range old {
+		if err := b.Delete(k); err != nil {
+			return err
+		}
+	}
+	c.AuditEntries -= len(old)
+	c.DroppedEntries += uint64(len(old))
+	return nil
+}
+
+// AuditFilter selects entries; zero fields select all.
+type AuditFilter struct {
+	Cluster, Actor, Action string
+	// Before is the Seq of the last entry of the page before.
+	Before uint64
+	// Limit is how many to return at most; zero means 100.
+	Limit int
+}
+
+// AuditLog returns entries, newest first.
+func (s *Store) AuditLog(ctx context.Context, f AuditFilter) (out []AuditEntry, err error) {
+	if f.Limit <= 0 {
+		f.Limit = 100
+	}
+	var before []byte
+	if f.Before > 0 {
+		before = binary.BigEndian.AppendUint64(nil, f.Before)
+	}
+	err = s.view(ctx, func(tx *boltfile.Tx) error {
+		b := tx.Bucket(bucketAudit)
+		return b.Descend(before, func(k, v []byte) error {
+			var e AuditEntry
+			if err := b.Decode(k, v, &e); err != nil {
+				return err
+			}
+			if f.Cluster != "" && f.Cluster != e.Cluster || f.Actor != "" && f.Actor != e.Actor ||
+				f.Action != "" && f.Action != e.Action {
+				return nil
+			}
+			if out = append(out, e); len(out) == f.Limit {
+				return boltfile.ErrStop
+			}
+			return nil
+		})
+	})
+	return out, err
+}

@@ -1,0 +1,242 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/boltfile"
+)
+
+// Cluster is what is known of a cluster now.
+type Cluster struct {
+	Name    string
+	AgentID string
+	// Joined is when the hub first knew it, LastSeen when it last heard from its agent.
+	Joined   time.Time
+	LastSeen time.Time
+	// Seq is the last report of the agent that is stored.
+	Seq uint64
+	// Status is nil until the agent's first report.
+	Status *api.ClusterStatus
+	// Bundles are sorted by name.
+	Bundles []api.BundleStatus
+	// Open is the open episodes, oldest first.
+	Open []api.Episode
+}
+
+// State is the cluster's present state, as its agent has it if nothing was lost between them.
+func (c Cluster) State() api.State {
+	return api.State{Status: c.Status, Bundles: c.Bundles, Episodes: c.Open}
+}
+
+// record is what the disk knows of a cluster apart from its state.
+type record struct {
+	AgentID string    `json:"agentID,omitempty"`
+	Joined  time.Time `json:"joined"`
+	// Seq is the last report applied.
+	Seq uint64 `json:"seq"`
+	// StateSeq is the newest report that the last snapshot includes: older ones
+	// say nothing new of the present.
+	StateSeq uint64 `json:"stateSeq,omitempty"`
+}
+
+// AddCluster makes a cluster known that has joined. One that is known stays as it is.
+func (s *Store) AddCluster(ctx context.Context, name string) error {
+	if !api.ValidName(name) {
+		return denied("BadCluster", fmt.Errorf("%q is not a cluster's name", name))
+	}
+	return s.update(ctx, func(tx *boltfile.Tx) error {
+		w, err := s.begin(tx, name)
+		if err != nil || tx.Bucket(bucketClusters).Has([]byte(name)) {
+			return err
+		}
+		return w.end()
+	})
+}
+
+// Clusters returns the names of all clusters, sorted.
+func (s *Store) Clusters(ctx context.Context) (names []string, err error) {
+	err = s.view(ctx, func(tx *boltfile.Tx) error {
+		return tx.Bucket(bucketClusters).Keys(nil, func(k []byte, _ int) error {
+			names = append(names, string(k))
+			return nil
+		})
+	})
+	return names, err
+}
+
+// Cluster returns one cluster, and whether there is one of the name.
+func (s *Store) Cluster(ctx context.Context, name string) (c Cluster, ok bool, err error) {
+	err = s.view(ctx, func(tx *boltfile.Tx) error {
+		if ok = tx.Bucket(bucketClusters).Has([]byte(name)); !ok {
+			return nil
+		}
+		c, err = readCluster(tx, name)
+		return err
+	})
+	return c, ok, err
+}
+
+// readCluster reads a cluster with everything that belongs to its present state.
+func readCluster(tx *boltfile.Tx, name string) (Cluster, error) {
+	c := Cluster{Name: name}
+	key := []byte(name)
+	var r record
+	if _, err := tx.Bucket(bucketClusters).Load(key, &r); err != nil {
+		return c, err
+	}
+	c.AgentID, c.Joined, c.Seq = r.AgentID, r.Joined, r.Seq
+	if _, err := tx.Bucket(bucketSeen).Load(key, &c.LastSeen); err != nil {
+		return c, err
+	}
+	var st api.ClusterStatus
+	ok, err := tx.Bucket(bucketStatus).Load(key, &st)
+	if err != nil {
+		return c, err
+	}
+	if ok {
+		c.Status = &st
+	}
+	b := tx.Bucket(bucketBundles)
+	err = within(b, name, func(k, v []byte) error {
+		var bs api.BundleStatus
+		err := b.Decode(k, v, &bs)
+		c.Bundles = append(c.Bundles, bs)
+		return err
+	})
+	if err != nil {
+		return c, err
+	}
+	err = within(tx.Bucket(bucketOpen), name, func(k, _ []byte) error {
+		var e api.Episode
+		id := k[len(name)+1:]
+		ok, err := tx.Bucket(bucketEpisodes).Load(id, &e)
+		if err == nil && !ok {
+			err = fmt.Errorf("%w: episode %q is listed and missing", ErrDamaged, id)
+		}
+		c.Open = append(c.Open, e)
+		return err
+	})
+	slices.SortFunc(c.Open, func(a, b api.Episode) int {
+		return cmp.Or(a.Onset.Compare(b.Onset), strings.Compare(a.ID, b.ID))
+	})
+	return c, err
+}
+
+// within calls fn for all keys of a cluster.
+func within(b *boltfile.Bucket, cluster string, fn func(k, v []byte) error) error {
+	prefix := clusterKey(cluster, "")
+	return b.Ascend(prefix, func(k, v []byte) error {
+		if !bytes.HasPrefix(k, prefix) {
+			return boltfile.ErrStop
+		}
+		return fn(k, v)
+	})
+}
+
+func clusterKey(cluster, rest string) []byte {
+	return append(append([]byte(cluster), 0), rest...)
+}
+
+// Position returns how far a cluster's agent was heard: which agent, and the last of its reports
+// that is stored. For a cluster that never reported it is empty and zero.
+func (s *Store) Position(ctx context.Context, cluster string) (agentID string, seq uint64, err error) {
+	var r record
+	err = s.view(ctx, func(tx *boltfile.Tx) error {
+		_, err := tx.Bucket(bucketClusters).Load([]byte(cluster), &r)
+		return err
+	})
+	return r.AgentID, r.Seq, err
+}
+
+// Seen records when clusters were last heard from, all in one write.
+// An earlier time than the last, and a cluster that is not known, are left out.
+func (s *Store) Seen(ctx context.Context, at map[string]time.Time) error {
+	return s.update(ctx, func(tx *boltfile.Tx) error {
+		b := tx.Bucket(bucketSeen)
+		for name, t := range at {
+			key := []byte(name)
+			if !tx.Bucket(bucketClusters).Has(key) {
+				continue
+			}
+			var last time.Time
+			if _, err := b.Load(key, &last); err != nil {
+				return err
+			}
+			if !t.After(last) {
+				continue
+			}
+			if err := b.Save(key, t.UTC()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// RemoveCluster forgets a cluster and all its episodes. Its certificates are left:
+// revoke them first, or its agent comes back.
+func (s *Store) RemoveCluster(ctx context.Context, name string) error {
+	return s.update(ctx, func(tx *boltfile.Tx) error {
+		w, err := s.begin(tx, name)
+		if err != nil || !tx.Bucket(bucketClusters).Has([]byte(name)) {
+			return err
+		}
+		return w.removeCluster()
+	})
+}
+
+func (w *writer) removeCluster() error {
+	var bundles [][]byte
+	err := within(w.tx.Bucket(bucketBundles), w.cluster, func(k, _ []byte) error {
+		bundles = append(bundles, slices.Clone(k))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, k := range bundles {
+		if err := w.tx.Bucket(bucketBundles).Delete(k); err != nil {
+			return err
+		}
+	}
+	ids, err := w.allEpisodes()
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := w.dropEpisode(id); err != nil {
+			return err
+		}
+	}
+	for _, bucket := range []string{bucketClusters, bucketStatus, bucketSeen} {
+		if err := w.tx.Bucket(bucket).Delete([]byte(w.cluster)); err != nil {
+			return err
+		}
+	}
+	return w.publish()
+}
+
+// allEpisodes returns the IDs of all the cluster's episodes.
+func (w *writer) allEpisodes() (ids []string, err error) {
+	prefix := w.cluster + "-"
+	heads := w.tx.Bucket(bucketHeads)
+	err = heads.Ascend([]byte(prefix), func(k, v []byte) error {
+		if !strings.HasPrefix(string(k), prefix) {
+			return boltfile.ErrStop
+		}
+		var h head
+		err := heads.Decode(k, v, &h)
+		if h.Cluster == w.cluster { // and not another whose name begins alike
+			ids = append(ids, string(k))
+		}
+		return err
+	})
+	return ids, err
+}

@@ -1,0 +1,151 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/boltfile"
+)
+
+// What Open can find, for errors.Is. The error's text names the file.
+var (
+	// ErrLocked: another process has the store open.
+	ErrLocked = boltfile.ErrLocked
+	// ErrDamaged: the file is not what was written. Unlike an agent's, a hub's store
+	// cannot be made again from the clusters alone, so nothing replaces it by itself.
+	ErrDamaged = boltfile.ErrDamaged
+	// ErrNewer: a newer flotilla has written the file.
+	ErrNewer = boltfile.ErrNewer
+	// ErrForeign: the file is no hub's store.
+	ErrForeign = boltfile.ErrForeign
+)
+
+// Config is what Open needs.
+type Config struct {
+	// Path is the file; it and its directory are made if they are missing. Required.
+	Path string
+	// Limits bound the store; zero fields mean their defaults.
+	Limits Limits
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// LockTimeout is how long to wait for a file in use; zero means boltfile.DefaultLockTimeout.
+	LockTimeout time.Duration
+}
+
+// Limits bound the store.
+type Limits struct {
+	// ClosedEpisodes is how many closed episodes of the fleet are kept; zero means 200,000.
+	ClosedEpisodes int
+	// ClosedAge is how long a closed episode is kept after its end; zero means 90 days.
+	ClosedAge time.Duration
+	// AuditEntries is how many entries of the audit log are kept; zero means 100,000.
+	AuditEntries int
+}
+
+func (l Limits) withDefaults() Limits {
+	if l.ClosedEpisodes <= 0 {
+		l.ClosedEpisodes = 200_000
+	}
+	if l.ClosedAge <= 0 {
+		l.ClosedAge = 90 * 24 * time.Hour
+	}
+	if l.AuditEntries <= 0 {
+		l.AuditEntries = 100_000
+	}
+	return l
+}
+
+// Store is an open store. Its methods may be called from several goroutines.
+type Store struct {
+	file   *boltfile.File
+	limits Limits
+	now    func() time.Time
+	mem    *memory
+}
+
+// Counters is what the store counts.
+type Counters struct {
+	// ClosedEpisodes are kept now; DroppedEpisodes were dropped by count or age.
+	ClosedEpisodes  int    `json:"closedEpisodes"`
+	DroppedEpisodes uint64 `json:"droppedEpisodes"`
+	// LostEpisodes are closed episodes that agents had to drop before the hub heard of them.
+	LostEpisodes uint64 `json:"lostEpisodes"`
+	// AuditEntries are kept now; DroppedEntries were dropped by count.
+	AuditEntries   int    `json:"auditEntries"`
+	DroppedEntries uint64 `json:"droppedEntries"`
+}
+
+const (
+	bucketMeta     = "meta"
+	bucketClusters = "clusters"
+	bucketStatus   = "status"
+	bucketBundles  = "bundles"
+	bucketSeen     = "seen"
+	bucketEpisodes = "episodes"
+	bucketHeads    = "heads"
+	bucketOpen     = "open"
+	bucketClosed   = "closed"
+	bucketJoin     = "join-tokens"
+	bucketAPI      = "api-tokens"
+	bucketCerts    = "certificates"
+	bucketAudit    = "audit"
+	bucketKeys     = "keys"
+)
+
+var keyCounters = []byte("counters")
+
+// Open opens the store, or makes it, and reads the heads of the episodes into memory.
+// It does not write to a file that is up to date.
+func Open(cfg Config) (*Store, error) {
+	if cfg.Path == "" {
+		return nil, errors.New("hub store: Path is required")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	f, err := boltfile.Open(boltfile.Config{
+		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout, Migrations: []boltfile.Migration{initial()},
+	})
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{file: f, limits: cfg.Limits.withDefaults(), now: cfg.Now, mem: &memory{}}
+	if err := f.View(s.mem.load); err != nil {
+		return nil, errors.Join(fmt.Errorf("hub store %q: %w", cfg.Path, err), f.Close())
+	}
+	return s, nil
+}
+
+// Close closes the store after what is under way.
+func (s *Store) Close() error { return s.file.Close() }
+
+// Counters returns what the store has counted up to now.
+func (s *Store) Counters(ctx context.Context) (c Counters, err error) {
+	err = s.view(ctx, func(tx *boltfile.Tx) error {
+		_, err := tx.Bucket(bucketMeta).Load(keyCounters, &c)
+		return err
+	})
+	return c, err
+}
+
+func (s *Store) view(ctx context.Context, fn func(*boltfile.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.file.View(fn)
+}
+
+func (s *Store) update(ctx context.Context, fn func(*boltfile.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.file.Update(fn)
+}
+
+// denied is a refusal with a reason, for the agent or person who asked.
+func denied(reason string, err error) error {
+	return &api.Error{Kind: api.Forbidden, Reason: reason, Err: err}
+}
