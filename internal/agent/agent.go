@@ -1,0 +1,333 @@
+// Package agent is the daemon that keeps one cluster equal to the fleet repository.
+// It wires the stages together and gives each of them an owner:
+// what New opens, Close closes; what Run starts, Run waits for.
+// It decides nothing itself.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/store"
+	"github.com/flotilla-fleet/flotilla/drift/watch"
+	"github.com/flotilla-fleet/flotilla/internal/lifecycle"
+	"github.com/flotilla-fleet/flotilla/internal/redact"
+	"github.com/flotilla-fleet/flotilla/reconciler"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/sources/git"
+)
+
+// Config is what an agent needs to know.
+type Config struct {
+	// Cluster is its cluster's name in the fleet repository. Required.
+	Cluster string
+	// REST is how to reach the cluster. Required.
+	REST *rest.Config
+	// Dir holds the store, the mirror of the repository and the hub's identity. Required.
+	// All of it can be lost: the cluster and the repository hold what matters.
+	Dir string
+	// Repo is the fleet repository's address, and Branch the branch to follow. Required.
+	Repo, Branch string
+	// CredentialsFile and CAFile are for the repository; empty means none.
+	CredentialsFile, CAFile string
+	// ChartCredentialsFile is for chart repositories and registries; see RendererConfig.
+	ChartCredentialsFile string
+	// AgeKeyFiles hold the identities that decrypt Secrets.
+	AgeKeyFiles []string
+	// JoinFile is the hub's join material; needed once. Empty, and without an identity
+	// from an earlier join, means that there is no hub.
+	JoinFile string
+	// Listen is where /healthz and /metrics are served. Empty means nowhere.
+	Listen string
+	// Poll, Compare and Workers are as in reconciler.Config.
+	Poll, Compare time.Duration
+	Workers       int
+	Version       string
+	Log           *slog.Logger
+	// Fights says when a drift that comes back is a fight; zero fields mean the defaults.
+	Fights drift.Limits
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+func (c Config) validate() error {
+	switch {
+	case !api.ValidName(c.Cluster):
+		return fmt.Errorf("%q is not a cluster's name: at most 63 lower-case letters, digits and dashes", c.Cluster)
+	case c.REST == nil:
+		return errors.New("there is no cluster to talk to")
+	case c.Dir == "":
+		return errors.New("the agent needs a directory for its store")
+	case c.Repo == "" || c.Branch == "":
+		return errors.New("the agent needs a fleet repository and a branch")
+	case c.Log == nil:
+		return errors.New("the agent needs a log")
+	}
+	return nil
+}
+
+// Agent keeps one cluster equal to the repository. Make it with New, Run it once, then Close it.
+type Agent struct {
+	cfg      Config
+	now      func() time.Time
+	teardown lifecycle.Stack
+
+	store      *store.Store
+	source     *git.Source
+	applier    *apply.Applier
+	tracker    *health.Tracker
+	watch      *watch.Watcher
+	reconciler *reconciler.Reconciler
+	registry   *prometheus.Registry
+	ordered    chan struct{} // somebody may have ordered a sync on the cluster
+	persons    *persons
+	challenged chan struct{} // the agent's Lease changed
+}
+
+var (
+	reportID = apply.ReportRef().ID()
+	leaseID  = apply.LeaseRef().ID()
+)
+
+// New opens the store and wires the stages. It does not talk to the cluster yet.
+func New(cfg Config) (a *Agent, err error) {
+	if err := cfg.validate(); err != nil {
+		return nil, &api.Error{Kind: api.Stalled, Reason: "BadConfig", Err: err}
+	}
+	a = &Agent{cfg: cfg, now: cfg.Now, registry: prometheus.NewRegistry(), ordered: make(chan struct{}, 1), challenged: make(chan struct{}, 1)}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.Close())
+		}
+	}()
+	if err := a.openStore(); err != nil {
+		return a, err
+	}
+	if a.persons, err = newPersons(cfg.Dir); err != nil {
+		return a, err
+	}
+	if err := a.openStages(); err != nil {
+		return a, err
+	}
+	return a, nil
+}
+
+func (a *Agent) openStore() error {
+	st, aside, err := store.OpenOrReplace(store.Config{
+		Path: filepath.Join(a.cfg.Dir, "agent.db"), Cluster: a.cfg.Cluster, Now: a.now,
+	}, a.now())
+	if err != nil {
+		return err
+	}
+	if aside != "" {
+		a.cfg.Log.Error("the store was damaged and is begun anew; the history is in the old file", "file", aside)
+	}
+	a.store = st
+	a.teardown.Push("store", st.Close)
+	return nil
+}
+
+func (a *Agent) openStages() error {
+	log := func(component string) *slog.Logger { return a.cfg.Log.With("component", component) }
+	var err error
+	a.source, err = git.New(git.Config{
+		URL: a.cfg.Repo, Branch: a.cfg.Branch, Dir: filepath.Join(a.cfg.Dir, "mirror"),
+		CredentialsFile: a.cfg.CredentialsFile, CAFile: a.cfg.CAFile, Log: log("source"),
+	})
+	if err != nil {
+		return err
+	}
+	a.teardown.Push("source", a.source.Close)
+	renderer, err := NewRenderer(RendererConfig{
+		AgeKeyFiles: a.cfg.AgeKeyFiles, CacheDir: a.cfg.Dir, ChartCredentialsFile: a.cfg.ChartCredentialsFile, Log: log("render"),
+	})
+	if err != nil {
+		return err
+	}
+	metrics := reconciler.NewMetrics(a.registry)
+	if a.applier, err = apply.New(apply.Config{
+		REST: a.cfg.REST, Log: log("apply"), AgentVersion: a.cfg.Version, Now: a.now, DryRan: metrics.DryRan,
+	}); err != nil {
+		return err
+	}
+	if a.tracker, err = health.New(health.Config{REST: a.cfg.REST, Log: log("health")}); err != nil {
+		return err
+	}
+	a.watch, err = watch.New(watch.Config{
+		REST: a.cfg.REST, Log: log("watch"), Handler: a.saw, Relisted: a.relisted, OnSuspensions: a.suspensions,
+	})
+	if err != nil {
+		return err
+	}
+	a.reconciler, err = reconciler.New(reconciler.Config{
+		Cluster: a.cfg.Cluster, Source: a.source, Renderer: renderer, Applier: a.applier,
+		Health: a.tracker, Watch: watcher{a.watch}, Detective: detective{a.cfg.Cluster, a.cfg.Fights, a.persons.name}, Store: keeper{a.store},
+		Log: log("reconciler"), Now: a.now, Metrics: metrics, Adopted: a.persons.adopt,
+		Identity: api.ClusterStatus{
+			Source: redact.URL(a.cfg.Repo), Branch: a.cfg.Branch, AgentVersion: a.cfg.Version, Started: a.now(),
+		},
+		Poll: a.cfg.Poll, Compare: a.cfg.Compare, Workers: a.cfg.Workers,
+	})
+	if err != nil {
+		return err
+	}
+	return a.registry.Register(a.reconciler)
+}
+
+// saw passes on what the watch saw.
+// What is written on the agent's own report is an order, and on its Lease a challenge.
+func (a *Agent) saw(e watch.Event) {
+	switch e.Ref.ID() {
+	case reportID:
+		if !e.Deleted && e.Before.MetaDigest != e.MetaDigest {
+			poke(a.ordered)
+		}
+	case leaseID:
+		poke(a.challenged)
+	default:
+		a.reconciler.Saw(e.Ref)
+	}
+}
+
+// poke makes a channel of capacity one ready.
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Agent) relisted(k schema.GroupVersionKind) { a.reconciler.Relisted(k.Group, k.Kind) }
+func (a *Agent) suspensions(set api.Suspensions)    { a.reconciler.SetSuspensions(set) }
+
+// Close releases what New opened. Call it when Run has returned.
+func (a *Agent) Close() error { return a.teardown.Close() }
+
+// Run works until ctx ends and everything has stopped.
+// It fails when another agent holds the cluster, or when it cannot join its hub.
+func (a *Agent) Run(ctx context.Context) error {
+	hub, err := a.join(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.prepare(ctx); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.holdLease(ctx) })
+	g.Go(func() error { return a.watch.Run(ctx) })
+	g.Go(func() error { return a.tracker.Run(ctx) })
+	g.Go(func() error { return a.healthNews(ctx) })
+	g.Go(func() error { return a.orders(ctx) })
+	g.Go(func() error { return a.stamp(ctx) })
+	g.Go(func() error { return a.reconciler.Run(ctx) })
+	if hub != nil {
+		g.Go(func() error { return hub.Run(ctx) })
+	}
+	if a.cfg.Listen != "" {
+		g.Go(func() error { return a.serve(ctx) })
+	}
+	err = g.Wait()
+	// Another agent may take over at once, rather than when the lease has run out.
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
+	defer cancel()
+	if rerr := a.applier.ReleaseLease(end, a.store.AgentID()); rerr != nil {
+		a.cfg.Log.Warn("release the lease", "error", rerr)
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// releaseWithin bounds the last request of an agent that stops.
+const releaseWithin = 3 * time.Second
+
+// prepare waits for the cluster, installs what the agent needs there, and takes the cluster's lease.
+func (a *Agent) prepare(ctx context.Context) error {
+	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+		err := a.applier.Bootstrap(ctx)
+		if err == nil {
+			err = a.applier.AcquireLease(ctx, a.store.AgentID())
+		}
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		if k := api.KindOf(err); k == api.Stalled || k == api.Forbidden {
+			return err
+		}
+		a.cfg.Log.Warn("the cluster is not ready for the agent", "error", err, "retry", wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// healthNews passes on what the health tracker saw.
+func (a *Agent) healthNews(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case bundle := <-a.tracker.Changed():
+			a.reconciler.HealthChanged(bundle)
+		}
+	}
+}
+
+// holdLease answers other agents that ask whether this one lives. It fails when one has taken over.
+func (a *Agent) holdLease(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.challenged:
+		}
+		err := a.applier.AnswerLease(ctx, a.store.AgentID())
+		if api.KindOf(err) == api.Forbidden && ctx.Err() == nil {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("answer a challenge", "error", err)
+			time.AfterFunc(time.Second, func() { poke(a.challenged) })
+		}
+	}
+}
+
+// orders follows the orders to sync that are written on the agent's report.
+// An order from before this agent's start needs no obeying: a start looks at everything.
+func (a *Agent) orders(ctx context.Context) error {
+	last := a.now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.ordered:
+		}
+		at, bundle, err := a.applier.SyncOrder(ctx)
+		if err == nil && at.After(last) {
+			last = at
+			a.cfg.Log.Info("sync ordered on the cluster", "bundle", bundle)
+			err = a.reconciler.Sync(bundle)
+		}
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Log.Warn("order to sync", "error", err)
+		}
+	}
+}

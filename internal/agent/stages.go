@@ -1,0 +1,109 @@
+package agent
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/store"
+	"github.com/flotilla-fleet/flotilla/drift/watch"
+	"github.com/flotilla-fleet/flotilla/reconciler"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/sources/git"
+)
+
+// The stages, as the reconciler sees them. The others are what they are by themselves.
+var (
+	_ reconciler.Source    = (*git.Source)(nil)
+	_ reconciler.Renderer  = (*render.Renderer)(nil)
+	_ reconciler.Applier   = (*apply.Applier)(nil)
+	_ reconciler.Health    = (*health.Tracker)(nil)
+	_ reconciler.Watch     = watcher{}
+	_ reconciler.Detective = detective{}
+	_ reconciler.Store     = keeper{}
+)
+
+// watcher is drift/watch in the reconciler's words.
+type watcher struct{ *watch.Watcher }
+
+func seen(m watch.Meta) reconciler.Seen {
+	return reconciler.Seen{
+		UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
+		MetaDigest: m.MetaDigest, PartOf: m.PartOf,
+	}
+}
+
+func (w watcher) Get(ref api.ObjectRef) (reconciler.Seen, bool) {
+	m, ok := w.Watcher.Get(ref)
+	return seen(m), ok
+}
+
+func (w watcher) Objects(f func(api.ObjectRef, reconciler.Seen)) {
+	w.Watcher.Objects(func(ref api.ObjectRef, m watch.Meta) { f(ref, seen(m)) })
+}
+
+func (w watcher) SetKinds(kinds []schema.GroupVersionKind) { w.Watcher.SetKinds(kinds) }
+
+// detective is the pure package drift in the reconciler's words.
+type detective struct {
+	cluster string
+	limits  drift.Limits
+	person  func(user string) string
+}
+
+func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
+	res := drift.Compare(drift.Input{
+		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Spec: o.Spec,
+		Autoscalers: drift.AutoscalersIn(o.Neighbours), Matched: o.Known, Person: d.person,
+	})
+	uid := ""
+	if o.Live != nil {
+		uid = string(o.Live.GetUID())
+	}
+	e, dec := drift.Observe(prev, drift.Observation{
+		Object: o.Object, Bundle: o.Bundle, Cluster: d.cluster, Revision: o.Revision,
+		Result: res, Suspension: o.Suspension, UID: uid, At: o.At, Limits: d.limits,
+	})
+	v := reconciler.Verdict{Episode: e, Opened: dec.Opened, After: dec.After}
+	switch dec.Action {
+	case drift.Correct:
+		v.Write = res.Keep(o.Desired)
+	case drift.Strip:
+		v.Strip = res.StripPatch()
+	case drift.Remove:
+		v.Remove = true
+	case drift.None, drift.Hold:
+	}
+	return v
+}
+
+func (d detective) Corrected(e api.Episode, at time.Time, err error) api.Episode {
+	return drift.Corrected(e, at, err)
+}
+
+func (d detective) Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string {
+	return drift.Leave(desired, live, drift.AutoscalersIn(neighbours))
+}
+
+// keeper is drift/store in the reconciler's words.
+type keeper struct{ *store.Store }
+
+func (k keeper) Status() (api.ClusterStatus, error) {
+	s, _, err := k.Store.Status()
+	return s, err
+}
+
+func (k keeper) LatestEpisode(object string) (*api.Episode, error) {
+	e, ok, err := k.Store.LatestEpisode(object)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return &e, nil
+}
+
+func (k keeper) Commit(r reconciler.Record) error { return k.Store.Commit(store.Batch(r)) }

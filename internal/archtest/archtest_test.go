@@ -1,0 +1,65 @@
+package archtest
+
+import (
+	"go/parser"
+	"go/token"
+	"slices"
+	"testing"
+)
+
+func TestModule(t *testing.T) {
+	packages, err := Load(t.Context(), "../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, p := range packages {
+		paths = append(paths, p.Path)
+		for _, violation := range check(p) {
+			t.Error(violation)
+		}
+	}
+	// A graph that was not read breaks no rule.
+	for _, want := range []string{"api", "cmd/flotilla", "internal/archtest"} {
+		if !slices.Contains(paths, want) {
+			t.Errorf("package %s was not found among %q", want, paths)
+		}
+	}
+}
+
+func TestControlPlaneModule(t *testing.T) {
+	packages, err := Load(t.Context(), "../../test/controlplane")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(packages) < 4 {
+		t.Errorf("found %d packages", len(packages))
+	}
+	for _, p := range packages {
+		for _, violation := range checkComment(p) {
+			t.Errorf("%s %s", p.Path, violation)
+		}
+	}
+}
+
+func TestClockUses(t *testing.T) {
+	const src = `package p
+
+import clock "time"
+
+type span struct{ from, to clock.Time }
+
+func now() clock.Time { return clock.Now() }
+
+var tick = clock.NewTicker
+`
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, "p.go", src, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"7: time.Now", "9: time.NewTicker"}
+	if got := clockUses(fset, file); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
