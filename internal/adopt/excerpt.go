@@ -1,0 +1,66 @@
+package adopt
+
+import (
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+)
+
+// Excerpt puts fields where they stand in the manifest: what Git says of them, and what is live.
+// Items of lists are there with the keys that tell them from the others. A value that was cut is there as text.
+func Excerpt(fields []api.FieldDiff) (git, live map[string]any) {
+	var a, b any = map[string]any{}, map[string]any{}
+	for _, f := range fields {
+		path := named(drift.Parts(f.Path))
+		if len(path) == 0 {
+			continue
+		}
+		a, b = place(a, path, f.Desired), place(b, path, f.Live)
+	}
+	git, _ = a.(map[string]any)
+	live, _ = b.(map[string]any)
+	return git, live
+}
+
+// named makes fields of the items that are told by their number: an excerpt has not the others.
+func named(path []drift.Part) []drift.Part {
+	out := make([]drift.Part, len(path))
+	for i, p := range path {
+		if n := guess(p.Name); p.Name != "" && i > 0 {
+			if _, number := n.(int64); number {
+				p = drift.Part{Name: "[" + p.Name + "]"}
+			}
+		}
+		out[i] = p
+	}
+	return out
+}
+
+// place puts one value into an excerpt; an absent one makes what is above it.
+func place(root any, path []drift.Part, text string) any {
+	c := change{path: path}
+	if text == "" {
+		item := path[len(path)-1].Name == ""
+		if path = path[:len(path)-1]; len(path) == 0 {
+			return root
+		}
+		// What is there already stays; what is not is there as empty.
+		if _, there := get(root, path); there {
+			return root
+		}
+		c.path, c.value = path, map[string]any{}
+		if last := path[len(path)-1]; item {
+			c.value = []any{}
+		} else if last.Name == "" {
+			c.value = keyed(last)
+		}
+	} else if v, err := parseJSON(text); err == nil {
+		c.value = v
+	} else {
+		c.value = text
+	}
+	next, err := set(root, c.path, c)
+	if err != nil {
+		return root
+	}
+	return next
+}

@@ -1,0 +1,204 @@
+package adopt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render"
+)
+
+// Renderer renders the fleet repository; *render.Renderer is one.
+type Renderer interface {
+	Render(ctx context.Context, snap api.Snapshot, cluster string, facts api.ClusterFacts) (api.Rendering, error)
+}
+
+// Clusters says on which clusters the change may take effect.
+type Clusters int
+
+const (
+	// OnlyDrifted is the cluster that the drift is on.
+	OnlyDrifted Clusters = iota
+	// AllConcerned are also those that share the files with it.
+	AllConcerned
+)
+
+// Request is what is to be adopted.
+type Request struct {
+	Episode  api.Episode
+	Snapshot api.Snapshot
+	Renderer Renderer
+	Clusters Clusters
+}
+
+// File is one file to write. Before is nil for a new one.
+type File struct {
+	Name          string
+	Before, After []byte
+}
+
+// Plan is a proven change.
+type Plan struct {
+	Files []File
+	// Method says in a few words how the repository says it.
+	Method string
+	// Clusters are those on which the rendering changes, sorted.
+	Clusters []string
+}
+
+// New finds a change of the repository that makes the live values of an episode what Git says,
+// and proves it. It writes nothing. The error says why there is none.
+func New(ctx context.Context, req Request) (Plan, error) {
+	e := req.Episode
+	if err := adoptable(e); err != nil {
+		return Plan{}, err
+	}
+	changes, err := changesOf(e)
+	if err != nil {
+		return Plan{}, refuse(e, err)
+	}
+	before, err := renderAll(ctx, req, req.Snapshot.Tree)
+	if err != nil {
+		return Plan{}, err
+	}
+	b, o, err := before.object(e)
+	if err != nil {
+		return Plan{}, err
+	}
+	if err := current(e, o.Object); err != nil {
+		return Plan{}, err
+	}
+	if b.Spec.Helm != nil {
+		return Plan{}, helmRefusal(e, b)
+	}
+	methods := plainMethods(req.Snapshot.Tree, e.Object, b, changes)
+	if b.Kustomization != "" {
+		methods = kustomizeMethods(req.Snapshot.Tree, e, o.Object, b, changes)
+	}
+	var errs []error
+	for _, m := range methods {
+		plan, err := attempt(ctx, req, m, before, changes)
+		if err == nil {
+			return plan, nil
+		}
+		if errors.Is(err, errOthers) || ctx.Err() != nil {
+			return Plan{}, err
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", m.name, err))
+	}
+	return Plan{}, refuse(e, errors.Join(errs...))
+}
+
+// attempt makes the edits of one method and proves them.
+func attempt(ctx context.Context, req Request, m method, before renderings, changes []change) (Plan, error) {
+	files, err := m.edit()
+	if err != nil {
+		return Plan{}, err
+	}
+	tree := changed{Tree: req.Snapshot.Tree, files: map[string][]byte{}}
+	p := Plan{Method: m.name}
+	for name, text := range files {
+		old, err := req.Snapshot.Tree.ReadFile(name)
+		if err != nil {
+			old = nil
+		}
+		if encrypted(old) {
+			return Plan{}, fmt.Errorf("%s is encrypted", name)
+		}
+		tree.files[name] = text
+		p.Files = append(p.Files, File{Name: name, Before: old, After: text})
+	}
+	slices.SortFunc(p.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	after, err := renderAll(ctx, req, tree)
+	if err != nil {
+		return Plan{}, err
+	}
+	p.Clusters, err = verify(req, before, after, changes)
+	return p, err
+}
+
+// encrypted reports a file that SOPS wrote: an edit would break its signature.
+func encrypted(data []byte) bool { return strings.Contains(string(data), "ENC[AES256_GCM,") }
+
+// adoptable refuses what can never be adopted.
+func adoptable(e api.Episode) error {
+	switch {
+	case e.Object.Kind == "Secret" && e.Object.Group == "":
+		return refusal(e, "a Secret is never written to the repository",
+			"change it with sops, and commit")
+	case e.Class == api.ClassMissing:
+		return refusal(e, "the object was deleted",
+			"to keep it deleted, remove it from the bundle "+e.Bundle+" in Git")
+	case e.Class == api.ClassExtra:
+		return refusal(e, "the object is not in Git",
+			"to keep it, add a manifest of it to a bundle")
+	case len(e.Fields) == 0:
+		return refusal(e, "no field of it is known", "")
+	case e.FieldsOmitted > 0:
+		return refusal(e, fmt.Sprintf("%d more fields differ than were recorded", e.FieldsOmitted), "")
+	}
+	for _, f := range e.Fields {
+		for _, own := range []string{api.LabelPartOf, api.LabelManagedBy, api.LabelBundle} {
+			if f.Path == "/metadata/labels/"+strings.ReplaceAll(own, "/", "~1") {
+				return refusal(e, "the label "+own+" is flotilla's own", "")
+			}
+		}
+		if onlyOrder(f.Live) {
+			return refusal(e, "only the order of the list "+f.Path+" differs", "put its items in that order by hand")
+		}
+	}
+	return nil
+}
+
+// onlyOrder reports a value that names the items of a list instead of holding them: ["[name=a]","[name=b]"].
+func onlyOrder(live string) bool {
+	v, err := parseJSON(live)
+	list, ok := v.([]any)
+	if err != nil || !ok || len(list) == 0 {
+		return false
+	}
+	for _, item := range list {
+		s, _ := item.(string)
+		if !strings.HasPrefix(s, "[") || !strings.HasSuffix(s, "]") || !strings.Contains(s, "=") {
+			return false
+		}
+	}
+	return true
+}
+
+func refuse(e api.Episode, err error) error { return refusal(e, err.Error(), "") }
+
+func refusal(e api.Episode, why, hint string) error {
+	return &api.Error{
+		Kind: api.Stalled, Reason: "NotAdopted",
+		Err: fmt.Errorf("%s cannot be adopted: %s", e.Object, why), Hint: hint,
+	}
+}
+
+// helmRefusal says where to look: which value makes a field of a chart's output is not known.
+func helmRefusal(e api.Episode, b api.RenderedBundle) error {
+	files := make([]string, 0, len(b.Spec.Helm.ValuesFiles)+1)
+	for _, f := range b.Spec.Helm.ValuesFiles {
+		files = append(files, path.Join(b.Dir, f))
+	}
+	files = append(files, path.Join(b.Dir, "bundle.yaml"))
+	return refusal(e, fmt.Sprintf("the bundle %s is a Helm chart, and which of its values makes the field cannot be told", e.Bundle),
+		"the template is "+b.Origin[e.Object.ID()]+"; set its value in "+strings.Join(files, " or "))
+}
+
+// clustersOf lists the clusters of the repository, for which everything is rendered.
+func clustersOf(tree api.Tree) ([]string, error) {
+	all, err := render.Clusters(tree)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, c := range all {
+		out = append(out, c.Metadata.Name)
+	}
+	return out, nil
+}

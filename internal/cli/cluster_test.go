@@ -1,0 +1,463 @@
+package cli_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub"
+	"github.com/flotilla-fleet/flotilla/hub/hubtest"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/cli"
+	"github.com/flotilla-fleet/flotilla/internal/controlplane"
+	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
+)
+
+func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
+
+// marker is in the values of a Secret, and must be nowhere else.
+const marker = "s3cr3t-M4RK3R"
+
+// The forms that the marker might get out in.
+var markers = regexp.MustCompile(`(?i)s3cr3t-M4RK3R|czNjcjN0LU00UkszU|N6Y3IzdC1NNFJLM1|zM2NyM3QtTTRSSzNS`)
+
+var fleet = map[string]string{
+	"clusters/one/cluster.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {name: one, labels: {env: test}}\n",
+	"app/bundle.yaml":           "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: app}\nspec: {namespace: app, wait: false, drift: {mode: report}}\n",
+	"app/namespace.yaml":        "apiVersion: v1\nkind: Namespace\nmetadata: {name: app}\n",
+	"app/config.yaml":           "# settings\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata:\n  colour: red # ours\n  size: small\n",
+	"app/secret.yaml":           "apiVersion: v1\nkind: Secret\nmetadata: {name: creds}\nstringData: {password: " + marker + "-git}\n",
+	"app/gone.yaml":             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: gone}\ndata: {a: b}\n",
+}
+
+// rig is an agent on a real control plane, joined to a real hub, with commands to run beside them.
+type rig struct {
+	t        *testing.T
+	repo     *gitservertest.Repository
+	checkout string
+	hub      *hubtest.Hub
+	config   string // kubeconfig
+	kube     kubernetes.Interface
+	out      bytes.Buffer // everything that any command said
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	plane := controlplanetest.New(t, controlplane.Config{})
+	r := &rig{t: t, hub: hubtest.Start(t, hub.Config{}), checkout: t.TempDir(), config: plane.Kubeconfig()}
+	t.Setenv("FLOTILLA_TOKEN", hubtest.Token)
+	t.Setenv("FLOTILLA_HUB", r.hub.URL())
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	r.repo = gitservertest.New(t)
+	r.repo.Commit(fleet)
+	for name, text := range fleet {
+		r.write(name, text)
+	}
+	rc := rest.CopyConfig(controlplanetest.RESTConfigOf(t, plane))
+	join := filepath.Join(t.TempDir(), "join.json")
+	r.must("join", "--cluster", "one", "--out", join)
+	a, err := agent.New(agent.Config{
+		Cluster: "one", REST: rc, Dir: t.TempDir(), Repo: r.repo.Dir, Branch: "main", JoinFile: join,
+		Poll: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("agent: %v", err)
+		}
+		if err := a.Close(); err != nil {
+			t.Errorf("close the agent: %v", err)
+		}
+	})
+	hand := rest.CopyConfig(rc)
+	hand.UserAgent, hand.QPS = "kubectl-edit/test", -1
+	if r.kube, err = kubernetes.NewForConfig(hand); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually("the bundle is applied", func() error {
+		_, err := r.kube.CoreV1().ConfigMaps("app").Get(t.Context(), "settings", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		_, err = r.kube.CoreV1().Secrets("app").Get(t.Context(), "creds", metav1.GetOptions{})
+		return err
+	})
+	return r
+}
+
+func (r *rig) write(name, text string) {
+	r.t.Helper()
+	file := filepath.Join(r.checkout, name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rig) read(name string) string {
+	r.t.Helper()
+	b, err := os.ReadFile(filepath.Join(r.checkout, name))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func (r *rig) eventually(what string, ask func() error) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), 60*time.Second)
+	defer cancel()
+	for {
+		err := ask()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			r.t.Fatalf("%s: %v", what, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// flotilla runs a command, as the binary does.
+func (r *rig) flotilla(stdin string, args ...string) (code int, stdout, stderr string) {
+	r.t.Helper()
+	var out, talk bytes.Buffer
+	code = cli.Execute(r.t.Context(), args, cli.IO{In: strings.NewReader(stdin), Out: &out, Err: &talk})
+	fmt.Fprintf(&r.out, "$ flotilla %s\n%s%s", strings.Join(args, " "), out.String(), talk.String())
+	return code, out.String(), talk.String()
+}
+
+func (r *rig) must(args ...string) string {
+	r.t.Helper()
+	code, out, talk := r.flotilla("", args...)
+	if code != 0 {
+		r.t.Fatalf("flotilla %s: exit code %d\n%s%s", strings.Join(args, " "), code, out, talk)
+	}
+	return out
+}
+
+// refuses runs a command that must end with a code and say something on standard error, and nothing on standard output.
+func (r *rig) refuses(code int, says string, args ...string) {
+	r.t.Helper()
+	got, out, talk := r.flotilla("", args...)
+	if got != code || !strings.Contains(talk, says) || out != "" {
+		r.t.Errorf("flotilla %s: exit code %d, want %d and %q\nstdout: %s\nstderr: %s", strings.Join(args, " "), got, code, says, out, talk)
+	}
+}
+
+// on is the flag that asks the cluster and not the hub.
+func (r *rig) on(args ...string) []string { return append(args, "--kubeconfig", r.config) }
+
+func (r *rig) list(args ...string) []api.Episode {
+	r.t.Helper()
+	var out []api.Episode
+	if err := json.Unmarshal([]byte(r.must(append([]string{"drift", "-o", "json"}, args...)...)), &out); err != nil {
+		r.t.Fatal(err)
+	}
+	return out
+}
+
+// drifted waits for the open drift of an object, on the cluster and at the hub.
+func (r *rig) drifted(object string) api.Episode {
+	r.t.Helper()
+	var e api.Episode
+	r.eventually("drift of "+object, func() error {
+		for _, args := range [][]string{{"--state", "open", "--object", object}, r.on("--object", object)} {
+			list := r.list(args...)
+			if len(list) != 1 {
+				return fmt.Errorf("%d episodes with %v", len(list), args)
+			}
+			e = list[0]
+		}
+		return nil
+	})
+	return e
+}
+
+func (r *rig) patch(kind, name, patch string) {
+	r.t.Helper()
+	var err error
+	switch kind {
+	case "ConfigMap":
+		_, err = r.kube.CoreV1().ConfigMaps("app").Patch(r.t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	case "Secret":
+		_, err = r.kube.CoreV1().Secrets("app").Patch(r.t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestDriftCommands(t *testing.T) {
+	r := newRig(t)
+	r.patch("ConfigMap", "settings", `{"data":{"colour":"blue","size":null}}`)
+	r.patch("Secret", "creds", `{"stringData":{"password":"`+marker+`-live"}}`)
+	if err := r.kube.CoreV1().ConfigMaps("app").Delete(t.Context(), "gone", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	settings := r.drifted("ConfigMap/app/settings")
+	secret := r.drifted("Secret/app/creds")
+	gone := r.drifted("ConfigMap/app/gone")
+	both := map[string][]string{"hub": nil, "cluster": {"--kubeconfig", r.config}}
+
+	for where, flags := range both {
+		with := func(args ...string) []string { return append(args, flags...) }
+		t.Run("list on the "+where, func(t *testing.T) {
+			for _, tt := range []struct {
+				args []string
+				want int
+			}{
+				{[]string{"--state", "open"}, 3},
+				{[]string{"--bundle", "app"}, 3},
+				{[]string{"--bundle", "other"}, 0},
+				{[]string{"--cluster", "one"}, 3},
+				{[]string{"--class", "missing"}, 1},
+				{[]string{"--manager", "kubectl-edit", "--class", "changed"}, 2},
+				{[]string{"--manager", "nobody"}, 0},
+				{[]string{"--object", "ConfigMap/app/settings"}, 1},
+				{[]string{"--object", "ConfigMap.other/app/settings"}, 0},
+				{[]string{"--since", "1h"}, 3},
+				{[]string{"--limit", "2"}, 2},
+			} {
+				if got := r.list(with(tt.args...)...); len(got) != tt.want {
+					t.Errorf("%v: %d episodes, want %d", tt.args, len(got), tt.want)
+				}
+			}
+			table := r.must(with("drift")...)
+			for _, want := range []string{settings.ID, "changed", "missing", "kubectl-edit", "unknown", "reported", "/data/colour +1"} {
+				if !strings.Contains(table, want) {
+					t.Errorf("%q is not in\n%s", want, table)
+				}
+			}
+			for line := range strings.Lines(table) {
+				if n := len([]rune(strings.TrimSuffix(line, "\n"))); n > 100 {
+					t.Errorf("a line is %d wide: %s", n, line)
+				}
+			}
+			code, out, talk := r.flotilla("", with("drift", "--bundle", "other")...)
+			if code != 0 || out != "" || !strings.Contains(talk, "No drift") {
+				t.Errorf("no drift: code %d, %q, %q", code, out, talk)
+			}
+			if out := r.must(with("drift", "-o", "yaml", "--class", "missing")...); !strings.Contains(out, "- bundle: app\n") {
+				t.Errorf("YAML:\n%s", out)
+			}
+		})
+		t.Run("show on the "+where, func(t *testing.T) {
+			out := r.must(with("drift", "show", settings.ID)...)
+			for _, want := range []string{
+				"ConfigMap/app/settings on one, bundle app: changed, reported", "the tool's own claim",
+				"/data/colour  changed", "/data/size    removed", "-  colour: red", "+  colour: blue", "-  size: small", "nothing on the object says who",
+			} {
+				if !strings.Contains(out, want) {
+					t.Errorf("%q is not in\n%s", want, out)
+				}
+			}
+			if has := strings.Contains(out, "began: changed"); has != (where == "hub") {
+				t.Errorf("timeline: %v\n%s", has, out)
+			}
+			var e api.Episode
+			if err := json.Unmarshal([]byte(r.must(with("drift", "show", settings.ID, "-o", "json")...)), &e); err != nil || e.ID != settings.ID {
+				t.Errorf("JSON: %+v, %v", e, err)
+			}
+			if out := r.must(with("drift", "show", secret.ID)...); !strings.Contains(out, "(value A)") || !strings.Contains(out, "/data/password") {
+				t.Errorf("the Secret:\n%s", out)
+			}
+			r.refuses(3, "flotilla drift lists", with("drift", "show", "one-nope-1")...)
+		})
+		t.Run("ignore on the "+where, func(t *testing.T) {
+			out := r.must(with("drift", "ignore", settings.ID, "--repo", r.checkout)...)
+			for _, want := range []string{"# app/bundle.yaml, below spec:", "kind: ConfigMap", "name: settings", "- /data/colour", "- /data/size"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("%q is not in\n%s", want, out)
+				}
+			}
+			var ig struct {
+				File string
+				Rule api.IgnoreRule
+			}
+			if err := json.Unmarshal([]byte(r.must(with("drift", "ignore", settings.ID, "--repo", r.checkout, "-o", "json")...)), &ig); err != nil ||
+				ig.File != "app/bundle.yaml" || len(ig.Rule.Paths) != 2 {
+				t.Errorf("JSON: %+v, %v", ig, err)
+			}
+			r.refuses(3, "is no fleet repository", with("drift", "ignore", settings.ID, "--repo", t.TempDir())...)
+		})
+		t.Run("adopt refused on the "+where, func(t *testing.T) {
+			r.refuses(3, "a Secret is never written", with("drift", "adopt", secret.ID, "--out", r.checkout)...)
+			r.refuses(3, "remove it from the bundle app", with("drift", "adopt", gone.ID, "--out", r.checkout)...)
+			r.refuses(64, "--out is needed", with("drift", "adopt", settings.ID)...)
+			for name, text := range fleet {
+				if r.read(name) != text {
+					t.Errorf("%s was changed", name)
+				}
+			}
+		})
+		t.Run("history on the "+where, func(t *testing.T) {
+			out := r.must(with("history", "ConfigMap/app/settings")...)
+			if !strings.Contains(out, "drifted") || !strings.Contains(out, "kubectl-edit") || strings.Contains(out, "gone") {
+				t.Errorf("history:\n%s", out)
+			}
+			if all := r.must(with("history", "-o", "wide")...); !strings.Contains(all, "applied") || !strings.Contains(all, "4 created") {
+				t.Errorf("history of all:\n%s", all)
+			}
+			var list []struct{ What, ID string }
+			if err := json.Unmarshal([]byte(r.must(with("history", "-o", "json", "--since", "1h")...)), &list); err != nil || len(list) < 4 {
+				t.Errorf("JSON: %v, %v", list, err)
+			}
+		})
+	}
+
+	t.Run("explain", func(t *testing.T) {
+		out := r.must(r.on("drift", "explain", "configmap/app/settings")...)
+		for _, want := range []string{"app/config.yaml", "mode report", "kubectl-edit", `"red"`, `"blue"`, "~  /data/colour", "-  /data/size", "same"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q is not in\n%s", want, out)
+			}
+		}
+		out = r.must(r.on("drift", "explain", "ConfigMap/app/settings", "--repo", r.checkout, "--differences", "-o", "json")...)
+		var ex struct {
+			File   string
+			Fields []api.FieldDiff
+		}
+		if err := json.Unmarshal([]byte(out), &ex); err != nil || len(ex.Fields) != 2 || ex.File != "app/config.yaml" {
+			t.Errorf("JSON: %+v, %v", ex, err)
+		}
+		if out := r.must(r.on("drift", "explain", "Secret/app/creds")...); !strings.Contains(out, "/data/password") {
+			t.Errorf("the Secret:\n%s", out)
+		}
+		if out := r.must(r.on("drift", "explain", "ConfigMap/app/gone")...); !strings.Contains(out, "missing on the cluster") {
+			t.Errorf("a missing object:\n%s", out)
+		}
+		r.refuses(3, "do you mean ConfigMap/app/settings?", r.on("drift", "explain", "ConfigMap/default/settings")...)
+		r.refuses(64, "is not an object", r.on("drift", "explain", "settings")...)
+	})
+
+	t.Run("words that cannot be understood", func(t *testing.T) {
+		for says, args := range map[string][]string{
+			`--class "odd" is not one of`:        {"drift", "--class", "odd"},
+			`--state "ajar" is not`:              {"drift", "--state", "ajar"},
+			`--since "soon" is neither`:          {"drift", "--since", "soon"},
+			`--limit 0`:                          {"drift", "--limit", "0"},
+			`"x" is one word too many`:           {"drift", "x"},
+			`output format "xml"`:                {"drift", "-o", "xml"},
+			"ID is needed: flotilla drift lists": {"drift", "show"},
+			"one ID at a time":                   {"drift", "ignore", "a", "b"},
+			`unknown flag: --odd`:                {"drift", "adopt", "a", "--odd"},
+			"this is cluster one, not two":       r.on("drift", "--cluster", "two"),
+			"--state closed needs --hub":         r.on("drift", "--state", "closed"),
+			"is not an address":                  {"drift", "--hub", "nonsense"},
+		} {
+			r.refuses(64, says, args...)
+		}
+		t.Setenv("FLOTILLA_HUB", "")
+		r.refuses(3, "--hub URL", "drift")
+		r.refuses(5, "work without the hub", "drift", "--hub", "http://127.0.0.1:1")
+	})
+
+	t.Run("adopt", func(t *testing.T) {
+		out := r.must("drift", "adopt", settings.ID, "--out", r.checkout, "--dry-run")
+		if r.read("app/config.yaml") != fleet["app/config.yaml"] || !strings.Contains(out, "+  colour: blue # ours") {
+			t.Errorf("a dry run wrote, or said nothing:\n%s", out)
+		}
+		r.must(r.on("drift", "adopt", settings.ID, "--out", r.checkout)...)
+		want := "# settings\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings}\ndata:\n  colour: blue # ours\n"
+		if got := r.read("app/config.yaml"); got != want {
+			t.Fatalf("got\n%s", got)
+		}
+		r.repo.Commit(map[string]string{"app/config.yaml": want})
+		r.eventually("the drift ends", func() error {
+			n := len(r.list("--state", "open", "--object", "ConfigMap/app/settings")) + len(r.list(r.on("--object", "ConfigMap/app/settings")...))
+			if n != 0 {
+				return fmt.Errorf("%d open", n)
+			}
+			return nil
+		})
+		m, err := r.kube.CoreV1().ConfigMaps("app").Get(t.Context(), "settings", metav1.GetOptions{})
+		if err != nil || m.Data["colour"] != "blue" {
+			t.Errorf("the live value became %v (%v)", m.Data, err)
+		}
+		r.refuses(3, "what has ended is known to the hub", r.on("drift", "show", settings.ID)...)
+		r.must("drift", "show", settings.ID)
+		if n := len(r.list("--state", "closed")); n != 1 {
+			t.Errorf("%d closed", n)
+		}
+	})
+
+	t.Run("resume", func(t *testing.T) {
+		name := strings.TrimSpace(r.must(r.on("suspend", "--bundle", "app", "--for", "10m", "--reason", "INC-1", "--name", "cli-first")...))
+		r.must(r.on("suspend", "--all", "--for", "5m", "--reason", "INC-2", "--name", "cli-second")...)
+		t.Cleanup(func() { r.flotilla("", r.on("resume", "--all", "--yes")...) })
+		for answer, says := range map[string]string{"n\n": "nothing was resumed", "": "nobody answered", "a\n": "remove it from the bundle app"} {
+			code, out, talk := r.flotilla(answer, r.on("resume", name)...)
+			if code != 3 || out != "" || !strings.Contains(talk, says) || !strings.Contains(talk, "ConfigMap/app/gone: missing") {
+				t.Errorf("answer %q: code %d\n%s%s", answer, code, out, talk)
+			}
+		}
+		code, _, talk := r.flotilla("y\n", r.on("resume", name)...)
+		if code != 0 || !strings.Contains(talk, "still suspended: everything") || !strings.Contains(talk, "INC-2") {
+			t.Errorf("code %d\n%s", code, talk)
+		}
+		r.refuses(3, "there is no suspension", r.on("resume", name, "--yes")...)
+	})
+
+	t.Run("the shell is helped", func(t *testing.T) {
+		for want, args := range map[string][]string{
+			"missing": {"drift", "--class", ""}, "closed": {"drift", "--state", ""}, "wide": {"drift", "-o", ""}, "explain": {"drift", ""}, "history": {""},
+		} {
+			if out := r.must(append([]string{"__complete"}, args...)...); !strings.Contains(out, want) {
+				t.Errorf("%v offers\n%s", args, out)
+			}
+		}
+		if out := r.must("completion", "bash"); !strings.Contains(out, "flotilla") {
+			t.Error("no completion for bash")
+		}
+	})
+
+	t.Run("the values of Secrets are nowhere", func(t *testing.T) {
+		r.flotilla("", r.on("diff", "--repo", r.checkout, "--cluster", "one")...)
+		r.flotilla("", r.on("status", "-o", "json")...)
+		r.must("render", "--repo", r.checkout, "--cluster", "one")
+		for _, flags := range both {
+			for _, args := range [][]string{{"drift", "-o", "json"}, {"drift", "-o", "wide"}, {"drift", "show", secret.ID, "-o", "yaml"}, {"drift", "ignore", secret.ID}, {"history", "-o", "json"}} {
+				r.must(append(args, flags...)...)
+			}
+		}
+		r.must(r.on("drift", "explain", "Secret/app/creds", "-o", "json")...)
+		said := r.out.String()
+		if !strings.Contains(said, "/data/password") {
+			t.Fatal("the Secret never drifted, so this proves nothing")
+		}
+		if at := markers.FindStringIndex(said); at != nil {
+			t.Errorf("a value got out: %s", said[max(0, at[0]-300):min(len(said), at[1]+50)])
+		}
+		_, page := r.hub.Do(http.MethodGet, "/api/v1/drift/"+secret.ID, "")
+		if markers.Match(page) {
+			t.Error("a value is at the hub")
+		}
+	})
+}

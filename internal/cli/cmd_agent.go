@@ -1,0 +1,74 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+)
+
+func newAgent(logger func() *slog.Logger) *cobra.Command {
+	var k kube
+	cfg := agent.Config{Version: version}
+	cmd := &cobra.Command{
+		Use:   "agent --cluster NAME --repo URL --dir DIR",
+		Short: "Run the agent of one cluster",
+		Long: `Run the agent that keeps one cluster equal to the fleet repository.
+
+It talks to the cluster of --kubeconfig, or of its own Pod. In --dir it keeps its store,
+a mirror of the repository, and its identity at the hub; all of it can be lost.
+With --join it joins a hub at its first start; without, it works alone.`,
+		Example: `  flotilla agent --cluster prod-eu --repo https://git.example.com/fleet.git --dir /var/lib/flotilla \
+    --age-key /etc/flotilla/age.txt --join /etc/flotilla/join.json`,
+		Args: cobra.NoArgs,
+	}
+	k.flags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&cfg.Cluster, "cluster", "", "the cluster's name in the fleet repository (required)")
+	f.StringVar(&cfg.Repo, "repo", "", "address of the fleet repository (required)")
+	f.StringVar(&cfg.Branch, "branch", "main", "branch to follow")
+	f.StringVar(&cfg.Dir, "dir", "", "directory of the store (required)")
+	f.StringVar(&cfg.CredentialsFile, "credentials", "", "file with the repository's credentials")
+	f.StringVar(&cfg.CAFile, "git-ca-file", "", "certificate authorities to trust for the repository")
+	f.StringArrayVar(&cfg.AgeKeyFiles, "age-key", nil, "file with age identities that decrypt Secrets; may be given more than once")
+	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
+	f.StringVar(&cfg.JoinFile, "join", "", "file with a hub's join material; see flotilla join --help")
+	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz and /metrics (default: nowhere)")
+	f.DurationVar(&cfg.Poll, "poll", 0, "how often to look for a new commit (default 3s)")
+	f.DurationVar(&cfg.Compare, "compare", 0, "how often to compare everything, as a net below the watch (default 30m)")
+	f.IntVar(&cfg.Workers, "workers", 0, "bundles to apply at the same time (default 16)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		for name, value := range map[string]string{"--cluster": cfg.Cluster, "--repo": cfg.Repo, "--dir": cfg.Dir} {
+			if value == "" {
+				return usageError{fmt.Errorf("%s is needed; see flotilla agent --help", name)}
+			}
+		}
+		if cfg.REST, err = k.rest(); err != nil {
+			return err
+		}
+		spareMemory()
+		cfg.Log = logger().With("cluster", cfg.Cluster)
+		a, err := agent.New(cfg)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, a.Close()) }()
+		return a.Run(cmd.Context())
+	}
+	return cmd
+}
+
+// agentGC is how much garbage the agent lets pile up, in percent of what it needs.
+// It spends a few seconds of CPU on a thousand bundles, and shares its node's memory with others.
+const agentGC = 50
+
+func spareMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(agentGC)
+	}
+}

@@ -1,0 +1,112 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	fleetexample "github.com/flotilla-fleet/flotilla/fleet-example"
+	"github.com/flotilla-fleet/flotilla/internal/demo"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+)
+
+func newDemo(logger func() *slog.Logger) *cobra.Command {
+	cfg := demo.Config{}
+	cmd := &cobra.Command{
+		Use:   "demo --dir DIR",
+		Short: "Bring up a whole fleet on this machine",
+		Long: `Bring up local Kubernetes control planes, a Git server with the example repository,
+a hub and one agent per cluster; all of it real, on the loopback address only.
+
+When all is ready, DIR/demo.json says where everything is. Ctrl-C stops everything.
+What is killed is started again after a second, with its data.`,
+		Example: `  flotilla demo --dir demo
+  flotilla demo --dir demo --clusters 5`,
+		Args: cobra.NoArgs,
+	}
+	cmd.Flags().StringVar(&cfg.Dir, "dir", "demo", "directory for all that the demo writes")
+	cmd.Flags().IntVar(&cfg.Clusters, "clusters", 3, "number of clusters")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		exe, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		cfg.Executable, cfg.Example, cfg.Progress = exe, fleetexample.FS(), cmd.ErrOrStderr()
+		return demo.Run(cmd.Context(), cfg, func(f demo.File) { whatNext(cmd.OutOrStdout(), cfg.Dir, exe, f) })
+	}
+	cmd.AddCommand(newGitServer(logger))
+	return cmd
+}
+
+// whatNext prints what to try.
+func whatNext(w io.Writer, dir, exe string, f demo.File) {
+	prod := f.Clusters[len(f.Clusters)-1]
+	if rel, err := filepath.Rel(mustGetwd(), exe); err == nil && len(rel) < len(exe) {
+		exe = rel
+	}
+	fmt.Fprintf(w, `
+The fleet is up: %d clusters. Where everything is: %s
+
+  Dashboard   %s/?token=%s
+
+Try it, in another terminal:
+
+  # 1. Push a change for production only, and watch it arrive on the dashboard.
+  git clone %s fleet && cd fleet
+  sed -i 's/newTag: .*/newTag: 6.9.2/' apps/podinfo/overlays/prod/kustomization.yaml
+  git commit -am 'Roll out podinfo 6.9.2 to production' && git push
+
+  # 2. Change something by hand: it is seen, recorded and corrected at once.
+  kubectl --kubeconfig %s -n podinfo scale deployment podinfo --replicas 5
+
+  # 3. Break glass: no correction for ten minutes; drift is still recorded.
+  %s suspend --kubeconfig %s --bundle podinfo --for 10m --reason INC-123
+  %s resume --kubeconfig %s --all
+
+  # 4. Look.
+  %s status --kubeconfig %s
+  FLOTILLA_TOKEN=%s %s drift --hub %s
+
+Ctrl-C stops everything.
+`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, f.Repo.URL, prod.Kubeconfig,
+		exe, prod.Kubeconfig, exe, prod.Kubeconfig, exe, prod.Kubeconfig, f.Hub.Token, exe, f.Hub.URL)
+}
+
+func mustGetwd() string {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "/"
+	}
+	return wd
+}
+
+// newGitServer is what the demo runs as its Git server.
+func newGitServer(logger func() *slog.Logger) *cobra.Command {
+	var root, listen string
+	cmd := &cobra.Command{
+		Use:    "git-server",
+		Short:  "Serve the bare repositories below a directory over HTTP, to everybody who can reach it",
+		Args:   cobra.NoArgs,
+		Hidden: true,
+	}
+	cmd.Flags().StringVar(&root, "root", "", "directory of the repositories")
+	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "address")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		s, err := gitserver.New(gitserver.Config{Root: root, Addr: listen})
+		if err != nil {
+			return err
+		}
+		if err := s.Start(context.WithoutCancel(cmd.Context())); err != nil {
+			return err
+		}
+		logger().Info("git server", "address", s.Addr())
+		<-cmd.Context().Done()
+		return s.Stop()
+	}
+	return cmd
+}

@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+func newDrift() *cobra.Command {
+	var (
+		from   driftSource
+		out    output
+		filter driftFilter
+	)
+	cmd := &cobra.Command{
+		Use:   "drift",
+		Short: "List what drifted: what, who, when, and what was done",
+		Long: `List drift, newest first: live objects that differ from Git in a field that we own,
+that are missing, or that carry something extra that we were told to own.
+
+With --hub the whole fleet and its history is searched.
+Without a hub, or with --kubeconfig, the cluster itself is asked, which knows the drift that is open now.
+
+  CLASS  changed: another value       removed: the field is gone    added: a field that is not in Git
+         missing: the object is gone  extra: an object that is not in Git
+  BY     the field manager that owns the live value, or the person where the cluster stamps names
+  DONE   pending, corrected, reported, suspended, contested, resolved or failed; ×3: it has begun three times
+
+From here: flotilla drift show ID, flotilla drift explain OBJECT;
+to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.`,
+		Example: `  flotilla drift --kubeconfig prod-eu.kubeconfig
+  flotilla drift --hub https://hub.example.com --state open
+  flotilla drift --cluster prod-eu --manager kubectl-edit --since 24h
+  flotilla drift --object Deployment/podinfo/podinfo -o json | jq -r '.[].fields[].path'`,
+		Args: noArgs,
+	}
+	from.flags(cmd)
+	out.wideFlag(cmd)
+	filter.flags(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		episodes, more, err := from.list(cmd, filter)
+		if err != nil {
+			return err
+		}
+		if len(episodes) == 0 && out.forPeople() {
+			fmt.Fprintln(cmd.ErrOrStderr(), "No drift that was looked for: everything else that was looked at matches Git.")
+			return nil
+		}
+		if err := out.print(cmd.OutOrStdout(), episodes, func(w *tabwriter.Writer) { driftTable(w, episodes, out.width()) }); err != nil {
+			return err
+		}
+		if more > 0 {
+			fmt.Fprintf(cmd.ErrOrStderr(), "and %d more: see --limit and the filters\n", more)
+		}
+		return nil
+	}
+	cmd.AddCommand(newDriftShow(), newDriftExplain(), newDriftIgnore(), newDriftAdopt())
+	return cmd
+}

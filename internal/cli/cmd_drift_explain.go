@@ -1,0 +1,263 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// explanation is all that can be said of an object's fields.
+type explanation struct {
+	Cluster  string            `json:"cluster"`
+	Bundle   string            `json:"bundle"`
+	Object   api.ObjectRef     `json:"object"`
+	Revision string            `json:"revision"`
+	File     string            `json:"file"`
+	Mode     api.DriftMode     `json:"mode"`
+	Missing  bool              `json:"missing,omitempty"`
+	Fields   []drift.Explained `json:"fields"`
+}
+
+func newDriftExplain() *cobra.Command {
+	var (
+		k       kube
+		out     output
+		repo    repository
+		cluster string
+		keys    []string
+		differ  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "explain KIND/NAMESPACE/NAME",
+		Short: "Explain an object field by field: who owns it, what Git says, what is live",
+		Long: `Explain one object of the cluster of --kubeconfig: every field that we own or that differs,
+with Git's value and its file, the live value, and the field manager that owns it.
+A difference that is no drift is there with the reason.
+
+What Git says is read from --repo; without it, from the repository and the commit that the agent of the
+cluster reports. The API server answers a dry run; nothing is written. Values of Secrets are masked.`,
+		Example: `  flotilla drift explain Deployment/podinfo/podinfo --kubeconfig prod-eu.kubeconfig
+  flotilla drift explain Namespace/podinfo --repo ~/fleet --differences
+  flotilla drift explain Secret/backup/backup-target --age-key age.txt -o json`,
+		Args: oneArg("KIND/NAMESPACE/NAME", "such as Deployment/podinfo/podinfo, or KIND/NAME without a namespace"),
+	}
+	k.flags(cmd)
+	repo.flags(cmd)
+	out.wideFlag(cmd)
+	cmd.Flags().Lookup("repo").DefValue = "what the agent follows"
+	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster in the repository (default: as its agent reports)")
+	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities; may be given more than once")
+	cmd.Flags().BoolVar(&differ, "differences", false, "only the fields that differ")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		named, err := parseObject(args[0])
+		if err != nil {
+			return err
+		}
+		applier, err := k.applier(quiet(cmd))
+		if err != nil {
+			return err
+		}
+		repo, cluster, err := whatTheAgentFollows(cmd, applier, repo, cluster)
+		if err != nil {
+			return err
+		}
+		rendering, err := renderFor(cmd, applier, repo, cluster, keys)
+		if err != nil {
+			return err
+		}
+		ex, err := explain(cmd.Context(), applier, rendering, named)
+		if err != nil {
+			return err
+		}
+		if differ {
+			ex.Fields = slices.DeleteFunc(ex.Fields, func(f drift.Explained) bool { return f.Class == "" })
+		}
+		return out.print(cmd.OutOrStdout(), ex, func(w *tabwriter.Writer) { showExplanation(w, ex, out.width()) })
+	}
+	return cmd
+}
+
+// whatTheAgentFollows fills in what was not given from the agent's report.
+func whatTheAgentFollows(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string) (repository, string, error) {
+	given := cmd.Flags().Changed("repo")
+	if given && cluster != "" {
+		return repo, cluster, nil
+	}
+	report, err := applier.Report(cmd.Context())
+	if err != nil {
+		return repo, cluster, withHint(err, "or give --repo and --cluster")
+	}
+	if cluster == "" {
+		cluster = report.Status.Cluster
+	}
+	if !given {
+		repo.repo = report.Status.Source
+		if b := report.Status.Branch; b != "" && !cmd.Flags().Changed("branch") {
+			repo.branch = b
+		}
+		if repo.revision == "" {
+			repo.revision = report.Status.AppliedRevision
+		}
+	}
+	return repo, cluster, nil
+}
+
+// renderFor renders a cluster with what the live one is capable of.
+func renderFor(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string, keys []string) (api.Rendering, error) {
+	snap, done, err := repo.snapshot(cmd.Context(), quiet(cmd))
+	if err != nil {
+		if !cmd.Flags().Changed("repo") {
+			err = fmt.Errorf("%w; give a checkout with --repo DIR", err)
+		}
+		return api.Rendering{}, err
+	}
+	defer done()
+	renderer, err := newRenderer(keys)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	facts, err := applier.Facts(cmd.Context())
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	r, err := renderer.Render(cmd.Context(), snap, cluster, facts)
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	return applier.Resolve(cmd.Context(), r), nil
+}
+
+func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named api.ObjectRef) (explanation, error) {
+	b, o, err := declared(r, named)
+	if err != nil {
+		return explanation{}, err
+	}
+	ref := api.RefOf(o)
+	ex := explanation{
+		Cluster: r.Cluster.Metadata.Name, Bundle: b.Name, Object: ref, Revision: r.Revision, File: b.Origin[ref.ID()],
+		Fields: []drift.Explained{},
+	}
+	in := applier.Inspect(ctx, b, o)
+	if in.Err != nil {
+		return ex, in.Err
+	}
+	var live map[string]string
+	if ex.Missing = in.Live == nil; !ex.Missing {
+		live = in.Live.GetAnnotations()
+	}
+	ex.Mode = drift.Mode(b.Spec.Drift, o.GetAnnotations(), live)
+	if f := drift.Explain(drift.Input{
+		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
+	}); f != nil {
+		ex.Fields = f
+	}
+	return ex, nil
+}
+
+// autoscalers are those in Git: an autoscaler that somebody made by hand is not known here.
+func autoscalers(r api.Rendering) []drift.Autoscaler {
+	var objects []*unstructured.Unstructured
+	for _, b := range r.Bundles {
+		objects = append(objects, b.Objects...)
+	}
+	return drift.AutoscalersIn(objects)
+}
+
+// declared finds the object in what Git says.
+func declared(r api.Rendering, named api.ObjectRef) (api.RenderedBundle, *unstructured.Unstructured, error) {
+	var failed []string
+	var near []string
+	for _, b := range r.Bundles {
+		if b.Err != nil {
+			failed = append(failed, fmt.Sprintf("%s (%v)", b.Name, b.Err))
+		}
+		for _, o := range b.Objects {
+			ref := api.RefOf(o)
+			if sameObject(named, ref) {
+				return b, o, nil
+			}
+			if ref.Name == named.Name {
+				near = append(near, ref.String())
+			}
+		}
+	}
+	e := &api.Error{
+		Kind: api.Stalled, Reason: "NotInGit",
+		Err: fmt.Errorf("no bundle of cluster %s holds %s", r.Cluster.Metadata.Name, named),
+	}
+	switch {
+	case len(near) > 0:
+		e.Hint = "do you mean " + strings.Join(near[:min(len(near), 3)], " or ") + "?"
+	case len(failed) > 0:
+		e.Err = fmt.Errorf("%w; these could not be rendered: %s", e.Err, strings.Join(failed, ", "))
+		e.Hint = "Secrets need --age-key"
+	default:
+		e.Hint = "flotilla render --cluster " + r.Cluster.Metadata.Name + " prints what there is"
+	}
+	return api.RenderedBundle{}, nil, e
+}
+
+func showExplanation(w io.Writer, ex explanation, width int) {
+	fmt.Fprintf(w, "%s on %s, bundle %s: mode %s\n", ex.Object, ex.Cluster, ex.Bundle, ex.Mode)
+	fmt.Fprintf(w, "Git %s: %s\n", shortRevision(ex.Revision), ex.File)
+	if ex.Missing {
+		fmt.Fprintln(w, "It is missing on the cluster.")
+		return
+	}
+	if len(ex.Fields) == 0 {
+		fmt.Fprintln(w, "No field differs.")
+		return
+	}
+	fmt.Fprintln(w)
+	t := table{head: []string{"", "FIELD", "GIT", "LIVE", "OWNER", "OPERATION", "WROTE"}, least: []int{0, 30, 12, 12, 12, 0, 0}}
+	now := time.Now()
+	var reasons []string
+	for _, f := range ex.Fields {
+		mark := " "
+		switch {
+		case f.Reason != "":
+			mark = "="
+			reasons = append(reasons, f.Path+": "+f.Reason)
+		case f.Class == api.ClassAdded:
+			mark = "+"
+		case f.Class == api.ClassRemoved:
+			mark = "-"
+		case f.Class != "":
+			mark = "~"
+		}
+		live := absent(f.Live)
+		if f.Class == "" {
+			live = "same"
+		}
+		at := ago(now, f.By.Time)
+		if width == 0 {
+			at = written(f.By)
+		}
+		t.rows = append(t.rows, []string{mark, f.Path, oneLine(absent(f.Desired)), oneLine(live), who(f.By), operation(f.By), at})
+	}
+	t.print(w, width)
+	fmt.Fprintln(w, "\n~ changed, - removed, + added by others, = differs and is no drift")
+	for _, r := range reasons {
+		fmt.Fprintf(w, "= %s\n", r)
+	}
+}
+
+func ago(now, at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return age(now, at) + " ago"
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

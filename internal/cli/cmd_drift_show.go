@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/adopt"
+)
+
+func newDriftShow() *cobra.Command {
+	var (
+		from driftSource
+		out  output
+	)
+	cmd := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one drift: its fields, both values, who, and what happened",
+		Long: `Show one drift: every field with Git's value and the live one, the difference as a diff,
+who owns the live values and how sure that is, and what happened, in order.
+
+The hub also knows drift that has ended, and the timeline. A cluster tells of drift that is open.
+Values of Secrets are masked: it is only said that they differ.`,
+		Example: `  flotilla drift show prod-eu-k7qa-42 --hub https://hub.example.com
+  flotilla drift show prod-eu-k7qa-42 --kubeconfig prod-eu.kubeconfig -o yaml`,
+		Args: oneArg("ID", "flotilla drift lists them"),
+	}
+	from.flags(cmd)
+	out.flag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		e, err := from.get(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		return out.print(cmd.OutOrStdout(), e, func(w *tabwriter.Writer) { showEpisode(w, e) })
+	}
+	return cmd
+}
+
+func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+func showEpisode(w io.Writer, e api.Episode) {
+	fmt.Fprintf(w, "%s\n", e.ID)
+	fmt.Fprintf(w, "%s on %s, bundle %s: %s, %s\n", e.Object, e.Cluster, e.Bundle, e.Class, done(e))
+	fmt.Fprintf(w, "by %s: %s\n", who(e.By), sure(e.By))
+	fmt.Fprintf(w, "since %s", stamp(e.Onset))
+	if !e.Open() {
+		fmt.Fprintf(w, ", until %s", stamp(e.End))
+	}
+	if e.Count > 1 {
+		fmt.Fprintf(w, ", begun %d times", e.Count)
+	}
+	if e.Revision != "" {
+		fmt.Fprintf(w, ", from what Git says at %s", shortRevision(e.Revision))
+	}
+	fmt.Fprintln(w)
+	if e.Suspension != "" {
+		fmt.Fprintf(w, "held by suspension %s\n", e.Suspension)
+	}
+	if !e.NextCorrection.IsZero() && e.Open() {
+		fmt.Fprintf(w, "next correction %s\n", stamp(e.NextCorrection))
+	}
+	if e.Error != "" {
+		fmt.Fprintf(w, "error: %s\n", e.Error)
+	}
+	if e.Hint != "" {
+		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(e.Hint))
+	}
+	showFields(w, e)
+	showDiff(w, e)
+	showManagers(w, e)
+	if len(e.Timeline) > 0 {
+		fmt.Fprintln(w)
+		t := table{head: []string{"TIME", "WHAT"}}
+		for _, m := range e.Timeline {
+			t.add(m.At.Local().Format("15:04:05.000"), m.What)
+		}
+		t.print(w, 0)
+	}
+}
+
+func showFields(w io.Writer, e api.Episode) {
+	if len(e.Fields) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	t := table{head: []string{"FIELD", "CLASS", "GIT", "LIVE", "BY"}, least: []int{24, 0, 12, 12, 12}}
+	for _, f := range e.Fields {
+		t.add(f.Path, string(f.Class), absent(f.Desired), absent(f.Live), who(f.By))
+	}
+	t.print(w, tableWidth)
+	if e.FieldsOmitted > 0 {
+		fmt.Fprintf(w, "and %d more fields\n", e.FieldsOmitted)
+	}
+}
+
+// showDiff shows the fields where they stand in the manifest.
+func showDiff(w io.Writer, e api.Episode) {
+	if len(e.Fields) == 0 {
+		return
+	}
+	git, live := adopt.Excerpt(e.Fields)
+	a, err1 := yaml.Marshal(git)
+	b, err2 := yaml.Marshal(live)
+	if err1 != nil || err2 != nil {
+		return
+	}
+	d := unified("Git "+shortRevision(e.Revision), "live on "+e.Cluster, string(a), string(b))
+	if d != "" {
+		fmt.Fprintf(w, "\n%s", d)
+	}
+}
+
+// showManagers shows who owns what of it, once each.
+func showManagers(w io.Writer, e api.Episode) {
+	if len(e.Fields) == 0 {
+		return
+	}
+	type key struct {
+		manager, person, operation, subresource string
+		confidence                              api.Confidence
+	}
+	counts := map[key]int{}
+	var order []api.Attribution
+	keyOf := func(a api.Attribution) key {
+		return key{a.Manager, a.Person, a.Operation, a.Subresource, a.Confidence}
+	}
+	for _, f := range e.Fields {
+		if counts[keyOf(f.By)]++; counts[keyOf(f.By)] == 1 {
+			order = append(order, f.By)
+		}
+	}
+	fmt.Fprintln(w)
+	t := table{head: []string{"MANAGER", "OPERATION", "LAST WROTE", "FIELDS", "HOW SURE"}, least: []int{12, 0, 0, 0, 0}}
+	for _, a := range order {
+		t.add(who(a), operation(a), written(a), fmt.Sprint(counts[keyOf(a)]), sure(a))
+	}
+	t.print(w, 0)
+}
+
+func operation(a api.Attribution) string {
+	if a.Subresource != "" {
+		return a.Operation + " /" + a.Subresource
+	}
+	return a.Operation
+}
+
+func written(a api.Attribution) string {
+	if a.Time.IsZero() {
+		return ""
+	}
+	return stamp(a.Time)
+}

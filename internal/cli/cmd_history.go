@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// happened is one thing that happened to an object or a bundle.
+type happened struct {
+	At      time.Time      `json:"at"`
+	Cluster string         `json:"cluster"`
+	Bundle  string         `json:"bundle,omitempty"`
+	Object  *api.ObjectRef `json:"object,omitempty"`
+	// What is applied, drifted, failed, suspended, resumed or an action such as created.
+	What string `json:"what"`
+	// By is a field manager or person, or the revision that was applied.
+	By string `json:"by,omitempty"`
+	// Message says more; ID is the episode's.
+	Message string `json:"message,omitempty"`
+	ID      string `json:"id,omitempty"`
+}
+
+func newHistory() *cobra.Command {
+	var (
+		from   driftSource
+		out    output
+		filter driftFilter
+	)
+	cmd := &cobra.Command{
+		Use:   "history [KIND/NAMESPACE/NAME]",
+		Short: "Show what happened to an object, a bundle or a cluster: applied, drifted, corrected",
+		Long: `Show what happened, newest first: drift from onset to end with who made it,
+and what applies changed with the revision that they came from.
+
+With --hub, it is what the hub keeps: all episodes, and the latest change of every bundle.
+Without, it is what the cluster tells: open drift, and the Events of the last hour or so.`,
+		Example: `  flotilla history Deployment/podinfo/podinfo --hub https://hub.example.com
+  flotilla history --cluster prod-eu --bundle podinfo --since 7d
+  flotilla history --kubeconfig prod-eu.kubeconfig -o json`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	from.flags(cmd)
+	out.wideFlag(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&filter.cluster, "cluster", "", "only this cluster")
+	fs.StringVar(&filter.bundle, "bundle", "", "only this bundle")
+	fs.StringVar(&filter.since, "since", "", "leave out what was before: a span such as 90m, 24h or 7d, or a time such as 2030-01-31T10:00:00Z")
+	fs.IntVar(&filter.limit, "limit", 100, "how many to show at most, the newest first")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 1 {
+			filter.object = args[0]
+		}
+		list, err := from.history(cmd, filter)
+		if err != nil {
+			return err
+		}
+		if len(list) == 0 && out.forPeople() {
+			fmt.Fprintln(cmd.ErrOrStderr(), "Nothing is known to have happened.")
+			return nil
+		}
+		return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) { historyTable(w, list, out.width()) })
+	}
+	return cmd
+}
+
+func (s *driftSource) history(cmd *cobra.Command, f driftFilter) ([]happened, error) {
+	p, err := f.parse(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.asked()
+	if err != nil {
+		return nil, err
+	}
+	var list []happened
+	if c != nil {
+		list, err = hubHistory(cmd.Context(), c, p)
+	} else {
+		list, err = s.clusterHistory(cmd, p)
+	}
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(h happened) bool { return !p.wants(h) })
+	slices.SortStableFunc(list, func(a, b happened) int { return b.At.Compare(a.At) })
+	return list[:min(len(list), p.limit)], nil
+}
+
+// wants reports whether something that happened was asked for.
+func (p parsed) wants(h happened) bool {
+	return (p.since.IsZero() || !h.At.Before(p.since)) &&
+		(p.cluster == "" || p.cluster == h.Cluster) &&
+		(p.bundle == "" || p.bundle == h.Bundle) &&
+		(p.ref == nil || (h.Object != nil && sameObject(*p.ref, *h.Object)))
+}
+
+func hubHistory(ctx context.Context, c *hubClient, p parsed) ([]happened, error) {
+	episodes, _, err := hubDrift(ctx, c, p)
+	if err != nil {
+		return nil, err
+	}
+	out := ofEpisodes(episodes)
+	clusters := []string{p.cluster}
+	if p.cluster == "" {
+		var list view.List[view.Cluster]
+		if err := c.do(ctx, http.MethodGet, "/api/v1/clusters", nil, nil, &list); err != nil {
+			return nil, err
+		}
+		clusters = nil
+		for _, v := range list.Items {
+			clusters = append(clusters, v.Name)
+		}
+	}
+	for _, name := range clusters {
+		var d view.ClusterDetail
+		if err := c.do(ctx, http.MethodGet, "/api/v1/clusters/"+url.PathEscape(name), nil, nil, &d); err != nil {
+			return nil, err
+		}
+		for _, b := range d.BundleStatus {
+			if p.ref == nil {
+				out = append(out, inShort(name, b)...)
+			} else {
+				out = append(out, ofBundle(name, b)...)
+			}
+		}
+	}
+	return out, nil
+}
+
+// ofEpisodes tells of drift: its onset, and its end.
+func ofEpisodes(episodes []api.Episode) []happened {
+	out := []happened{}
+	for _, e := range episodes {
+		h := happened{At: e.Onset, Cluster: e.Cluster, Bundle: e.Bundle, Object: &e.Object, What: "drifted", By: who(e.By), ID: e.ID}
+		h.Message = string(e.Class) + " " + firstField(e)
+		out = append(out, h)
+		switch {
+		case !e.Open():
+			h.At, h.What, h.By = e.End, string(e.Outcome), ""
+			out = append(out, h)
+		case e.Outcome != api.OutcomePending && e.LastSeen.After(e.Onset):
+			h.At, h.What, h.By = e.LastSeen, string(e.Outcome), ""
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// ofBundle tells what the last pass that changed something did.
+func ofBundle(cluster string, b api.BundleStatus) []happened {
+	var out []happened
+	for _, c := range b.Changes {
+		if c.Action == api.Unchanged || b.Changed.IsZero() {
+			continue
+		}
+		message := c.Reason
+		if c.Error != "" {
+			message = c.Error
+		}
+		out = append(out, happened{
+			At: b.Changed, Cluster: cluster, Bundle: b.Name, Object: &c.Object, What: string(c.Action),
+			By: "Git " + shortRevision(b.ChangedRevision), Message: message,
+		})
+	}
+	return out
+}
+
+// inShort tells the same in one line.
+func inShort(cluster string, b api.BundleStatus) []happened {
+	if b.Changed.IsZero() {
+		return nil
+	}
+	set := api.ChangeSet{Changes: b.Changes}
+	var parts []string
+	for _, a := range []api.Action{api.Created, api.Updated, api.Recreated, api.Pruned, api.Skipped, api.Denied, api.Failed} {
+		if n := set.Count(a); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, a))
+		}
+	}
+	if b.ChangesOmitted > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", b.ChangesOmitted))
+	}
+	return []happened{{
+		At: b.Changed, Cluster: cluster, Bundle: b.Name, What: "applied",
+		By: "Git " + shortRevision(b.ChangedRevision), Message: strings.Join(parts, ", "),
+	}}
+}
+
+func (s *driftSource) clusterHistory(cmd *cobra.Command, p parsed) ([]happened, error) {
+	applier, err := s.k.applier(quiet(cmd))
+	if err != nil {
+		return nil, withHint(err, "or ask the hub about the whole fleet: --hub URL")
+	}
+	report, err := applier.Report(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	cluster := report.Status.Cluster
+	if p.cluster != "" && p.cluster != cluster {
+		return nil, usageError{fmt.Errorf("this is cluster %s, not %s: choose another with --kubeconfig, or ask the --hub", cluster, p.cluster)}
+	}
+	events, err := applier.Happenings(cmd.Context())
+	if err != nil {
+		return nil, err
+	}
+	out := ofEpisodes(report.Drift)
+	for _, e := range events {
+		if e.Reason == "Drifted" && slices.ContainsFunc(report.Drift, func(d api.Episode) bool {
+			return d.Object.ID() == e.Object.ID() && e.At.Sub(d.Onset).Abs() < 5*time.Second
+		}) {
+			continue // the report says more
+		}
+		out = append(out, ofEvent(cluster, e))
+	}
+	return out, nil
+}
+
+func ofEvent(cluster string, e apply.Happening) happened {
+	h := happened{At: e.At, Cluster: cluster, What: strings.ToLower(e.Reason), Message: e.Message}
+	switch e.Object.Kind {
+	case "BundleDeployment":
+		h.Bundle = e.Object.Name
+	case "Namespace":
+		if e.Object.Name != api.SystemNamespace {
+			h.Object = &e.Object
+		}
+	default:
+		h.Object = &e.Object
+	}
+	return h
+}
+
+func historyTable(w io.Writer, list []happened, width int) {
+	t := table{
+		head:  []string{"TIME", "CLUSTER", "WHAT", "OBJECT", "BY", "DETAIL"},
+		least: []int{0, 0, 0, 16, 12, 16},
+	}
+	if width == 0 {
+		t.head = append(t.head, "BUNDLE", "ID")
+	}
+	for _, h := range list {
+		about := ""
+		if h.Object != nil {
+			about = shortObject(*h.Object, width)
+		} else if h.Bundle != "" {
+			about = "bundle " + h.Bundle
+		}
+		cells := []string{h.At.Local().Format("01-02 15:04:05"), h.Cluster, h.What, about, h.By, h.Message}
+		if width == 0 {
+			cells = append(cells, h.Bundle, h.ID)
+		}
+		t.add(cells...)
+	}
+	t.print(w, width)
+}

@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+)
+
+func newJoin() *cobra.Command {
+	var (
+		hub     hubFlags
+		cluster string
+		out     string
+	)
+	cmd := &cobra.Command{
+		Use:   "join --hub URL --cluster NAME --out FILE",
+		Short: "Make the join material that lets one agent join the hub",
+		Long: `Ask the hub for join material: its address, a token that works once, and a pin of its authority.
+Give the file to the agent of that cluster with --join. Whoever has it can report in the cluster's name,
+until it is used or has expired: keep it as you keep a password.`,
+		Example: `  flotilla join --hub https://hub.example.com --cluster prod-eu --out join.json
+  flotilla agent --join join.json …`,
+		Args: cobra.NoArgs,
+	}
+	hub.flags(cmd)
+	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
+	cmd.Flags().StringVar(&out, "out", "", "file to write (required)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := hub.client()
+		switch {
+		case err != nil:
+			return err
+		case c == nil:
+			return usageError{fmt.Errorf("--hub is needed")}
+		case !api.ValidName(cluster):
+			return usageError{fmt.Errorf("--cluster %q is not a name of lower-case letters, digits and dashes", cluster)}
+		case out == "":
+			return usageError{fmt.Errorf("--out is needed: where to write the join material")}
+		}
+		var m agent.JoinMaterial
+		body := map[string]any{"cluster": cluster}
+		if err := c.do(cmd.Context(), http.MethodPost, "/api/v1/join-tokens", nil, body, &m); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := (output{"json"}).print(f, m, nil); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "wrote %s; start the agent with: flotilla agent --cluster %s --join %s …\n", out, cluster, out)
+		return nil
+	}
+	return cmd
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/sources/directory"
+	"github.com/flotilla-fleet/flotilla/sources/git"
+)
+
+// repository holds the flags that choose a snapshot.
+type repository struct {
+	repo, revision, branch string
+	credentials, ca        string
+}
+
+func (f *repository) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.repo, "repo", ".", "fleet repository: a directory (read as it is on disk) or a URL")
+	cmd.Flags().StringVar(&f.revision, "revision", "", "commit, branch or tag; needed to read a directory's commits rather than its files")
+	cmd.Flags().StringVar(&f.branch, "branch", "main", "branch of a URL")
+	cmd.Flags().StringVar(&f.credentials, "credentials", "", "file with the credentials of a URL")
+	cmd.Flags().StringVar(&f.ca, "git-ca-file", "", "certificate authorities to trust for a URL")
+}
+
+// snapshot reads the repository. The function it returns frees what was read.
+func (f repository) snapshot(ctx context.Context, log *slog.Logger) (api.Snapshot, func(), error) {
+	nothing := func() {}
+	if info, err := os.Stat(f.repo); err == nil && info.IsDir() && f.revision == "" {
+		snap, err := directory.Open(f.repo)
+		return snap, nothing, err
+	}
+	dir, err := os.MkdirTemp("", "flotilla-")
+	if err != nil {
+		return api.Snapshot{}, nothing, err
+	}
+	remove := func() { _ = os.RemoveAll(dir) }
+	src, err := git.New(git.Config{URL: f.repo, Branch: f.branch, Dir: dir, CredentialsFile: f.credentials, CAFile: f.ca, Log: log})
+	if err != nil {
+		remove()
+		return api.Snapshot{}, nothing, err
+	}
+	done := func() { _ = src.Close(); remove() }
+	snap, err := src.Fetch(ctx)
+	if err == nil && f.revision != "" {
+		snap, err = src.At(ctx, f.revision)
+	}
+	if err != nil {
+		done()
+		return api.Snapshot{}, nothing, err
+	}
+	return snap, done, nil
+}
+
+// newRenderer makes the renderer of a command. Charts from outside the repository are kept in the user's cache directory,
+// and fetched with the credentials of $FLOTILLA_CHART_CREDENTIALS, a file like Docker's config.json.
+func newRenderer(ageKeyFiles []string) (*render.Renderer, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		cache = os.TempDir()
+	}
+	return agent.NewRenderer(agent.RendererConfig{
+		AgeKeyFiles: ageKeyFiles, CacheDir: filepath.Join(cache, "flotilla"),
+		ChartCredentialsFile: os.Getenv("FLOTILLA_CHART_CREDENTIALS"),
+	})
+}
+
+func newRender() *cobra.Command {
+	var (
+		repo    repository
+		cluster string
+		bundle  string
+		keys    []string
+		kubever string
+	)
+	cmd := &cobra.Command{
+		Use:   "render --repo DIR-or-URL --cluster NAME",
+		Short: "Print what Git says a cluster should hold",
+		Long: `Print, as YAML, the objects that the fleet repository describes for one cluster.
+
+No cluster is asked. Secrets are decrypted with the age keys given by --age-key
+and printed with their values masked, unless --show-secrets is set.`,
+		Example: `  flotilla render --repo . --cluster prod-eu
+  flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2`,
+		Args: cobra.NoArgs,
+	}
+	repo.flags(cmd)
+	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
+	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
+	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities; may be given more than once")
+	cmd.Flags().StringVar(&kubever, "kube-version", "", "Kubernetes version that charts see")
+	show := cmd.Flags().Bool("show-secrets", false, "print the values of Secrets")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cluster == "" {
+			return usageError{fmt.Errorf("--cluster is needed: the name of a directory below clusters/")}
+		}
+		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		snap, done, err := repo.snapshot(cmd.Context(), log)
+		if err != nil {
+			return err
+		}
+		defer done()
+		renderer, err := newRenderer(keys)
+		if err != nil {
+			return err
+		}
+		rendering, err := renderer.Render(cmd.Context(), snap, cluster, api.ClusterFacts{KubeVersion: kubever})
+		if err != nil {
+			return err
+		}
+		return printRendering(cmd.OutOrStdout(), cmd.ErrOrStderr(), rendering, bundle, maskOf(*show))
+	}
+	return cmd
+}
+
+// mask says what happens to the values of Secrets.
+type mask int
+
+const (
+	maskSecrets mask = iota
+	showSecrets
+)
+
+func maskOf(show bool) mask {
+	if show {
+		return showSecrets
+	}
+	return maskSecrets
+}
+
+func printRendering(out, talk io.Writer, r api.Rendering, only string, m mask) error {
+	var failed []string
+	found := false
+	for _, b := range r.Bundles {
+		if only != "" && b.Name != only {
+			continue
+		}
+		found = true
+		for _, w := range b.Warnings {
+			fmt.Fprintf(talk, "warning: bundle %s: %s\n", b.Name, w)
+		}
+		if b.Err != nil {
+			fmt.Fprintf(talk, "error: bundle %s: %v\n", b.Name, b.Err)
+			failed = append(failed, b.Name)
+			continue
+		}
+		for _, o := range b.Objects {
+			doc, err := yaml.Marshal(masked(o.Object, m))
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprintf(out, "---\n# bundle: %s, from: %s\n%s", b.Name, b.Origin[api.RefOf(o).ID()], doc); err != nil {
+				return err
+			}
+		}
+	}
+	if only != "" && !found {
+		return &api.Error{
+			Kind: api.Stalled, Reason: "NoSuchBundle",
+			Err: fmt.Errorf("bundle %q is not on cluster %q", only, r.Cluster.Metadata.Name),
+		}
+	}
+	if len(failed) > 0 {
+		return &api.Error{Kind: api.Stalled, Reason: "RenderFailed", Err: fmt.Errorf("cannot render %s", strings.Join(failed, ", "))}
+	}
+	return nil
+}
+
+// masked returns the object with a Secret's values hidden.
+func masked(o map[string]any, m mask) map[string]any {
+	if m == showSecrets || o["kind"] != "Secret" || o["apiVersion"] != "v1" {
+		return o
+	}
+	out := make(map[string]any, len(o))
+	for k, v := range o {
+		if values, ok := v.(map[string]any); ok && (k == "data" || k == "stringData") {
+			hidden := make(map[string]any, len(values))
+			for key := range values {
+				hidden[key] = "(hidden)"
+			}
+			v = hidden
+		}
+		out[k] = v
+	}
+	return out
+}

@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+func newResume() *cobra.Command {
+	var (
+		k     kube
+		scope scopeFlags
+		yes   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "resume [NAME…] [--all | --bundle NAME | --object KIND/NS/NAME]",
+		Short: "End a suspension; the agent corrects what drifted meanwhile",
+		Long: `End suspensions on one cluster: the ones named, or those whose scope is exactly the one given;
+--all ends every suspension there is.
+
+First it shows what has drifted in their scope, field by field, and asks: correct it, or adopt it first.
+The answer "a" ends nothing and prints how to keep what is live. --yes does not ask, for scripts.
+
+Where another suspension covers the same, it goes on holding; that is said.`,
+		Example: `  flotilla resume s-7f3k2
+  flotilla resume --bundle podinfo --yes
+  flotilla resume --all`,
+	}
+	k.flags(cmd)
+	scope.flags(cmd)
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		if len(names) == 0 {
+			if _, err := scope.scope(); err != nil {
+				return usageError{errors.New("which one? give its name, --all, --bundle or --object; flotilla status lists them")}
+			}
+		}
+		applier, err := k.applier(quiet(cmd))
+		if err != nil {
+			return err
+		}
+		all, err := applier.Suspensions(cmd.Context())
+		if err != nil {
+			return err
+		}
+		chosen, err := choose(all, names, scope)
+		if err != nil {
+			return err
+		}
+		if !yes {
+			if err := confirm(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr(), applier, chosen); err != nil {
+				return err
+			}
+		}
+		for _, s := range chosen {
+			if err := applier.Resume(cmd.Context(), s.Name); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "resumed %s (%s)\n", s.Scope, s.Name)
+		}
+		stillHeld(cmd.ErrOrStderr(), all, chosen)
+		return nil
+	}
+	return cmd
+}
+
+// choose returns the suspensions that the command line names.
+func choose(all api.Suspensions, names []string, f scopeFlags) (api.Suspensions, error) {
+	var out api.Suspensions
+	for _, n := range names {
+		i := slices.IndexFunc(all, func(s api.Suspension) bool { return s.Name == n })
+		if i < 0 {
+			return nil, &api.Error{Kind: api.Stalled, Reason: "NoSuchSuspension", Err: fmt.Errorf("there is no suspension %q", n), Hint: known(all)}
+		}
+		out = append(out, all[i])
+	}
+	if len(names) > 0 {
+		return out, nil
+	}
+	if f.all {
+		return all, nil
+	}
+	want, err := f.scope()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range all {
+		if s.Scope.String() == want.String() {
+			out = append(out, s)
+		}
+	}
+	if len(out) == 0 {
+		return nil, &api.Error{
+			Kind: api.Stalled, Reason: "NoSuchSuspension",
+			Err: fmt.Errorf("no suspension has the scope %s", want), Hint: known(all),
+		}
+	}
+	return out, nil
+}
+
+func known(all api.Suspensions) string {
+	if len(all) == 0 {
+		return "nothing is suspended on this cluster"
+	}
+	var names []string
+	for _, s := range all {
+		names = append(names, fmt.Sprintf("%s (%s)", s.Name, s.Scope))
+	}
+	return "suspended: " + strings.Join(names, ", ")
+}
+
+// confirm shows what drifted in the scopes, and asks whether to correct it, or to adopt it first.
+func confirm(ctx context.Context, in io.Reader, talk io.Writer, applier *apply.Applier, chosen api.Suspensions) error {
+	report, err := applier.Report(ctx)
+	if err != nil {
+		return err
+	}
+	var drifted []api.Episode
+	for _, e := range report.Drift {
+		if _, covered := chosen.Find(time.Now(), e.Bundle, e.Object); covered {
+			drifted = append(drifted, e)
+		}
+	}
+	question := "Resume? [y/N] "
+	if len(drifted) == 0 {
+		fmt.Fprintln(talk, "Nothing has drifted in the scope.")
+	} else {
+		fmt.Fprintf(talk, "%d drifted in the scope, and will be set back to what Git says:\n\n", len(drifted))
+		for _, e := range drifted {
+			fmt.Fprintf(talk, "%s: %s by %s, since %s (%s)\n", e.Object, e.Class, who(e.By), stamp(e.Onset), e.ID)
+			resumeFields(talk, e)
+		}
+		question = "\nCorrect them? [y]es, [a]dopt: how to keep what is live, [N]o: "
+	}
+	if report.DriftOmitted > 0 {
+		fmt.Fprintf(talk, "and %d more that the cluster does not list; the hub knows them all\n", report.DriftOmitted)
+	}
+	fmt.Fprint(talk, question)
+	line, err := bufio.NewReader(in).ReadString('\n')
+	if err != nil && line == "" {
+		return &api.Error{Kind: api.Stalled, Reason: "NotConfirmed", Err: errors.New("nobody answered, so nothing was resumed"), Hint: "give --yes in scripts"}
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return nil
+	case "a", "adopt":
+		howToAdopt(talk, drifted)
+		return &api.Error{Kind: api.Stalled, Reason: "NotConfirmed", Err: errors.New("nothing was resumed"), Hint: "resume when the commit has been pushed"}
+	}
+	return &api.Error{Kind: api.Stalled, Reason: "NotConfirmed", Err: errors.New("nothing was resumed")}
+}
+
+func resumeFields(w io.Writer, e api.Episode) {
+	t := table{head: []string{"  FIELD", "GIT", "LIVE", "BY"}, least: []int{24, 12, 12, 12}}
+	for _, f := range e.Fields {
+		t.rows = append(t.rows, []string{"  " + f.Path, absent(f.Desired), absent(f.Live), who(f.By)})
+	}
+	if len(t.rows) > 0 {
+		t.print(w, tableWidth)
+	}
+	if e.FieldsOmitted > 0 {
+		fmt.Fprintf(w, "  and %d more fields\n", e.FieldsOmitted)
+	}
+}
+
+// howToAdopt prints the commands that keep what is live. They know the files; this command knows only the cluster.
+func howToAdopt(w io.Writer, drifted []api.Episode) {
+	fmt.Fprint(w, "\nIn a checkout of the fleet repository, with the flags that choose this cluster:\n\n")
+	for _, e := range drifted {
+		switch e.Class {
+		case api.ClassMissing:
+			fmt.Fprintf(w, "  # %s is gone: to keep it so, remove it from the bundle %s\n", e.Object, e.Bundle)
+		case api.ClassExtra:
+			fmt.Fprintf(w, "  # %s is not in Git: to keep it, add it to the bundle %s\n", e.Object, e.Bundle)
+		default:
+			fmt.Fprintf(w, "  flotilla drift adopt %s --out .\n", e.ID)
+		}
+	}
+	fmt.Fprint(w, "  git add -A && git commit && git push\n\nUntil then the suspension keeps what is live.\n")
+}
+
+// stillHeld tells of suspensions that go on covering what was resumed.
+func stillHeld(w io.Writer, all, resumed api.Suspensions) {
+	for _, s := range all {
+		ended := slices.ContainsFunc(resumed, func(r api.Suspension) bool { return r.Name == s.Name })
+		if !ended && s.Active(time.Now()) && slices.ContainsFunc(resumed, func(r api.Suspension) bool { return overlaps(r.Scope, s.Scope) }) {
+			fmt.Fprintf(w, "still suspended: %s until %s by %s (%s)\n", s.Scope, s.Until.Local().Format(time.RFC1123), s.Name, s.Reason)
+		}
+	}
+}
+
+// overlaps reports whether two scopes may hold an object in common. Which bundle an object is in is not known here.
+func overlaps(a, b api.Scope) bool {
+	if a.All || b.All || (len(a.Objects) > 0) != (len(b.Objects) > 0) {
+		return true
+	}
+	if slices.ContainsFunc(a.Bundles, func(n string) bool { return slices.Contains(b.Bundles, n) }) {
+		return true
+	}
+	return slices.ContainsFunc(a.Objects, func(o api.ObjectRef) bool { return b.Covers("", o) })
+}

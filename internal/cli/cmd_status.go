@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// clusterState is what status says of one cluster.
+type clusterState struct {
+	apply.ClusterReport
+	Bundles []api.BundleStatus `json:"bundles"`
+}
+
+func newStatus() *cobra.Command {
+	var (
+		k   kube
+		hub hubFlags
+		out output
+	)
+	cmd := &cobra.Command{
+		Use:   "status [CLUSTER]",
+		Short: "Show how a cluster, or the fleet, fares",
+		Long: `Show the bundles of one cluster: revision, readiness, drift, suspensions and errors.
+
+With --kubeconfig (or the current context) the cluster itself is asked, so it works without the hub.
+With --hub, the fleet is shown, or CLUSTER as the hub knows it.`,
+		Example: `  flotilla status
+  flotilla status --kubeconfig prod-eu.kubeconfig -o json
+  flotilla status --hub https://hub.example.com
+  flotilla status --hub https://hub.example.com prod-eu`,
+		Args: cobra.MaximumNArgs(1),
+	}
+	k.flags(cmd)
+	hub.flags(cmd)
+	out.flag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := hub.client()
+		if err != nil {
+			return err
+		}
+		switch {
+		case c != nil && k.kubeconfig == "" && len(args) == 1:
+			var d view.ClusterDetail
+			if err := c.do(cmd.Context(), http.MethodGet, "/api/v1/clusters/"+url.PathEscape(args[0]), nil, nil, &d); err != nil {
+				return err
+			}
+			return out.print(cmd.OutOrStdout(), d, func(w *tabwriter.Writer) {
+				fmt.Fprintf(w, "%s is %s: %s\n\n", d.Name, d.State, d.Reason)
+				bundleTable(w, d.BundleStatus)
+			})
+		case c != nil && k.kubeconfig == "":
+			return fleetStatus(cmd, c, out)
+		case len(args) == 1:
+			return usageError{fmt.Errorf("a cluster's name goes with --hub; without a hub, choose the cluster with --kubeconfig")}
+		}
+		applier, err := k.applier(quiet(cmd))
+		if err != nil {
+			return err
+		}
+		var s clusterState
+		if s.ClusterReport, err = applier.Report(cmd.Context()); err != nil {
+			return err
+		}
+		if s.Bundles, err = applier.BundleStatuses(cmd.Context()); err != nil {
+			return err
+		}
+		return out.print(cmd.OutOrStdout(), s, func(w *tabwriter.Writer) { clusterTable(w, s) })
+	}
+	return cmd
+}
+
+func fleetStatus(cmd *cobra.Command, c *hubClient, out output) error {
+	var list view.List[view.Cluster]
+	if err := c.do(cmd.Context(), http.MethodGet, "/api/v1/clusters", nil, nil, &list); err != nil {
+		return err
+	}
+	return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) {
+		now := time.Now()
+		row(w, "CLUSTER", "STATE", "APPLIED", "DESIRED", "READY", "DRIFT", "LAST SEEN", "WHY")
+		for _, c := range list.Items {
+			row(w, c.Name, string(c.State), shortRevision(c.AppliedRevision), shortRevision(c.DesiredRevision),
+				fmt.Sprintf("%d/%d", c.ReadyBundles, c.Bundles), strconv.Itoa(c.DriftOpen), age(now, c.LastSeen), c.Reason)
+		}
+	})
+}
+
+func clusterTable(w io.Writer, s clusterState) {
+	st := s.Status
+	fmt.Fprintf(w, "%s: applied %s of %s, newest %s %s\n", st.Cluster, shortRevision(st.AppliedRevision), st.Source, shortRevision(st.DesiredRevision), st.Subject)
+	if st.Error != nil {
+		fmt.Fprintf(w, "ERROR %s\n", st.Error.Message)
+	}
+	for _, x := range st.Suspensions {
+		fmt.Fprintf(w, "SUSPENDED %s until %s by %s: %s (%s)\n", x.Scope, x.Until.Local().Format(time.RFC1123), x.Actor, x.Reason, x.Name)
+	}
+	fmt.Fprintln(w)
+	bundleTable(w, s.Bundles)
+}
+
+func bundleTable(w io.Writer, bundles []api.BundleStatus) {
+	row(w, "BUNDLE", "PHASE", "REVISION", "OBJECTS", "DRIFT", "MESSAGE")
+	for _, b := range bundles {
+		message := b.Message
+		if b.Error != nil {
+			message = b.Error.Message
+		}
+		row(w, b.Name, string(b.Phase), shortRevision(b.AppliedRevision), fmt.Sprintf("%d/%d", b.ReadyObjects, b.Objects), strconv.Itoa(b.Drifted), message)
+	}
+}

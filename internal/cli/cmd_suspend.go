@@ -1,0 +1,127 @@
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// scopeFlags choose what a suspension covers.
+type scopeFlags struct {
+	all     bool
+	bundles []string
+	objects []string
+}
+
+func (s *scopeFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&s.all, "all", false, "everything on the cluster")
+	cmd.Flags().StringSliceVar(&s.bundles, "bundle", nil, "a bundle; may be given more than once")
+	cmd.Flags().StringSliceVar(&s.objects, "object", nil, "an object as KIND/NAMESPACE/NAME, KIND.GROUP/NAMESPACE/NAME or, without a namespace, KIND/NAME")
+}
+
+func (s scopeFlags) scope() (api.Scope, error) {
+	scope := api.Scope{All: s.all, Bundles: s.bundles}
+	for _, text := range s.objects {
+		ref, err := parseObject(text)
+		if err != nil {
+			return api.Scope{}, err
+		}
+		scope.Objects = append(scope.Objects, ref)
+	}
+	if err := scope.Validate(); err != nil {
+		return api.Scope{}, usageError{fmt.Errorf("%w: give --all, --bundle or --object", err)}
+	}
+	return scope, nil
+}
+
+// parseObject reads an object as ObjectRef.String writes it.
+func parseObject(text string) (api.ObjectRef, error) {
+	parts := strings.Split(text, "/")
+	kind, group, _ := strings.Cut(parts[0], ".")
+	ref := api.ObjectRef{Kind: kind, Group: group, Name: parts[len(parts)-1]}
+	if len(parts) == 3 {
+		ref.Namespace = parts[1]
+	}
+	if len(parts) < 2 || len(parts) > 3 || ref.Kind == "" || ref.Name == "" {
+		return api.ObjectRef{}, usageError{fmt.Errorf("%q is not an object: write KIND/NAMESPACE/NAME or KIND/NAME", text)}
+	}
+	return ref, nil
+}
+
+func newSuspend() *cobra.Command {
+	var (
+		k      kube
+		scope  scopeFlags
+		reason string
+		span   time.Duration
+		name   string
+	)
+	cmd := &cobra.Command{
+		Use:   "suspend (--all | --bundle NAME | --object KIND/NS/NAME) --for DURATION --reason TEXT",
+		Short: "Break glass: stop correction of a scope for a while",
+		Long: `Stop writing and pruning in a scope on one cluster, until an end, for a reason.
+
+Drift is still detected and recorded, with the suspension's name.
+When the suspension ends by itself, or by flotilla resume, the agent corrects again.
+
+The order is a Suspension object on the cluster itself: it works while the hub, Git
+or even the agent is down, and the cluster's RBAC and audit log guard it.`,
+		Example: `  flotilla suspend --bundle podinfo --for 30m --reason INC-123
+  flotilla suspend --object Deployment/podinfo/podinfo --for 2h --reason "debugging with Ana"
+  flotilla suspend --all --for 10m --reason INC-123 --kubeconfig prod-eu.kubeconfig`,
+		Args: cobra.NoArgs,
+	}
+	k.flags(cmd)
+	scope.flags(cmd)
+	cmd.Flags().StringVar(&reason, "reason", "", "why, such as an incident's number (required)")
+	cmd.Flags().DurationVar(&span, "for", 0, "how long, such as 30m or 2h (required)")
+	cmd.Flags().StringVar(&name, "name", "", "name of the Suspension object (default: made up)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		sc, err := scope.scope()
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		s := api.Suspension{Name: name, Scope: sc, Reason: reason, Until: now.Add(span).Truncate(time.Second), Actor: whoami(), Created: now}
+		if span <= 0 {
+			return usageError{fmt.Errorf("--for is needed: how long, such as 30m")}
+		}
+		// The fleet's own limit is the agent's to know; this is the longest of all.
+		if err := s.Validate(now, api.LongestSuspension); err != nil {
+			return usageError{err}
+		}
+		applier, err := k.applier(quiet(cmd))
+		if err != nil {
+			return err
+		}
+		made, err := applier.Suspend(cmd.Context(), s)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", made.Name)
+		fmt.Fprintf(cmd.ErrOrStderr(), "suspended %s until %s; end it with: flotilla resume %s\n",
+			made.Scope, made.Until.Local().Format(time.RFC1123), made.Name)
+		return nil
+	}
+	return cmd
+}
+
+// applier returns what writes to the chosen cluster.
+func (k kube) applier(log *slog.Logger) (*apply.Applier, error) {
+	cfg, err := k.rest()
+	if err != nil {
+		return nil, err
+	}
+	return apply.New(apply.Config{REST: cfg, Log: log, AgentVersion: version})
+}
+
+// quiet logs warnings only: commands speak for themselves.
+func quiet(cmd *cobra.Command) *slog.Logger {
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}

@@ -1,0 +1,349 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// driftSource is where episodes come from: the hub, or the report of a cluster's agent.
+type driftSource struct {
+	k   kube
+	hub hubFlags
+}
+
+func (s *driftSource) flags(cmd *cobra.Command) {
+	s.k.flags(cmd)
+	s.hub.flags(cmd)
+}
+
+// asked returns the hub to ask, nil for the cluster: a kubeconfig that is named goes before a hub.
+func (s *driftSource) asked() (*hubClient, error) {
+	if s.k.kubeconfig != "" || s.k.context != "" {
+		return nil, nil //nolint:nilnil // no hub is a choice, not an error
+	}
+	return s.hub.client()
+}
+
+// driftFilter says which episodes are wanted.
+type driftFilter struct {
+	state, cluster, bundle, manager, class string
+
+	object, since string
+	limit         int
+}
+
+func (f *driftFilter) flags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.state, "state", "", "open, closed or all (default: all of the hub; open on a cluster)")
+	fs.StringVar(&f.cluster, "cluster", "", "only this cluster")
+	fs.StringVar(&f.bundle, "bundle", "", "only this bundle")
+	fs.StringVar(&f.manager, "manager", "", "only drift made by this field manager or person")
+	fs.StringVar(&f.class, "class", "", "changed, removed, added, missing or extra")
+	fs.StringVar(&f.object, "object", "", "only this object, as KIND/NAMESPACE/NAME or KIND/NAME")
+	fs.StringVar(&f.since, "since", "", "leave out what had ended before: a span such as 90m, 24h or 7d, or a time such as 2030-01-31T10:00:00Z")
+	fs.IntVar(&f.limit, "limit", 100, "how many to show at most, the newest first")
+	complete(cmd, "state", "open", "closed", "all")
+	complete(cmd, "class", classes...)
+}
+
+var classes = []string{string(api.ClassChanged), string(api.ClassRemoved), string(api.ClassAdded), string(api.ClassMissing), string(api.ClassExtra)}
+
+// complete offers the values of a flag to the shell.
+func complete(cmd *cobra.Command, flag string, values ...string) {
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails only for an unknown flag
+}
+
+// parsed is a filter whose words have been understood.
+type parsed struct {
+	driftFilter
+	ref   *api.ObjectRef
+	since time.Time
+}
+
+func (f driftFilter) parse(now time.Time) (parsed, error) {
+	p := parsed{driftFilter: f}
+	if !slices.Contains([]string{"", "open", "closed", "all"}, f.state) {
+		return p, usageError{fmt.Errorf("--state %q is not open, closed or all", f.state)}
+	}
+	if f.class != "" && !slices.Contains(classes, f.class) {
+		return p, usageError{fmt.Errorf("--class %q is not one of %s", f.class, strings.Join(classes, ", "))}
+	}
+	if f.limit < 1 {
+		return p, usageError{fmt.Errorf("--limit %d is not a number from 1", f.limit)}
+	}
+	if f.object != "" {
+		ref, err := parseObject(f.object)
+		if err != nil {
+			return p, err
+		}
+		p.ref = &ref
+	}
+	var err error
+	p.since, err = parseSince(f.since, now)
+	return p, err
+}
+
+// parseSince reads a span before now, or a time; zero for nothing.
+func parseSince(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n >= 0 {
+			return now.Add(-time.Duration(n) * 24 * time.Hour), nil
+		}
+	}
+	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+		return now.Add(-d), nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, text, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, usageError{fmt.Errorf("--since %q is neither a span such as 90m, 24h or 7d nor a time such as 2030-01-31T10:00:00Z", text)}
+}
+
+// objectID is what the hub calls an object whose group may be left out.
+func objectID(ref api.ObjectRef) string {
+	if ref.Group == "" {
+		return "*" + strings.TrimPrefix(ref.ID(), ref.Group)
+	}
+	return ref.ID()
+}
+
+// sameObject reports whether an object is the one that was named; a name without a group means any.
+func sameObject(named, ref api.ObjectRef) bool {
+	return strings.EqualFold(named.Kind, ref.Kind) && named.Name == ref.Name && named.Namespace == ref.Namespace &&
+		(named.Group == "" || named.Group == ref.Group)
+}
+
+func (p parsed) query() url.Values {
+	q := url.Values{}
+	for name, value := range map[string]string{
+		"state": p.state, "cluster": p.cluster, "bundle": p.bundle, "manager": p.manager, "class": p.class,
+	} {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	if p.ref != nil {
+		q.Set("object", objectID(*p.ref))
+	}
+	if !p.since.IsZero() {
+		q.Set("since", p.since.UTC().Format(time.RFC3339))
+	}
+	return q
+}
+
+// matches is the same selection for what a cluster tells.
+func (p parsed) matches(e api.Episode) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	by := func(a api.Attribution) bool { return p.manager == a.Manager || p.manager == a.Person }
+	return is(p.bundle, e.Bundle) && is(p.class, string(e.Class)) &&
+		(p.manager == "" || by(e.By) || slices.ContainsFunc(e.Fields, func(f api.FieldDiff) bool { return by(f.By) })) &&
+		(p.ref == nil || sameObject(*p.ref, e.Object))
+}
+
+// list returns the episodes, newest first, and how many more there are.
+func (s *driftSource) list(cmd *cobra.Command, f driftFilter) (episodes []api.Episode, more int, err error) {
+	p, err := f.parse(time.Now())
+	if err != nil {
+		return nil, 0, err
+	}
+	c, err := s.asked()
+	if err != nil {
+		return nil, 0, err
+	}
+	if c != nil {
+		return hubDrift(cmd.Context(), c, p)
+	}
+	if p.state == "closed" {
+		return nil, 0, usageError{errors.New("--state closed needs --hub: a cluster tells only what is open")}
+	}
+	report, err := s.report(cmd)
+	if err != nil {
+		return nil, 0, err
+	}
+	if p.cluster != "" && p.cluster != report.Status.Cluster {
+		return nil, 0, usageError{fmt.Errorf("this is cluster %s, not %s: choose another with --kubeconfig, or ask the --hub", report.Status.Cluster, p.cluster)}
+	}
+	episodes = []api.Episode{}
+	for _, e := range report.Drift {
+		if p.matches(e) {
+			episodes = append(episodes, e)
+		}
+	}
+	slices.SortStableFunc(episodes, func(a, b api.Episode) int { return b.Onset.Compare(a.Onset) })
+	if n := len(episodes) - p.limit; n > 0 {
+		episodes, more = episodes[:p.limit], n
+	}
+	return episodes, more + report.DriftOmitted, nil
+}
+
+func hubDrift(ctx context.Context, c *hubClient, p parsed) ([]api.Episode, int, error) {
+	q := p.query()
+	size := min(p.limit, view.MaxPageSize)
+	q.Set("size", strconv.Itoa(size))
+	out := []api.Episode{}
+	for page := 1; ; page++ {
+		q.Set("page", strconv.Itoa(page))
+		var list view.List[api.Episode]
+		if err := c.do(ctx, http.MethodGet, "/api/v1/drift", q, nil, &list); err != nil {
+			return nil, 0, err
+		}
+		out = append(out, list.Items...)
+		if n := len(out); n >= p.limit || n >= list.Total || len(list.Items) == 0 {
+			out = out[:min(n, p.limit)]
+			return out, list.Total - len(out), nil
+		}
+	}
+}
+
+func (s *driftSource) report(cmd *cobra.Command) (apply.ClusterReport, error) {
+	applier, err := s.k.applier(quiet(cmd))
+	if err != nil {
+		return apply.ClusterReport{}, withHint(err, "or ask the hub about the whole fleet: --hub URL")
+	}
+	return applier.Report(cmd.Context())
+}
+
+// withHint adds what else there is to try.
+func withHint(err error, hint string) error {
+	var e *api.Error
+	if !errors.As(err, &e) || e.Hint == "" {
+		return err
+	}
+	c := *e
+	c.Hint += "; " + hint
+	return &c
+}
+
+// get returns one episode: from the hub with all that is known of it, from a cluster only while it is open.
+func (s *driftSource) get(cmd *cobra.Command, id string) (api.Episode, error) {
+	var e api.Episode
+	c, err := s.asked()
+	if err != nil {
+		return e, err
+	}
+	if c != nil {
+		err := c.do(cmd.Context(), http.MethodGet, "/api/v1/drift/"+url.PathEscape(id), nil, nil, &e)
+		if api.KindOf(err) == api.Stalled {
+			err = withHint(addHint(err), "flotilla drift lists the newest")
+		}
+		return e, err
+	}
+	report, err := s.report(cmd)
+	if err != nil {
+		return e, err
+	}
+	for _, e := range report.Drift {
+		if e.ID == id {
+			return e, nil
+		}
+	}
+	hint := "flotilla drift lists what is open on " + report.Status.Cluster + "; what has ended is known to the hub: --hub URL"
+	return e, &api.Error{Kind: api.Stalled, Reason: "NoSuchDrift", Err: fmt.Errorf("there is no open drift %q on cluster %s", id, report.Status.Cluster), Hint: hint}
+}
+
+// addHint makes room for a hint on an error that has none.
+func addHint(err error) error {
+	var e *api.Error
+	if errors.As(err, &e) && e.Hint == "" {
+		c := *e
+		c.Hint = "is the ID whole?"
+		return &c
+	}
+	return err
+}
+
+// who names the actor, or says that nobody knows.
+func who(a api.Attribution) string {
+	switch {
+	case a.Person != "" && a.Manager != "":
+		return a.Person + " (" + a.Manager + ")"
+	case a.Person != "":
+		return a.Person
+	case a.Manager != "":
+		return a.Manager
+	default:
+		return "unknown"
+	}
+}
+
+// sure puts the confidence of an attribution in words.
+func sure(a api.Attribution) string {
+	switch a.Confidence {
+	case api.ConfidencePerson:
+		return "proven: the API server stamped the user's name"
+	case api.ConfidenceTool:
+		return "the tool's own claim, in managedFields"
+	default:
+		return "unknown: nothing on the object says who"
+	}
+}
+
+// driftTable is the list of episodes.
+func driftTable(w io.Writer, episodes []api.Episode, width int) {
+	now := time.Now()
+	t := table{
+		head:  []string{"ID", "OBJECT", "CLASS", "FIELD", "BY", "SINCE", "DONE"},
+		least: []int{0, 20, 0, 16, 12, 0, 0},
+	}
+	if width == 0 {
+		t.head = append(t.head, "CLUSTER", "BUNDLE", "REVISION")
+	}
+	for _, e := range episodes {
+		cells := []string{e.ID, shortObject(e.Object, width), string(e.Class), firstField(e), who(e.By), age(now, e.Onset), done(e)}
+		if width == 0 {
+			cells = append(cells, e.Cluster, e.Bundle, shortRevision(e.Revision))
+		}
+		t.add(cells...)
+	}
+	t.print(w, width)
+}
+
+// shortObject leaves out the group where a table must be narrow.
+func shortObject(ref api.ObjectRef, width int) string {
+	if width > 0 {
+		ref.Group = ""
+	}
+	return ref.String()
+}
+
+func firstField(e api.Episode) string {
+	if len(e.Fields) == 0 {
+		return ""
+	}
+	s := e.Fields[0].Path
+	if n := len(e.Fields) + e.FieldsOmitted - 1; n > 0 {
+		s += fmt.Sprintf(" +%d", n)
+	}
+	return s
+}
+
+// done is what was done about it, in a word, and how often it began.
+func done(e api.Episode) string {
+	s := string(e.Outcome)
+	if e.Count > 1 {
+		s += fmt.Sprintf(" ×%d", e.Count)
+	}
+	if e.Flapping {
+		s += ", flapping"
+	}
+	return s
+}

@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+func TestUnified(t *testing.T) {
+	long := strings.Repeat("same\n", 10)
+	for _, tt := range []struct{ name, a, b, want string }{
+		{"nothing", "a\nb\n", "a\nb\n", ""},
+		{"one line", "a\nb\nc\n", "a\nB\nc\n", "--- x\n+++ y\n@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"},
+		{"a new file", "", "a\n", "--- x\n+++ y\n@@ -0,0 +1,1 @@\n+a\n"},
+		{"a file that goes", "a\n", "", "--- x\n+++ y\n@@ -1,1 +0,0 @@\n-a\n"},
+		{
+			"two places", "1\n" + long + "2\n", "one\n" + long + "two\n",
+			"--- x\n+++ y\n@@ -1,4 +1,4 @@\n-1\n+one\n same\n same\n same\n@@ -9,4 +9,4 @@\n same\n same\n same\n-2\n+two\n",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.want, unified("x", "y", tt.a, tt.b)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestTableFits(t *testing.T) {
+	tab := table{head: []string{"ID", "PATH", "WHO"}, least: []int{0, 10, 6}}
+	tab.add("prod-eu-k7qa-42", "/spec/template/spec/containers/[name=app]/resources/limits/memory/ü", "someone-with-a-long-name")
+	tab.add("short", "", "x")
+	var b strings.Builder
+	tab.print(&b, 50)
+	for line := range strings.Lines(b.String()) {
+		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 50 {
+			t.Errorf("%d wide: %s", n, line)
+		}
+	}
+	if !strings.Contains(b.String(), "prod-eu-k7qa-42") || !strings.Contains(b.String(), "memory/ü") {
+		t.Errorf("what matters was cut:\n%s", b.String())
+	}
+	b.Reset()
+	tab.print(&b, 0)
+	if !strings.Contains(b.String(), "/spec/template/spec/containers/[name=app]/resources/limits/memory/ü") {
+		t.Errorf("the wide table is cut:\n%s", b.String())
+	}
+}
+
+func TestParseSince(t *testing.T) {
+	now := time.Date(2030, 1, 31, 10, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Time{
+		"": {}, "90m": now.Add(-90 * time.Minute), "7d": now.AddDate(0, 0, -7), "2030-01-30T00:00:00Z": now.Add(-34 * time.Hour),
+	} {
+		if got, err := parseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q is %v (%v), want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"yesterday", "-1h", "-3d", "7", "2030-13-01"} {
+		if got, err := parseSince(text, now); err == nil {
+			t.Errorf("%q is %v, want an error", text, got)
+		}
+	}
+}
+
+func TestRuleByManager(t *testing.T) {
+	e := api.Episode{
+		Object: api.ObjectRef{Kind: "ConfigMap", Namespace: "a", Name: "b"}, By: api.Attribution{Manager: "x"},
+		Fields: []api.FieldDiff{
+			{Path: "/data/a", By: api.Attribution{Manager: "x"}},
+			{Path: "/data/b", By: api.Attribution{Manager: "x"}},
+			{Path: "/data/c"},
+			{Path: "/data/d", By: api.Attribution{Manager: "y"}},
+		},
+	}
+	got, err := ruleFor(e, byManager)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := api.IgnoreRule{Target: api.IgnoreTarget{Kind: "ConfigMap", Namespace: "a", Name: "b"}, Paths: []string{"/data/c"}, Managers: []string{"x", "y"}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	e.FieldsOmitted = 1
+	if _, err := ruleFor(e, byPath); err == nil {
+		t.Error("a rule that cannot end the drift was printed")
+	}
+}
+
+func TestOverlaps(t *testing.T) {
+	all, a, b := api.Scope{All: true}, api.Scope{Bundles: []string{"a"}}, api.Scope{Bundles: []string{"b"}}
+	o := api.Scope{Objects: []api.ObjectRef{{Kind: "X", Name: "x"}}}
+	p := api.Scope{Objects: []api.ObjectRef{{Kind: "X", Name: "y"}}}
+	for _, tt := range []struct {
+		x, y api.Scope
+		want bool
+	}{{all, a, true}, {a, a, true}, {a, b, false}, {o, o, true}, {o, p, false}, {a, o, true}} {
+		if got := overlaps(tt.x, tt.y); got != tt.want {
+			t.Errorf("%s and %s: %v", tt.x, tt.y, got)
+		}
+	}
+}
