@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// agent is the agent as a child process.
+type agent struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+}
+
+// startAgent starts the agent; its store and its log are in dir and stay when it ends.
+func startAgent(o options, dir, kubeconfig, repo string) (*agent, error) {
+	log, err := os.OpenFile(filepath.Join(dir, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	program := o.agent
+	if o.profile != "" {
+		if program, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	cmd := exec.Command(program, "agent", "--cluster", clusterName, "--repo", repo, //nolint:noctx // it is stopped by a signal
+		"--dir", filepath.Join(dir, "agent"), "--kubeconfig", kubeconfig, "--poll", o.poll.String())
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), envProfile+"="+o.profile)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	a := &agent{cmd: cmd, done: make(chan struct{})}
+	go func() {
+		a.err = cmd.Wait()
+		close(a.done)
+	}()
+	return a, nil
+}
+
+// stop ends the agent as an operator would, and waits.
+func (a *agent) stop() error {
+	_ = a.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already: then done is closed
+	select {
+	case <-a.done:
+		return a.err
+	case <-time.After(30 * time.Second):
+		_ = a.cmd.Process.Kill()
+		<-a.done
+		return fmt.Errorf("the agent did not stop: %w", a.err)
+	}
+}
+
+// clockTick is the unit of times in /proc: USER_HZ is 100 on every Linux.
+const clockTick = 10 * time.Millisecond
+
+// cpu is the processor time that the agent has used so far.
+func (a *agent) cpu() (time.Duration, error) {
+	raw, err := os.ReadFile(a.proc("stat"))
+	if err != nil {
+		return 0, err
+	}
+	// The fields after the name, which is in parentheses: state is 3, utime 14, stime 15.
+	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	if len(f) < 13 {
+		return 0, fmt.Errorf("%s has %d fields", a.proc("stat"), len(f))
+	}
+	user, err1 := strconv.Atoi(f[11])
+	system, err2 := strconv.Atoi(f[12])
+	if err1 != nil || err2 != nil {
+		return 0, fmt.Errorf("%s: %q", a.proc("stat"), raw)
+	}
+	return time.Duration(user+system) * clockTick, nil
+}
+
+// peak is the most memory that was resident since the last resetPeak, in bytes, and now is what is resident now.
+func (a *agent) memory() (peak, now int, err error) {
+	raw, err := os.ReadFile(a.proc("status"))
+	if err != nil {
+		return 0, 0, err
+	}
+	return kib(raw, "VmHWM:"), kib(raw, "VmRSS:"), nil
+}
+
+func (a *agent) resetPeak() error { return os.WriteFile(a.proc("clear_refs"), []byte("5"), 0) }
+
+func (a *agent) proc(name string) string {
+	return filepath.Join("/proc", strconv.Itoa(a.cmd.Process.Pid), name)
+}
+
+func kib(status []byte, name string) int {
+	_, after, _ := bytes.Cut(status, []byte(name))
+	line, _, _ := bytes.Cut(after, []byte("kB"))
+	n, _ := strconv.Atoi(string(bytes.TrimSpace(line)))
+	return n << 10
+}
+
+// alive returns an error once the agent has ended.
+func (a *agent) alive(ctx context.Context) error {
+	select {
+	case <-a.done:
+		return fmt.Errorf("the agent has ended: %w", a.err)
+	case <-ctx.Done():
+		return ctx.Err()
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+)
+
+// floorWorkers is how many requests the bare client has in flight.
+const floorWorkers = 16
+
+// apply sends every object by server-side apply, does nothing else, and says how long that took.
+func (p *plane) apply(ctx context.Context, objs []object) (time.Duration, error) {
+	c, err := p.rest()
+	if err != nil {
+		return 0, err
+	}
+	bodies := make([][]byte, len(objs))
+	for i, o := range objs {
+		bodies[i] = o.json()
+	}
+	begun := time.Now()
+	err = parallel(ctx, len(objs), func(i int) error {
+		return c.Patch(types.ApplyPatchType).AbsPath(objs[i].path).
+			Param("fieldManager", "floor").Param("force", "true").Body(bodies[i]).Do(ctx).Error()
+	})
+	return time.Since(begun), err
+}
+
+// rest is a client for raw JSON.
+func (p *plane) rest() (*rest.RESTClient, error) {
+	cfg := rest.CopyConfig(p.config)
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
+	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	cfg.ContentType = "application/json"
+	return rest.UnversionedRESTClientFor(cfg)
+}
+
+// parallel calls f for 0 to n-1 from floorWorkers goroutines, and returns the first error.
+func parallel(ctx context.Context, n int, f func(i int) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range floorWorkers {
+		wg.Go(func() {
+			for i := range next {
+				if err := f(i); err != nil {
+					cancel(err)
+				}
+			}
+		})
+	}
+	for i := range n {
+		select {
+		case next <- i:
+		case <-ctx.Done():
+		}
+	}
+	close(next)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// floor is what the bare client took to install and to change every Deployment,
+// and how long it took from the beginning of that until the Deployments were healthy, for which it does not wait.
+type floor struct {
+	install, change               time.Duration
+	installHealthy, changeHealthy time.Duration
+}
+
+// floors installs n bundles' objects into a new namespace, changes every Deployment, and removes all.
+func (p *plane) floors(ctx context.Context, n int, ns string) (f floor, err error) {
+	if err := p.namespace(ctx, ns); err != nil {
+		return f, err
+	}
+	var all, changed []object
+	for i := range n {
+		all = append(all, objects(ns, i, 1)...)
+		changed = append(changed, deployment(ns, i, 2))
+	}
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	w := p.observe(watching, deployments, ns, nil)
+	if f.install, f.installHealthy, err = p.timed(ctx, w, all, n); err != nil {
+		return f, fmt.Errorf("floor: %w", err)
+	}
+	if f.change, f.changeHealthy, err = p.timed(ctx, w, changed, n); err != nil {
+		return f, fmt.Errorf("floor: %w", err)
+	}
+	return f, p.removeNamespace(ctx, ns)
+}
+
+// timed applies objects, and waits until the n Deployments among them are healthy.
+func (p *plane) timed(ctx context.Context, w *observer, objs []object, n int) (applied, healthy time.Duration, err error) {
+	begun := time.Now()
+	if applied, err = p.apply(ctx, objs); err != nil {
+		return 0, 0, err
+	}
+	at, err := w.until(ctx, nil, "floor", func(all map[string]*unstructured.Unstructured) bool {
+		if len(all) < n {
+			return false
+		}
+		for _, d := range all {
+			seen, _, _ := unstructured.NestedInt64(d.Object, "status", "observedGeneration")
+			if seen != d.GetGeneration() || (len(objs) == n && seen < 2) { // only Deployments: the second version
+				return false
+			}
+		}
+		return true
+	})
+	if err == nil {
+		err = pause(ctx, settle)
+	}
+	return applied, at.Sub(begun), err
+}

@@ -1,0 +1,124 @@
+// Command bench measures the reconcile engine against the API server's own speed.
+//
+// On one local control plane it applies the same objects twice: by a bare client that does nothing but
+// apply (the floor), and by the agent, as a process of its own, from a Git repository.
+// It prints one table. It never judges: docs/performance.md says what the figures should be.
+//
+//	go run ./test/bench -bundles 100,300,1000
+//	go run ./test/bench -bundles 500 -rows install,edits,status
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are the flags.
+type options struct {
+	sizes   []int
+	rows    []string
+	json    bool
+	agent   string
+	profile string
+	keep    bool
+	poll    time.Duration
+	repeat  int
+	edits   int
+	rate    float64
+	updates int
+	idle    time.Duration
+}
+
+// The rows, in the order in which they run.
+var allRows = []string{"install", "all", "one", "idle", "restart", "edit", "edits", "status"}
+
+const usualRows = "install,all,one,idle,restart,edit"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(os.Args) > 1 && os.Args[1] == "agent" {
+		os.Exit(profiled(ctx, os.Args[1:])) //nolint:gocritic // nothing is left to stop
+	}
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	sizes := f.String("bundles", "200", "numbers of bundles, four objects each; every number gets a control plane of its own")
+	rows := f.String("rows", usualRows, "rows to measure, of "+strings.Join(allRows, ","))
+	f.BoolVar(&o.json, "json", false, "print JSON instead of a table")
+	f.StringVar(&o.agent, "agent", "bin/flotilla", "the program to measure")
+	f.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles; the agent then runs inside this program")
+	f.BoolVar(&o.keep, "keep", false, "keep the directory with the agent's log and store")
+	f.DurationVar(&o.poll, "poll", 250*time.Millisecond, "how often the agent looks for a new commit")
+	f.IntVar(&o.repeat, "repeat", 5, "how often single changes are measured; the median is shown")
+	f.IntVar(&o.edits, "edits", 500, "edits of row edits, each of another object")
+	f.Float64Var(&o.rate, "rate", 25, "edits per second of row edits")
+	f.IntVar(&o.updates, "updates", 5000, "status updates of row status")
+	f.DurationVar(&o.idle, "idle", 20*time.Second, "how long row idle looks")
+	if err := f.Parse(args); err != nil {
+		return o, err
+	}
+	for s := range strings.SplitSeq(*sizes, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 1 {
+			return o, fmt.Errorf("-bundles: %q is not a number of bundles", s)
+		}
+		o.sizes = append(o.sizes, n)
+	}
+	for s := range strings.SplitSeq(*rows, ",") {
+		if !slices.Contains(allRows, s) {
+			return o, fmt.Errorf("-rows: %q is none of %s", s, strings.Join(allRows, ","))
+		}
+		o.rows = append(o.rows, s)
+	}
+	if o.repeat < 1 || o.rate <= 0 {
+		return o, errors.New("-repeat and -rate must be above zero")
+	}
+	var err error
+	o.agent, err = filepath.Abs(o.agent)
+	return o, err
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	var all []result
+	for _, n := range o.sizes {
+		got, err := measure(ctx, o, n, stderr)
+		all = append(all, got...)
+		if err != nil {
+			return errors.Join(print(stdout, o, all), fmt.Errorf("%d bundles: %w", n, err))
+		}
+	}
+	return print(stdout, o, all)
+}
+
+func print(w io.Writer, o options, all []result) error {
+	if o.json {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(all)
+	}
+	return table(w, all)
+}

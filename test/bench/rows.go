@@ -1,0 +1,382 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+)
+
+// settle lets what follows from a change end before anything is counted.
+const settle = 3 * time.Second
+
+// result is one row.
+type result struct {
+	Bundles int    `json:"bundles"`
+	Row     string `json:"row"`
+	// Wall is zero where the row is about something else than time.
+	Wall  time.Duration `json:"wallNanoseconds,omitempty"`
+	Floor time.Duration `json:"floorNanoseconds,omitempty"`
+	// FloorHealthy is the floor with the wait for the cluster's controllers.
+	FloorHealthy time.Duration `json:"floorHealthyNanoseconds,omitempty"`
+	// The rest is of all repetitions together, divided by their number.
+	CPU      time.Duration  `json:"cpuNanoseconds"`
+	Peak     int            `json:"peakBytes"`
+	Resident int            `json:"residentBytes"`
+	Requests map[string]int `json:"requests"`
+	Times    int            `json:"times,omitempty"`
+	Note     string         `json:"note,omitempty"`
+}
+
+// bench is one size being measured.
+type bench struct {
+	o        options
+	n        int
+	dir      string
+	plane    *plane
+	git      *gitserver.Server
+	repo     string // directory
+	version  int    // of the Deployments in Git
+	revision string
+	agent    *agent
+	bundles  *observer
+	floors   []floor
+	progress io.Writer
+	results  []result
+}
+
+func measure(ctx context.Context, o options, n int, progress io.Writer) (_ []result, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "flotilla-bench-")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{o: o, n: n, dir: dir, progress: progress, version: 1}
+	defer func() { err = b.close(err) }()
+	if err := b.prepare(ctx); err != nil {
+		return nil, err
+	}
+	rows := map[string]func(context.Context) error{
+		"install": b.install, "all": b.changeAll, "one": b.changeOne, "idle": b.idle,
+		"restart": b.restart, "edit": b.edit, "edits": b.edits, "status": b.statusUpdates,
+	}
+	for _, name := range allRows {
+		if name != "install" && !slices.Contains(o.rows, name) {
+			continue
+		}
+		b.say("%d bundles: %s", n, name)
+		if err := rows[name](ctx); err != nil {
+			return b.results, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return b.results, b.ratios(ctx)
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.progress, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+func (b *bench) prepare(ctx context.Context) (err error) {
+	b.say("%d bundles: control plane", b.n)
+	if b.plane, err = startPlane(ctx, b.dir, nil); err != nil {
+		return err
+	}
+	if b.git, err = gitserver.New(gitserver.Config{Root: filepath.Join(b.dir, "git")}); err != nil {
+		return err
+	}
+	if err = b.git.Start(ctx); err != nil {
+		return err
+	}
+	if err = b.git.Create(ctx, "fleet"); err != nil {
+		return err
+	}
+	b.repo = b.git.Dir("fleet")
+	write := map[string]string{"clusters/" + clusterName + "/cluster.yaml": clusterYAML}
+	for i := range b.n {
+		maps.Copy(write, files(i, b.version))
+	}
+	if err = b.commit(ctx, write); err != nil {
+		return err
+	}
+	b.say("%d bundles: floor", b.n)
+	// A fresh API server is slow at first.
+	if _, err := b.plane.floors(ctx, warmUp, "warm-up"); err != nil {
+		return err
+	}
+	return b.floor(ctx)
+}
+
+// warmUp is how many bundles the control plane sees before anything is measured.
+const warmUp = 50
+
+func (b *bench) floor(ctx context.Context) error {
+	f, err := b.plane.floors(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)))
+	if err == nil {
+		b.floors = append(b.floors, f)
+		b.say("floor: install %v (healthy after %v), change of every Deployment %v (healthy after %v)",
+			f.install, f.installHealthy, f.change, f.changeHealthy)
+	}
+	return err
+}
+
+// ratios measures the floor a second time, after everything else, and takes the mean:
+// a machine that others use changes its speed.
+func (b *bench) ratios(ctx context.Context) error {
+	if err := b.agent.stop(); err != nil {
+		return err
+	}
+	if err := b.floor(ctx); err != nil {
+		return err
+	}
+	for i := range b.results {
+		r := &b.results[i]
+		for _, f := range b.floors {
+			switch r.Row {
+			case "install":
+				r.Floor += f.install / time.Duration(len(b.floors))
+				r.FloorHealthy += f.installHealthy / time.Duration(len(b.floors))
+			case "all":
+				r.Floor += f.change / time.Duration(len(b.floors))
+				r.FloorHealthy += f.changeHealthy / time.Duration(len(b.floors))
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) close(err error) error {
+	if b.agent != nil {
+		_ = b.agent.stop()
+	}
+	if b.git != nil {
+		_ = b.git.Stop()
+	}
+	if b.plane != nil {
+		_ = b.plane.Stop()
+	}
+	if b.o.keep {
+		b.say("kept: %s", b.dir)
+		return err
+	}
+	if err != nil {
+		err = fmt.Errorf("%w; the agent's log ends with:\n%s", err, tail(filepath.Join(b.dir, "agent.log")))
+	}
+	_ = os.RemoveAll(b.dir)
+	return err
+}
+
+func tail(name string) []byte {
+	raw, _ := os.ReadFile(name)
+	return raw[max(0, len(raw)-2000):]
+}
+
+func (b *bench) commit(ctx context.Context, write map[string]string) (err error) {
+	b.revision, err = gitserver.Commit{Write: write}.Do(ctx, b.repo)
+	return err
+}
+
+func (b *bench) start(ctx context.Context) (err error) {
+	if b.agent, err = startAgent(b.o, b.dir, b.plane.agentConfig, b.git.URL("fleet")); err != nil {
+		return err
+	}
+	return b.agent.alive(ctx)
+}
+
+// usage is what the agent has used so far.
+type usage struct {
+	cpu      time.Duration
+	requests map[string]int
+}
+
+func (b *bench) usage(ctx context.Context) (u usage, err error) {
+	if u.requests, err = b.plane.requests(ctx); err == nil && b.agent != nil {
+		u.cpu, err = b.agent.cpu()
+	}
+	return u, err
+}
+
+// row measures what f does, times times, and adds a row. f returns how long each took.
+func (b *bench) row(ctx context.Context, name, note string, times int, f func(context.Context) (time.Duration, error)) error {
+	if b.agent != nil {
+		if err := b.agent.resetPeak(); err != nil {
+			return err
+		}
+	}
+	before, err := b.usage(ctx)
+	if err != nil {
+		return err
+	}
+	old := b.agent
+	walls := make([]time.Duration, times)
+	for i := range walls {
+		if walls[i], err = f(ctx); err != nil {
+			return err
+		}
+		if err := pause(ctx, settle); err != nil {
+			return err
+		}
+	}
+	if b.agent != old {
+		before.cpu = 0 // another process
+	}
+	after, err := b.usage(ctx)
+	if err != nil {
+		return err
+	}
+	slices.Sort(walls)
+	r := result{
+		Bundles: b.n, Row: name, Note: note, Times: times, Wall: walls[times/2],
+		CPU: (after.cpu - before.cpu) / time.Duration(times), Requests: map[string]int{},
+	}
+	for verb, n := range after.requests {
+		if d := n - before.requests[verb]; d != 0 {
+			r.Requests[verb] = (d + times/2) / times
+		}
+	}
+	if r.Peak, r.Resident, err = b.agent.memory(); err != nil {
+		return err
+	}
+	b.results = append(b.results, r)
+	b.say("%s: %v, CPU %v, peak %d MB, requests %v", name, r.Wall, r.CPU, r.Peak>>20, r.Requests)
+	return nil
+}
+
+func (b *bench) install(ctx context.Context) error {
+	return b.row(ctx, "install", "install to healthy", 1, func(ctx context.Context) (time.Duration, error) {
+		begun := time.Now()
+		if err := b.start(ctx); err != nil {
+			return 0, err
+		}
+		b.bundles = b.plane.observe(ctx, bundleDeployments, "flotilla-system", nil)
+		at, err := b.bundles.until(ctx, b.agent, "install", allReady(b.n, b.revision))
+		return at.Sub(begun), err
+	})
+}
+
+func (b *bench) changeAll(ctx context.Context) error {
+	return b.row(ctx, "all", "a commit that changes every Deployment", 1, func(ctx context.Context) (time.Duration, error) {
+		b.version++
+		write := map[string]string{}
+		for i := range b.n {
+			name, text := deploymentFile(i, b.version)
+			write[name] = text
+		}
+		if err := b.commit(ctx, write); err != nil {
+			return 0, err
+		}
+		begun := time.Now()
+		at, err := b.bundles.until(ctx, b.agent, "change", allReady(b.n, b.revision))
+		return at.Sub(begun), err
+	})
+}
+
+func (b *bench) changeOne(ctx context.Context) error {
+	version := b.version
+	return b.row(ctx, "one", "a commit that changes one bundle", b.o.repeat, func(ctx context.Context) (time.Duration, error) {
+		version++
+		one := b.n / 2
+		name, text := deploymentFile(one, version)
+		if err := b.commit(ctx, map[string]string{name: text}); err != nil {
+			return 0, err
+		}
+		begun := time.Now()
+		at, err := b.bundles.until(ctx, b.agent, "change", func(all map[string]*unstructured.Unstructured) bool {
+			return ready(all[bundleName(one)], b.revision)
+		})
+		return at.Sub(begun), err
+	})
+}
+
+// linger is how long the agent may keep watches open that it no longer needs.
+const linger = 12 * time.Second
+
+func (b *bench) idle(ctx context.Context) error {
+	if err := pause(ctx, linger); err != nil {
+		return err
+	}
+	note := fmt.Sprintf("no change, for %v", b.o.idle)
+	return b.row(ctx, "idle", note, 1, func(ctx context.Context) (time.Duration, error) {
+		return 0, pause(ctx, b.o.idle-settle)
+	})
+}
+
+// restart stops the agent, edits one object, starts the agent with its store,
+// and waits until the edit is corrected: then the agent is back at work.
+func (b *bench) restart(ctx context.Context) error {
+	dead := b.agent
+	if err := dead.stop(); err != nil {
+		return err
+	}
+	w := b.plane.observe(ctx, deployments, agentNamespace, nil)
+	e, err := b.spoil(ctx, b.n/3)
+	if err != nil {
+		return err
+	}
+	b.agent = nil
+	note := "restart with a warm store, to an edit made meanwhile corrected"
+	return b.row(ctx, "restart", note, 1, func(ctx context.Context) (time.Duration, error) {
+		begun := time.Now()
+		if err := b.start(ctx); err != nil {
+			return 0, err
+		}
+		at, err := w.until(ctx, b.agent, "correction", e.restored)
+		return at.Sub(begun), err
+	})
+}
+
+func (b *bench) edit(ctx context.Context) error {
+	w := b.plane.observe(ctx, deployments, agentNamespace, nil)
+	i := 0
+	return b.row(ctx, "edit", "one edit, to the desired value restored", b.o.repeat, func(ctx context.Context) (time.Duration, error) {
+		i++
+		e, err := b.spoil(ctx, (b.n/2+i)%b.n)
+		if err != nil {
+			return 0, err
+		}
+		at, err := w.until(ctx, b.agent, "correction", e.restored)
+		return at.Sub(e.at), err
+	})
+}
+
+var deployments = schema.GroupVersionResource{Group: "apps", Version: "v1", Resource: "deployments"}
+
+// edited is an edit of a Deployment.
+type edited struct {
+	name       string
+	at         time.Time // when the API server had answered
+	generation int64
+}
+
+// spoil edits one Deployment as kubectl would.
+func (b *bench) spoil(ctx context.Context, i int) (edited, error) {
+	body := fmt.Appendf(nil, `{"spec":{"revisionHistoryLimit":%d}}`, historyLimit+4)
+	d, err := b.plane.kube.AppsV1().Deployments(agentNamespace).Patch(ctx, bundleName(i), types.MergePatchType, body,
+		metav1.PatchOptions{FieldManager: "kubectl-edit"})
+	if err != nil {
+		return edited{}, err
+	}
+	return edited{bundleName(i), time.Now(), d.Generation}, nil
+}
+
+// restored reports whether the Deployment is again as Git says.
+func (e edited) restored(all map[string]*unstructured.Unstructured) bool {
+	d := all[e.name]
+	return d != nil && e.undoneBy(d)
+}
+
+func (e edited) undoneBy(d *unstructured.Unstructured) bool {
+	n, _, _ := unstructured.NestedInt64(d.Object, "spec", "revisionHistoryLimit")
+	return d.GetGeneration() > e.generation && n == historyLimit
+}

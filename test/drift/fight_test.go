@@ -1,0 +1,229 @@
+package drift
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+)
+
+// A writer that keeps taking a field back is named, with the rule that would end the fight.
+// Corrections become rare, and all is well by itself when the writer stops.
+func TestFight(t *testing.T) {
+	r := startWith(t, agenttest.Config{
+		Files: files{"app/bundle.yaml": bundle(""), "app/web.yaml": deployment},
+		Change: func(c *agent.Config) {
+			c.Fights = drift.Limits{ContestWindow: 5 * time.Second, FirstBackoff: 2 * time.Second, LongestBackoff: 4 * time.Second}
+		},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writes := 0
+	writer.Go(func() {
+		for ctx.Err() == nil {
+			o, err := r.Kube.AppsV1().Deployments(r.NS).Get(ctx, "web", metav1.GetOptions{})
+			if err == nil && *o.Spec.Replicas != 3 {
+				_ = r.tryEdit(ctx, "rival", "deploy/web", `{"spec":{"replicas":3}}`)
+				writes++
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+	e := r.open("deploy/web", outcome(api.OutcomeContested))
+	if !strings.Contains(e.Hint, "rival") || !strings.Contains(e.Hint, "/spec/replicas") || !strings.Contains(e.Hint, "ignore:") ||
+		e.By.Manager != "rival" || e.NextCorrection.IsZero() {
+		t.Errorf("episode is %+v", e)
+	}
+	r.metricIs("flotilla_drift_contested", 1)
+	r.Eventually("the BundleDeployment counts it", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-app")
+		if err == nil && b.Drifted != 1 {
+			err = fmt.Errorf("%d drifted", b.Drifted)
+		}
+		return err
+	})
+	stop()
+	writer.Wait()
+	r.is("deploy/web", "spec.replicas", "1")
+	r.drifted(0)
+	r.metricIs("flotilla_drift_contested", 0)
+	es := r.closed()
+	if len(es) != 1 || es[0].Outcome != api.OutcomeCorrected || es[0].Count < 4 {
+		t.Fatalf("episodes are %+v", es)
+	}
+	if writes > 8 {
+		t.Errorf("the agent went along %d times", writes)
+	}
+	if !es[0].Flapping {
+		t.Errorf("%d changes to and fro are not called flapping: %s", writes, es[0].Track.States)
+	}
+}
+
+// A dry run that fails leaves the object unknown: neither in sync nor drifted.
+func TestFailedDryRunIsUnknown(t *testing.T) {
+	r := startWith(t, agenttest.Config{
+		Files: marked(files{"app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one")}), Mode: agenttest.Proxied,
+	})
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if req.URL.Query().Get("dryRun") != "" && strings.HasSuffix(req.URL.Path, "/settings") {
+			return &agenttest.Fault{Status: http.StatusInternalServerError}
+		}
+		return nil
+	})
+	r.edit("cm/settings", `{"data":{"key":"two"}}`)
+	r.metricIs("flotilla_objects_unknown", 1)
+	r.Eventually("the bundle says so", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-app")
+		if err == nil && (b.Unknown != 1 || b.Drifted != 0) {
+			err = fmt.Errorf("%d unknown, %d drifted", b.Unknown, b.Drifted)
+		}
+		return err
+	})
+	r.settle() // the others are not held up
+	r.stays("cm/settings", "data.key", "two")
+	r.Proxy.Spoil(nil)
+	r.is("cm/settings", "data.key", "one")
+	r.metricIs("flotilla_objects_unknown", 0)
+	r.drifted(0)
+}
+
+// When the correction is on its way to the API server, the evidence is in the store.
+func TestEvidenceIsStoredFirst(t *testing.T) {
+	r := startWith(t, agenttest.Config{
+		Files: files{"app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one")}, Mode: agenttest.Proxied,
+	})
+	reached := make(chan []byte, 1)
+	var once sync.Once
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if agenttest.IsWrite(req) && strings.HasSuffix(req.URL.Path, "/settings") {
+			// What is on the disk now is what a power failure would leave.
+			once.Do(func() {
+				b, err := os.ReadFile(r.Config.Dir + "/agent.db")
+				if err != nil {
+					t.Error(err)
+				}
+				reached <- b
+			})
+			return &agenttest.Fault{Wait: 3 * time.Second} // longer than the agent lives
+		}
+		return nil
+	})
+	r.edit("cm/settings", `{"data":{"key":"two"}}`)
+	var disk []byte
+	select {
+	case disk = <-reached:
+	case <-time.After(agenttest.Patience):
+		t.Fatal("no correction was written")
+	}
+	r.Stop()
+	r.Config.Dir = t.TempDir()
+	if err := os.WriteFile(r.Config.Dir+"/agent.db", disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	es := r.Episodes()
+	if len(es) != 1 || es[0].Evidence == nil || !strings.Contains(es[0].Evidence.Live, `"two"`) ||
+		!strings.Contains(es[0].Evidence.ManagedFields, "kubectl-edit") || !es[0].Open() {
+		t.Fatalf("episodes are %+v", es)
+	}
+	r.stays("cm/settings", "data.key", "two")
+}
+
+// A correction that is refused is told, with the reason.
+func TestRefusedCorrection(t *testing.T) {
+	r := startWith(t, agenttest.Config{
+		Files: files{"app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one")}, Mode: agenttest.Proxied,
+	})
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if agenttest.IsWrite(req) && strings.HasSuffix(req.URL.Path, "/settings") {
+			return &agenttest.Fault{Status: http.StatusForbidden}
+		}
+		return nil
+	})
+	r.edit("cm/settings", `{"data":{"key":"two"}}`)
+	e := r.open("cm/settings", outcome(api.OutcomeFailed))
+	if !strings.Contains(e.Error, "made up") {
+		t.Errorf("error is %q", e.Error)
+	}
+	r.metricIs("flotilla_drift_failed", 1)
+}
+
+// Status-only updates cost no look at the object.
+func TestStatusUpdatesCostNothing(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/web.yaml": deployment}))
+	r.settle()
+	const runs = `flotilla_dry_run_seconds_count{result="ok"}`
+	before := r.metric(runs)
+	var writers sync.WaitGroup
+	for w := range 8 {
+		writers.Go(func() {
+			for i := range 625 {
+				patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Test%d","status":"True","reason":"R%d"}]}}`, w, i)
+				if err := r.tryEdit(t.Context(), "operator", "deploy/web", patch, "status"); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+	if n := r.metric(runs) - before; n != 0 {
+		t.Errorf("5,000 updates of the status caused %v dry runs", n)
+	}
+	// The neighbour that must be seen.
+	r.edit("deploy/web", `{"spec":{"replicas":2}}`)
+	r.is("deploy/web", "spec.replicas", "1")
+	if n := r.metric(runs) - before; n < 1 || n > 6 {
+		t.Errorf("one edit caused %v dry runs", n)
+	}
+}
+
+// Every metric that the documentation names is there.
+func TestMetricsAreDocumented(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle("")}))
+	r.settle()
+	res, err := http.Get("http://" + r.listen + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served []string
+	for line := range strings.Lines(string(body)) {
+		if name, ok := strings.CutPrefix(line, "# TYPE "); ok && strings.HasPrefix(name, "flotilla_") {
+			served = append(served, strings.Fields(name)[0])
+		}
+	}
+	doc := operatingDoc(t)
+	for _, name := range served {
+		if !strings.Contains(doc, "`"+name) {
+			t.Errorf("docs/operating.md does not name %s", name)
+		}
+	}
+	for _, name := range []string{
+		"flotilla_drift_detect_seconds", "flotilla_drift_correct_seconds", "flotilla_drift_open", "flotilla_drift_contested",
+		"flotilla_objects_unknown", "flotilla_dry_run_seconds",
+	} {
+		if !slices.Contains(served, name) {
+			t.Errorf("%s is not served", name)
+		}
+	}
+}

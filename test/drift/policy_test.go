@@ -1,0 +1,229 @@
+package drift
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+)
+
+// labelled is a ConfigMap by hand that carries labels, as YAML between braces.
+func labelled(name, labels string) string {
+	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: NS, labels: {%s}}\ndata: {key: x}\n", name, labels)
+}
+
+// An object with our full marks that is not in Git is extra; one with marks that only look like ours is nobody's business.
+func TestExtraObjects(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle("drift: {extra: report}")}))
+	set := apply.ApplySetID(r.Text("NS-app"))
+	strangers := []string{
+		labelled("no-manager", "applyset.kubernetes.io/part-of: "+set),
+		labelled("other-manager", "app.kubernetes.io/managed-by: Helm, applyset.kubernetes.io/part-of: "+set),
+		labelled("no-set", "app.kubernetes.io/managed-by: flotilla"),
+		labelled("other-set", "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: applyset-x-v1"),
+		labelled("other-bundle", "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: "+apply.ApplySetID("nobody")),
+		configMap("plain", "x"),
+	}
+	for _, s := range strangers {
+		r.create("cm/", s)
+	}
+	r.create("cm/", labelled("extra", "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: "+set))
+	e := r.open("cm/extra", outcome(api.OutcomeReported))
+	if e.Class != api.ClassExtra || e.By.Manager != "kubectl-create" {
+		t.Errorf("episode is %+v", e)
+	}
+	r.stays("cm/extra", "data.key", "x")
+	r.Commit(files{"app/bundle.yaml": bundle("drift: {extra: remove}")})
+	r.gone("cm/extra")
+	r.settle()
+	r.drifted(0)
+	for _, name := range []string{"no-manager", "other-manager", "no-set", "other-set", "other-bundle", "plain"} {
+		r.stays("cm/"+name, "data.key", "x")
+	}
+	r.want("cm/extra extra corrected", r.markLine())
+}
+
+// Fields that others added are no drift unless the policy says so; then they are reported, or removed.
+func TestAddedFields(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/web.yaml": deployment, "app/cm.yaml": configMap("settings", "one")}))
+	r.editAs("kubectl-set", "deploy/web", `[{"op":"add","path":"/spec/template/spec/containers/0/env","value":[{"name":"A","value":"a"}]}]`)
+	r.edit("cm/settings", `{"data":{"other":"mine"}}`)
+	r.settle()
+	r.drifted(0)
+	r.Commit(files{"app/bundle.yaml": bundle("drift: {extra: report}")})
+	e := r.open("cm/settings", outcome(api.OutcomeReported))
+	if len(e.Fields) != 1 || e.Fields[0].Class != api.ClassAdded || e.Fields[0].Path != "/data/other" || e.By.Manager != "kubectl-edit" {
+		t.Errorf("episode is %+v", e)
+	}
+	r.open("deploy/web", outcome(api.OutcomeReported))
+	r.stays("cm/settings", "data.other", "mine")
+	r.Commit(files{"app/bundle.yaml": bundle("drift: {extra: remove}")})
+	r.is("cm/settings", "data.other", "<nil>")
+	r.is("deploy/web", "spec.template.spec.containers.0.env", "<nil>")
+	r.drifted(0)
+}
+
+// Drift that was only reported is corrected once the policy says so, without another event.
+func TestReportThenCorrect(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle("drift: {mode: report}"), "app/web.yaml": deployment, "app/cm.yaml": configMap("settings", "one")}))
+	r.edit("deploy/web", `{"spec":{"replicas":3}}`)
+	r.remove("cm/settings")
+	r.open("deploy/web", outcome(api.OutcomeReported))
+	r.open("cm/settings", outcome(api.OutcomeReported))
+	r.metricIs(`flotilla_drift_open{class="changed"}`, 1)
+	r.metricIs(`flotilla_drift_open{class="missing"}`, 1)
+	r.stays("deploy/web", "spec.replicas", "3")
+	// A new template still rolls out, and keeps what is only reported elsewhere.
+	r.Commit(files{"app/more.yaml": configMap("more", "x")})
+	r.is("cm/more", "data.key", "x")
+	r.stays("deploy/web", "spec.replicas", "3")
+	r.Commit(files{"app/bundle.yaml": bundle("")})
+	r.is("deploy/web", "spec.replicas", "1")
+	r.is("cm/settings", "data.key", "one")
+	r.drifted(0)
+	r.metricIs(`flotilla_drift_open{class="changed"}`, 0)
+	r.want(
+		"deploy/web changed corrected: /spec/replicas 1 -> 3 by kubectl-edit",
+		"cm/settings missing corrected",
+	)
+}
+
+// The annotation says for one object what the policy says for all, in Git and on the cluster.
+func TestDriftAnnotation(t *testing.T) {
+	git := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: NS, annotations: {flotilla.dev/drift: %s}}\ndata: {key: one}\n"
+	r := start(t, marked(files{
+		"app/bundle.yaml": bundle(""), "app/report.yaml": fmt.Sprintf(git, "report", "report"), "app/ignore.yaml": fmt.Sprintf(git, "ignore", "ignore"),
+		"app/live.yaml": configMap("live", "one"),
+	}))
+	r.edit("cm/live", `{"metadata":{"annotations":{"flotilla.dev/drift":"report"}}}`)
+	for _, name := range []string{"report", "ignore", "live"} {
+		r.edit("cm/"+name, `{"data":{"key":"two"}}`)
+	}
+	r.open("cm/report", outcome(api.OutcomeReported))
+	r.open("cm/live", outcome(api.OutcomeReported))
+	r.settle()
+	r.drifted(2)
+	for _, name := range []string{"report", "ignore", "live"} {
+		r.stays("cm/"+name, "data.key", "two")
+	}
+	// A full pass keeps to it as well.
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	for _, name := range []string{"report", "ignore", "live"} {
+		r.stays("cm/"+name, "data.key", "two")
+	}
+	r.edit("cm/live", `{"metadata":{"annotations":{"flotilla.dev/drift":null}}}`)
+	r.is("cm/live", "data.key", "one")
+	r.drifted(1)
+}
+
+const ignoring = `drift: {ignore: [
+  {target: {kind: Deployment}, paths: [/spec/replicas, "/spec/template/spec/containers/[name=sidecar]/image"]},
+  {target: {kind: ConfigMap, name: "free-*"}, managers: [tuner]},
+  {target: {kind: ConfigMap, name: whole}, paths: [/]}]}`
+
+// Ignored fields keep their foreign values, through corrections of other fields, new commits and full passes.
+// Everything else of the same objects is still drift.
+func TestIgnoreRules(t *testing.T) {
+	r := start(t, marked(files{
+		"app/bundle.yaml": bundle(ignoring), "app/web.yaml": deployment,
+		"app/free.yaml": configMap("free-1", "one"), "app/tied.yaml": configMap("tied", "one"), "app/whole.yaml": configMap("whole", "one"),
+	}))
+	kept := func() {
+		t.Helper()
+		r.stays("deploy/web", "spec.replicas", "5")
+		r.stays("deploy/web", "spec.template.spec.containers.1.image", "sidecar:9")
+		r.stays("cm/free-1", "data.key", "tuned")
+		r.stays("cm/whole", "data.key", "two")
+	}
+	r.edit("deploy/web", `[{"op":"replace","path":"/spec/replicas","value":5},{"op":"replace","path":"/spec/template/spec/containers/1/image","value":"sidecar:9"}]`)
+	r.editAs("tuner", "cm/free-1", `{"data":{"key":"tuned"}}`)
+	r.edit("cm/whole", `{"data":{"key":"two"}}`)
+	r.settle()
+	r.drifted(0)
+	kept()
+	// The neighbours of what is ignored are drift.
+	r.edit("deploy/web", `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"web:9"}]`)
+	r.editAs("tuner", "cm/tied", `{"data":{"key":"tuned"}}`)
+	r.is("deploy/web", "spec.template.spec.containers.0.image", "web:1")
+	r.is("cm/tied", "data.key", "one")
+	kept()
+	// A new commit that touches the same objects leaves them alone.
+	r.Ready("NS-app", r.Commit(files{
+		"app/web.yaml": strings.Replace(deployment, "web:1", "web:2", 1), "app/free.yaml": configMap("free-1", "one") + "immutable: false\n",
+	}))
+	r.is("deploy/web", "spec.template.spec.containers.0.image", "web:2")
+	kept()
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	r.drifted(0)
+	kept()
+	// Deletion is repaired, with what Git says; our own metadata too.
+	r.edit("deploy/web", `{"metadata":{"labels":{"app.kubernetes.io/managed-by":"me"}}}`)
+	r.is("deploy/web", "metadata.labels.app|kubernetes|io/managed-by", "flotilla")
+	kept()
+	old := r.get("deploy/web")
+	r.remove("deploy/web")
+	r.back("deploy/web", old)
+	r.stays("deploy/web", "spec.replicas", "1")
+}
+
+const hpa = `apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: %s, namespace: NS}
+spec: {minReplicas: 2, maxReplicas: 6, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]}
+`
+
+// Replicas within the bounds of an autoscaler that somebody made by hand are its own; outside they are drift.
+func TestAutoscalerThatIsNotInGit(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/web.yaml": deployment, "app/other.yaml": strings.ReplaceAll(deployment, "name: web", "name: other")}))
+	r.create("hpa/", fmt.Sprintf(hpa, "by-hand"))
+	r.is("deploy/web", "spec.replicas", "2") // the autoscaler's doing
+	r.editAs("kube-controller-manager", "deploy/web", `{"spec":{"replicas":4}}`, "scale")
+	r.edit("deploy/other", `{"spec":{"replicas":4}}`)
+	r.is("deploy/other", "spec.replicas", "1")
+	r.settle()
+	r.stays("deploy/web", "spec.replicas", "4")
+	// A correction of another field, a commit and a full pass leave them alone.
+	r.edit("deploy/web", `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"web:9"}]`)
+	r.is("deploy/web", "spec.template.spec.containers.0.image", "web:1")
+	r.stays("deploy/web", "spec.replicas", "4")
+	r.Ready("NS-app", r.Commit(files{"app/web.yaml": strings.Replace(deployment, "web:1", "web:2", 1)}))
+	r.is("deploy/web", "spec.template.spec.containers.0.image", "web:2")
+	r.stays("deploy/web", "spec.replicas", "4")
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	r.stays("deploy/web", "spec.replicas", "4")
+	r.remove("hpa/by-hand")
+	r.edit("deploy/web", `{"spec":{"replicas":5}}`)
+	r.is("deploy/web", "spec.replicas", "1")
+	r.drifted(0)
+}
+
+// The same for an autoscaler in Git, and outside its bounds replicas are drift.
+func TestAutoscalerInGit(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/web.yaml": strings.Replace(deployment, "replicas: 1", "replicas: 3", 1), "app/hpa.yaml": fmt.Sprintf(hpa, "web")}))
+	r.editAs("kube-controller-manager", "deploy/web", `{"spec":{"replicas":5}}`, "scale")
+	r.settle()
+	r.Ready("NS-app", r.Commit(files{"app/web.yaml": strings.NewReplacer("replicas: 1", "replicas: 3", "web:1", "web:2").Replace(deployment)}))
+	r.is("deploy/web", "spec.template.spec.containers.0.image", "web:2")
+	r.stays("deploy/web", "spec.replicas", "5")
+	r.drifted(0)
+	r.edit("deploy/web", `{"spec":{"replicas":9}}`)
+	r.Eventually("replicas outside the bounds are corrected", func(context.Context) error {
+		if n := fmt.Sprint(at(r.get("deploy/web"), "spec.replicas")); n != "3" && n != "6" {
+			return errors.New(n)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,131 @@
+package drift
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	fleetexample "github.com/flotilla-fleet/flotilla/fleet-example"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
+)
+
+// world is a directory per bundle, of the kinds of objects that real repositories hold.
+//
+//go:embed testdata/world
+var world embed.FS
+
+// quiet is how long the controllers work. FLOTILLA_QUIET, such as "10m", makes it longer.
+const quiet = 60 * time.Second
+
+// The example fleet and twenty bundles of all that looks like drift and is not are installed, under the strictest policy:
+// while ordinary controllers work nothing drifts, nothing is unknown, and nothing is written twice.
+func TestNothingDriftsByItself(t *testing.T) {
+	repo := gitservertest.New(t)
+	files := files{"clusters/one/cluster.yaml": `apiVersion: flotilla.dev/v1alpha1
+kind: Cluster
+metadata: {name: one, labels: {env: prod, region: eu}}
+spec: {variables: {environment: prod, region: eu, cluster_domain: one.example.com}}
+`}
+	read := func(fsys fs.FS, root, prefix string) {
+		err := fs.WalkDir(fsys, root, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || strings.HasPrefix(path, "clusters/") {
+				return err
+			}
+			b, err := fs.ReadFile(fsys, path)
+			files[prefix+strings.TrimPrefix(path, root+"/")] = strings.Replace(string(b), "      mode: correct\n", "      mode: correct\n      extra: report\n", 1)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	read(fleetexample.FS(), ".", "")
+	read(world, "testdata/world", "world/")
+	repo.Commit(files)
+	key := filepath.Join(t.TempDir(), "age.txt")
+	b, err := fs.ReadFile(fleetexample.FS(), fleetexample.AgeKeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(key, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, agenttest.Config{
+		Repo: repo, Files: map[string]string{"clusters/one/cluster.yaml": files["clusters/one/cluster.yaml"]},
+		Change: func(c *agent.Config) {
+			c.AgeKeyFiles = []string{key}
+			c.Compare = 20 * time.Second
+		},
+	})
+	r.Start()
+	r.Eventually("all is applied", func(ctx context.Context) error {
+		report, err := r.Applier.Report(ctx)
+		if err != nil {
+			return err
+		}
+		all, err := r.Applier.BundleStatuses(ctx)
+		for _, b := range all {
+			if b.Phase == api.PhaseFailed {
+				return fmt.Errorf("%s: %s", b.Name, b.Message)
+			}
+		}
+		if st := report.Status; err != nil || st.AppliedRevision == "" || st.Error != nil || len(all) < 25 {
+			return fmt.Errorf("at %q of %q with %d bundles: %+v (%v)", st.AppliedRevision, st.DesiredRevision, len(all), st.Error, err)
+		}
+		return nil
+	})
+	installed := r.metric(`flotilla_dry_run_seconds_count{result="ok"}`)
+	time.Sleep(quietFor(t))
+	if n := r.metric("flotilla_objects_unknown"); n != 0 {
+		t.Errorf("%v objects are unknown", n)
+	}
+	t.Logf("dry runs: %v while it was installed, %v after", installed, r.metric(`flotilla_dry_run_seconds_count{result="ok"}`)-installed)
+	objects := 0
+	all, err := r.Applier.BundleStatuses(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range all {
+		objects += b.Objects
+		t.Logf("%s: %s, %d of %d ready %s", b.Name, b.Phase, b.ReadyObjects, b.Objects, b.Message)
+	}
+	t.Logf("%d bundles with %d objects", len(all), objects)
+	// Applied again as a whole, nothing is to be changed.
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second)
+	es := r.closed()
+	for _, e := range es {
+		t.Errorf("%s %s %s by %+v: %+v", e.Object, e.Class, e.Outcome, e.By, e.Fields)
+	}
+	for _, rec := range r.Records() {
+		for _, c := range rec.Status.Changes {
+			if c.Action != api.Created {
+				t.Errorf("%s: %s %s (%s) %s", rec.Status.Name, c.Object, c.Action, c.Reason, c.Error)
+			}
+		}
+	}
+}
+
+func quietFor(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("FLOTILLA_QUIET")
+	if text == "" {
+		return quiet
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}

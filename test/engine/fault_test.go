@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/controlplane"
+	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+)
+
+const (
+	faultPasses  = 50
+	faultBundles = 4
+	faultObjects = 6
+)
+
+// trouble spoils about one request in six, in every way that an API server and the way to it can go wrong.
+func trouble(random *rand.Rand) func(*http.Request) *agenttest.Fault {
+	return func(req *http.Request) *agenttest.Fault {
+		if strings.Contains(req.URL.Path, "/leases") || random.IntN(6) > 0 {
+			return nil
+		}
+		f := &agenttest.Fault{
+			Status: []int{429, 500, 409, 503, 504, 0}[random.IntN(6)],
+			Late:   random.IntN(2) == 0,
+		}
+		if agenttest.IsWatch(req) && f.Status == http.StatusConflict {
+			f.Status = http.StatusGone
+		}
+		if random.IntN(4) == 0 {
+			f.Wait = time.Duration(random.IntN(500)) * time.Millisecond
+		}
+		return f
+	}
+}
+
+// inGit is what bundle b holds at a pass: objects come, go and change.
+func inGit(pass, b int) map[string]string {
+	out := map[string]string{}
+	for i := range faultObjects {
+		if i == 0 || (pass+b+i)%4 != 0 {
+			out[fmt.Sprintf("b%d-o%d", b, i)] = fmt.Sprint((pass + i) / 3)
+		}
+	}
+	return out
+}
+
+// faultCommit brings the repository to a pass.
+func faultCommit(pass int) gitserver.Commit {
+	c := gitserver.Commit{Write: files{}}
+	for b := range faultBundles {
+		dir := fmt.Sprintf("b%d", b)
+		spec := ""
+		if b == 1 {
+			spec = "dependsOn: [NS-b0]"
+		}
+		c.Write[dir+"/bundle.yaml"] = bundle(dir, spec)
+		c.Write[dir+"/stays.yaml"] = configMap(dir+"-stays", "always")
+		now := inGit(pass, b)
+		for i := range faultObjects {
+			name := fmt.Sprintf("%s-o%d", dir, i)
+			if value, ok := now[name]; ok {
+				c.Write[dir+"/"+name+".yaml"] = configMap(name, value)
+			} else if pass > 0 {
+				c.Delete = append(c.Delete, dir+"/"+name+".yaml")
+			}
+		}
+	}
+	c.Write["b2/web.yaml"] = deployment("web", pass%3, "")
+	return c
+}
+
+// bystanders makes objects that look like ours and are not, and some that nobody would take for ours.
+func (r *rig) bystanders() []*corev1.ConfigMap {
+	r.t.Helper()
+	ours := markers(r.NS + "-b0")
+	but := func(key, value string) map[string]string {
+		out := maps.Clone(ours)
+		if delete(out, key); value != "" {
+			out[key] = value
+		}
+		return out
+	}
+	return []*corev1.ConfigMap{
+		r.create("no-labels", "hand", nil, nil),
+		r.create("other-manager", "hand", but(api.LabelManagedBy, "helm"), nil),
+		r.create("no-manager", "hand", but(api.LabelManagedBy, ""), nil),
+		r.create("other-applyset", "hand", but(api.LabelPartOf, "applyset-other-v1"), nil),
+		r.create("no-applyset", "hand", but(api.LabelPartOf, ""), nil),
+		r.create("other-bundle", "hand", markers(r.NS+"-nowhere"), nil),
+		// Git wants this one, and its operator does not.
+		r.create("b3-o0", "operator", nil, map[string]string{api.AnnotationReconcile: api.ValueDisabled}),
+	}
+}
+
+func TestFaults_inFiftyPasses(t *testing.T) {
+	plane := controlplanetest.New(t, controlplane.Config{})
+	r := newRig(t, agenttest.Config{Plane: plane, Mode: agenttest.Proxied, Files: files{"fleet.yaml": fleet("guards: {maxDeletePercent: 100}")}})
+	bystanders := r.bystanders()
+	r.Start()
+	r.Do(faultCommit(0))
+	for b := range faultBundles {
+		r.Ready(fmt.Sprintf("NS-b%d", b), "")
+	}
+	uids := map[string]types.UID{}
+	for b := range faultBundles {
+		name := fmt.Sprintf("b%d-stays", b)
+		uids[name] = r.get(name).UID
+	}
+	random := rand.New(rand.NewPCG(3, 5))
+	r.Proxy.Spoil(trouble(random)) // the proxy asks it one request at a time
+	var last string
+	for pass := 1; pass <= faultPasses; pass++ {
+		last = r.Do(faultCommit(pass))
+		switch pass {
+		case 15, 35:
+			if err := plane.KillAPIServer(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(700 * time.Millisecond)
+			last = r.Do(faultCommit(pass))
+			if err := plane.StartAPIServer(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		case 25:
+			r.Stop()
+			r.Start()
+		default:
+			// Nobody waits for a pass to succeed; it has to have been begun.
+			r.adopting(last)
+		}
+		if pass%5 == 0 {
+			r.patchLater(fmt.Sprintf("b%d-stays", pass/5%faultBundles), `{"data":{"key":"edited"}}`)
+		}
+	}
+	r.Proxy.Spoil(nil)
+	r.Applied(last)
+	for b := range faultBundles {
+		r.Ready(fmt.Sprintf("NS-b%d", b), "")
+	}
+	r.Eventually("the cluster equals Git", func(ctx context.Context) error {
+		list, err := r.Kube.CoreV1().ConfigMaps(r.NS).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		want := map[string]string{}
+		for b := range faultBundles {
+			maps.Copy(want, inGit(faultPasses, b))
+			want[fmt.Sprintf("b%d-stays", b)] = "always"
+		}
+		for _, m := range bystanders {
+			want[m.Name] = m.Data["key"]
+		}
+		var errs []error
+		for _, m := range list.Items {
+			if value, ok := want[m.Name]; m.Name != "kube-root-ca.crt" && (!ok || value != m.Data["key"]) {
+				errs = append(errs, fmt.Errorf("%s is %q, want %q (%t)", m.Name, m.Data["key"], value, ok))
+			}
+			delete(want, m.Name)
+		}
+		for name := range want {
+			errs = append(errs, fmt.Errorf("%s is missing", name))
+		}
+		web, err := r.Kube.AppsV1().Deployments(r.NS).Get(ctx, "web", metav1.GetOptions{})
+		if err == nil && *web.Spec.Replicas != faultPasses%3 {
+			err = fmt.Errorf("web has %d replicas", *web.Spec.Replicas)
+		}
+		return errors.Join(append(errs, err)...)
+	})
+	for _, m := range bystanders {
+		r.same(m)
+	}
+	for name, uid := range uids {
+		if now := r.get(name).UID; now != uid {
+			t.Errorf("%s was made anew: %s, and was %s", name, now, uid)
+		}
+	}
+	ns, err := r.Kube.CoreV1().Namespaces().Get(t.Context(), r.NS, metav1.GetOptions{})
+	if err != nil || len(ns.Labels) != 1 {
+		t.Errorf("the namespace, which is nobody's, was touched: %v %v", ns.Labels, err)
+	}
+	r.Stop()
+	for _, rec := range r.Records() {
+		if rec.Status.Error != nil || rec.Status.Unknown != 0 || rec.Status.Drifted != 0 {
+			t.Errorf("%s: %+v", rec.Status.Name, rec.Status)
+		}
+	}
+}
+
+// adopting waits until the store of the agent, as its report tells, has heard of a revision; under faults that report may be late.
+func (r *rig) adopting(revision string) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if report, err := r.Applier.Report(ctx); err == nil && report.Status.DesiredRevision == revision {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// patchLater is patch with an API server that may just have come back.
+func (r *rig) patchLater(name, patch string) {
+	r.t.Helper()
+	r.Eventually(name+" is edited", func(ctx context.Context) error {
+		_, err := r.Kube.CoreV1().ConfigMaps(r.NS).Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{})
+		return err
+	})
+}

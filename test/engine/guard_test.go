@@ -1,0 +1,171 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+)
+
+// many are ConfigMaps below a directory.
+func many(dir string, n int) files {
+	out := files{}
+	for i := range n {
+		name := fmt.Sprintf("%s-%d", dir, i)
+		out[fmt.Sprintf("%s/%s.yaml", dir, name)] = configMap(name, "one")
+	}
+	return out
+}
+
+func with(fs ...files) files {
+	out := files{}
+	for _, f := range fs {
+		maps.Copy(out, f)
+	}
+	return out
+}
+
+func TestGuard_emptySource(t *testing.T) {
+	a, b := with(files{"a/bundle.yaml": bundle("a", "")}, many("a", 4)), with(files{"b/bundle.yaml": bundle("b", "")}, many("b", 4))
+	r := start(t, with(a, b))
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	kept := r.get("a-0")
+	r.Delete("a", "b")
+	r.Refused("renders no object at all", "allowDelete")
+	// What stays is still looked after.
+	r.patch("b-1", `{"data":{"key":"edited"}}`)
+	r.value("b-1", "one")
+	r.same(kept)
+
+	revision := r.Commit(a)
+	r.Ready("NS-a", "")
+	r.gone("b-3") // four of eight: below what is guarded by share
+	r.Applied(revision)
+	r.same(kept)
+
+	// The last one goes when that is said to be meant.
+	r.Delete("a")
+	r.Refused("renders no object at all")
+	r.same(kept)
+	revision = r.Commit(files{"fleet.yaml": fleet(`guards: {allowDelete: ["*"]}`)})
+	r.gone("a-0")
+	r.Applied(revision)
+	r.Eventually("nothing is left of the bundles", func(ctx context.Context) error {
+		left, err := r.Applier.BundleStatuses(ctx)
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("%+v", left)
+		}
+		return err
+	})
+}
+
+func TestGuard_massDeletion(t *testing.T) {
+	r := start(t, with(files{"a/bundle.yaml": bundle("a", ""), "b/bundle.yaml": bundle("b", "")}, many("a", 8), many("b", 4)))
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	kept := r.get("a-7")
+	// The directory is gone from Git, or the target that chose this cluster: it is all the same.
+	r.Commit(files{"a/bundle.yaml": bundle("a", "targets: [{clusters: [another]}]"), "b/b-0.yaml": configMap("b-0", "two")})
+	r.Refused("would delete 8 of 12", "allowDelete: [NS-a]")
+	if err := r.hasValue(t.Context(), "b-0", "one"); err != nil {
+		t.Errorf("a refused pass changed something: %v", err)
+	}
+	r.Delete("clusters/one/cluster.yaml")
+	r.Refused("one")
+	r.same(kept)
+	revision := r.Commit(files{
+		"clusters/one/cluster.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {name: one}\nspec: {guards: {allowDelete: [NS-a]}}\n",
+	})
+	r.gone("a-7")
+	r.value("b-0", "two")
+	r.Applied(revision)
+}
+
+func TestGuard_protectedKindsAndPruneDisabled(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":    fleet("guards: {maxDeletePercent: 100}"),
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
+		"a/ns.yaml":     "apiVersion: v1\nkind: Namespace\nmetadata: {name: NS}\n",
+		"b/bundle.yaml": bundle("b", ""), "b/live.yaml": configMap("live", "one"), "b/live2.yaml": configMap("live2", "one"), "b/git.yaml": annotated("git", "one", "flotilla.dev/prune: disabled"),
+		"b/y.yaml":      configMap("y", "one"),
+		"c/bundle.yaml": bundle("c", "prune: false"), "c/z.yaml": configMap("z", "one"), "c/z2.yaml": configMap("z2", "one"),
+	})
+	for _, b := range []string{"NS-a", "NS-b", "NS-c"} {
+		r.Ready(b, "")
+	}
+	r.patch("live", `{"metadata":{"annotations":{"flotilla.dev/prune":"disabled"}}}`)
+	r.patch("live2", `{"metadata":{"annotations":{"flotilla.dev/prune":"disabled"}}}`)
+	live, git, z, z2 := r.get("live"), r.get("git"), r.get("z"), r.get("z2")
+	r.Delete("a", "b/live.yaml", "b/live2.yaml", "b/git.yaml", "b/y.yaml", "c/z.yaml")
+	r.Commit(files{"b/new.yaml": configMap("new", "one")})
+	r.value("new", "one")
+	r.gone("y")
+	r.Failed("NS-a", "Namespace/NS", "allowDelete: [NS-a]")
+	r.Ready("NS-c", "")
+	ns, err := r.Kube.CoreV1().Namespaces().Get(t.Context(), r.NS, metav1.GetOptions{})
+	if err != nil || ns.Status.Phase != corev1.NamespaceActive {
+		t.Fatalf("the namespace is gone, or going: %v", err)
+	}
+	for _, m := range []*corev1.ConfigMap{live, git, z, z2, r.get("x")} {
+		r.same(m)
+	}
+	// Bundles that leave Git altogether leave what is protected from pruning.
+	r.patch("live2", `{"metadata":{"annotations":{"flotilla.dev/prune":null}}}`)
+	r.gone("live2")
+	r.Stop()
+	r.Config.Dir = t.TempDir() // not even if the agent's own memory is lost
+	r.DropLease()
+	r.Delete("b", "c")
+	r.Start()
+	r.Commit(files{"d/bundle.yaml": bundle("d", ""), "d/w.yaml": configMap("w", "one")})
+	r.value("w", "one")
+	r.gone("new")
+	for _, m := range []*corev1.ConfigMap{live, git, z, z2} {
+		r.same(m)
+	}
+	// The annotation goes, and then the object.
+	r.patch("live", `{"metadata":{"annotations":{"flotilla.dev/prune":null}}}`)
+	r.gone("live")
+	r.Commit(files{"fleet.yaml": fleet("guards: {allowDelete: [NS-a], maxDeletePercent: 100}")})
+	r.Eventually("the namespace goes once that is said to be meant", func(ctx context.Context) error {
+		ns, err := r.Kube.CoreV1().Namespaces().Get(ctx, r.NS, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && ns.Status.Phase == corev1.NamespaceTerminating {
+			return nil
+		}
+		return fmt.Errorf("it is still there (%v)", err)
+	})
+}
+
+func TestPrune_failedDeletionsAreTriedAgain(t *testing.T) {
+	r := proxied(t, with(files{"a/bundle.yaml": bundle("a", ""), "b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}, many("a", 3)))
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if req.Method == http.MethodDelete && strings.HasSuffix(req.URL.Path, "/a-1") {
+			return &agenttest.Fault{Status: http.StatusInternalServerError}
+		}
+		return nil
+	})
+	r.Delete("a/a-1.yaml", "a/a-2.yaml")
+	r.gone("a-2")
+	r.Failed("NS-a", "ConfigMap/NS/a-1")
+	// Neither a commit nor a restart forgets it.
+	revision := r.Commit(files{"a/a-0.yaml": configMap("a-0", "two"), "b/y.yaml": configMap("y", "two")})
+	r.value("a-0", "two")
+	r.Ready("NS-b", revision)
+	r.Stop()
+	r.Start()
+	r.Failed("NS-a", "ConfigMap/NS/a-1")
+	r.Proxy.Spoil(nil)
+	r.gone("a-1")
+	r.Ready("NS-a", revision)
+}

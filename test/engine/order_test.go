@@ -1,0 +1,276 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+)
+
+// rv is an object's resourceVersion as a number: later writes have higher ones.
+func rv(t *testing.T, o metav1.Object) int {
+	t.Helper()
+	n, err := strconv.Atoi(o.GetResourceVersion())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func TestOrder_dependsOn(t *testing.T) {
+	r := start(t, files{
+		"c/bundle.yaml": bundle("c", "dependsOn: [NS-b]"), "c/z.yaml": configMap("z", "one"),
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "one"),
+		"a/bundle.yaml": bundle("a", ""), "a/web.yaml": deployment("web", 2, ""),
+		"o/bundle.yaml": bundle("o", "dependsOn: [NS-stuck]"), "o/o.yaml": configMap("o", "one"),
+		"stuck/bundle.yaml": bundle("stuck", ""), "stuck/web.yaml": deployment("stuck", 1, "nodeSelector: {no: where}"),
+	})
+	r.Ready("NS-c", "")
+	web, err := r.Kube.AppsV1().Deployments(r.NS).Get(t.Context(), "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if y, z := r.get("y"), r.get("z"); rv(t, web) >= rv(t, y) || rv(t, y) >= rv(t, z) || web.Status.ReadyReplicas != 2 {
+		t.Errorf("applied out of order: web ready at %s, y at %s, z at %s", web.ResourceVersion, y.ResourceVersion, z.ResourceVersion)
+	}
+	r.Eventually("the one whose dependency is not ready waits, and says for what", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-o")
+		if err == nil && (b.Phase != "blocked" || !strings.Contains(b.Message, r.NS+"-stuck")) {
+			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
+		}
+		return err
+	})
+	if _, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(t.Context(), "o", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("o was applied before what it depends on was ready: %v", err)
+	}
+
+	// All of it goes in the opposite order.
+	w, err := r.Kube.CoreV1().ConfigMaps(r.NS).Watch(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	gone := make(chan []string, 1)
+	go func() {
+		var names []string
+		for ev := range w.ResultChan() {
+			if o, ok := ev.Object.(metav1.Object); ok && ev.Type == watch.Deleted {
+				names = append(names, o.GetName())
+			}
+			if len(names) == 2 {
+				gone <- names
+				return
+			}
+		}
+	}()
+	r.Delete("a", "b", "c")
+	select {
+	case names := <-gone:
+		if !slices.Equal(names, []string{"z", "y"}) {
+			t.Errorf("deleted in the order %v", names)
+		}
+	case <-time.After(agenttest.Patience):
+		t.Fatal("they were not deleted")
+	}
+	r.Eventually("what the others depended on is gone at last", func(ctx context.Context) error {
+		_, err := r.Kube.AppsV1().Deployments(r.NS).Get(ctx, "web", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("still there"), err)
+	})
+}
+
+func TestOrder_cycleAndMissingDependency(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
+		"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one"),
+	})
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	r.Commit(files{
+		"a/bundle.yaml": bundle("a", "dependsOn: [NS-b]"), "b/bundle.yaml": bundle("b", "dependsOn: [NS-c]"),
+		"c/bundle.yaml": bundle("c", "dependsOn: [NS-a]"), "c/z.yaml": configMap("z", "one"), "b/y.yaml": configMap("y", "two"),
+	})
+	r.Refused("NS-a -> NS-b -> NS-c -> NS-a")
+	// The last good state is still kept.
+	r.patch("x", `{"data":{"key":"edited"}}`)
+	r.value("x", "one")
+	if err := r.hasValue(t.Context(), "y", "one"); err != nil {
+		t.Errorf("a part of what was refused was applied: %v", err)
+	}
+	revision := r.Commit(files{"c/bundle.yaml": bundle("c", "")})
+	r.Ready("NS-a", "")
+	r.value("y", "two")
+	r.Applied(revision)
+	// A dependency that is nowhere holds up only who names it.
+	r.Commit(files{"b/bundle.yaml": bundle("b", "dependsOn: [NS-nowhere]"), "b/y.yaml": configMap("y", "three"), "c/z.yaml": configMap("z", "two")})
+	r.value("z", "two")
+	r.Eventually("the missing dependency is named", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-b")
+		if err == nil && !strings.Contains(b.Message, r.NS+"-nowhere") {
+			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
+		}
+		return err
+	})
+}
+
+// crd defines a kind Thing of the test's own group; its objects live in namespaces.
+const crd = `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.NS.example.com}
+spec:
+  group: NS.example.com
+  scope: Namespaced
+  names: {plural: things, singular: thing, kind: Thing}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    subresources: {status: {}}
+    schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, x-kubernetes-preserve-unknown-fields: true}, status: {type: object, x-kubernetes-preserve-unknown-fields: true}}}}
+`
+
+// thing is an object of it.
+func thing(name, value string) string {
+	return fmt.Sprintf("apiVersion: NS.example.com/v1\nkind: Thing\nmetadata: {name: %s, namespace: NS}\nspec: {key: %q}\n", name, value)
+}
+
+func (r *rig) things() schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: r.NS + ".example.com", Version: "v1", Resource: "things"}
+}
+
+// thingIs waits until a Thing has a value.
+func (r *rig) thingIs(name, want string) {
+	r.t.Helper()
+	r.Eventually(fmt.Sprintf("Thing %s is %q", name, want), func(ctx context.Context) error {
+		o, err := r.Dynamic.Resource(r.things()).Namespace(r.NS).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if got, _, _ := unstructured.NestedString(o.Object, "spec", "key"); got != want {
+			return fmt.Errorf("it is %q", got)
+		}
+		return nil
+	})
+}
+
+var crds = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
+
+func TestCRD_withItsInstancesInOneCommit(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/thing.yaml": thing("one", "one"), "a/crd.yaml": crd,
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/thing.yaml": thing("two", "one"),
+		"c/bundle.yaml": bundle("c", ""), "c/thing.yaml": thing("three", "one"), // finds its way by trying again
+	})
+	begun := time.Now()
+	r.thingIs("one", "one")
+	r.thingIs("two", "one")
+	if took := time.Since(begun); took > 4*time.Second {
+		t.Errorf("it took %s: not at the first try", took)
+	}
+	r.thingIs("three", "one")
+	for _, b := range []string{"NS-a", "NS-b", "NS-c"} {
+		r.Ready(b, "")
+	}
+	// Deleted by hand, with all instances: everything comes back.
+	if err := r.Dynamic.Resource(crds).Delete(t.Context(), "things."+r.NS+".example.com", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.Eventually("the CRD is new", func(ctx context.Context) error {
+		o, err := r.Dynamic.Resource(crds).Get(ctx, "things."+r.NS+".example.com", metav1.GetOptions{})
+		if err == nil && o.GetDeletionTimestamp() != nil {
+			err = errors.New("it is the old one")
+		}
+		return err
+	})
+	r.thingIs("one", "one")
+	r.thingIs("two", "one")
+	r.thingIs("three", "one")
+	for _, b := range []string{"NS-a", "NS-b", "NS-c"} {
+		r.Ready(b, "")
+	}
+	r.Commit(files{"a/thing.yaml": thing("one", "two")})
+	r.thingIs("one", "two")
+}
+
+func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
+	r := newRig(t, agenttest.Config{Files: files{
+		"a/bundle.yaml": bundle("a", ""), "a/thing.yaml": thing("one", "one"), "a/x.yaml": configMap("x", "one"),
+		"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one"),
+	}})
+	makeCRD := func() {
+		t.Helper()
+		o := &unstructured.Unstructured{}
+		decode(t, r.Text(crd), o)
+		if _, err := r.Dynamic.Resource(crds).Create(t.Context(), o, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dropCRD := func() {
+		if err := r.Dynamic.Resource(crds).Delete(t.Context(), "things."+r.NS+".example.com", metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	r.Start()
+	r.Failed("NS-a", "Thing", "a/thing.yaml")
+	r.value("x", "one") // its neighbours do not wait for it
+	r.Ready("NS-b", "")
+	makeCRD()
+	r.thingIs("one", "one")
+	r.Ready("NS-a", "")
+	dropCRD()
+	r.Eventually("it is known that the instance cannot be looked after", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-a")
+		if err == nil && b.Unknown == 0 && b.Phase != "failed" {
+			err = fmt.Errorf("%s, %d unknown", b.Phase, b.Unknown)
+		}
+		return err
+	})
+	revision := r.Commit(files{"a/x.yaml": configMap("x", "two"), "a/thing.yaml": thing("one", "two"), "b/y.yaml": configMap("y", "two")})
+	r.Ready("NS-b", revision)
+	r.value("x", "two")
+	r.Failed("NS-a", "Thing")
+	makeCRD()
+	defer dropCRD()
+	r.thingIs("one", "two")
+	r.Ready("NS-a", revision)
+}
+
+func TestAPIService_thatDoesNotAnswerStopsNobodyElse(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
+		"b/bundle.yaml": bundle("b", ""),
+		"b/service.yaml": `apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.NS.example.com}
+spec: {group: NS.example.com, version: v1, groupPriorityMinimum: 1000, versionPriority: 10, insecureSkipTLSVerify: true, service: {namespace: NS, name: nobody}}
+`,
+		"c/bundle.yaml": bundle("c", ""), "c/thing.yaml": thing("one", "one"), "c/z.yaml": configMap("z", "one"),
+	})
+	r.Ready("NS-a", "")
+	r.value("z", "one")
+	r.Failed("NS-c", "Thing")
+	revision := r.Commit(files{"a/x.yaml": configMap("x", "two"), "c/z.yaml": configMap("z", "two"), "a/new.yaml": "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: d, namespace: NS}\nspec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: m, image: m}]}}}\n"})
+	r.Ready("NS-a", revision)
+	r.value("z", "two")
+	r.Stop()
+	revision = r.Commit(files{"a/x.yaml": configMap("x", "three")})
+	r.Start()
+	r.Ready("NS-a", revision)
+	// An object of that group that leaves Git is not taken for deleted while nobody can look.
+	r.Delete("c/thing.yaml")
+	r.Ready("NS-c", "")
+}

@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+)
+
+func TestSchedule_aHundredCommits(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "0"), "a/keep.yaml": configMap("keep", "0"),
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "0"),
+	})
+	r.Ready("NS-b", "")
+	kept := r.get("keep")
+	revision := ""
+	for i := 1; i <= 100; i++ {
+		c := gitserver.Commit{Write: files{"a/x.yaml": configMap("x", fmt.Sprint(i)), fmt.Sprintf("a/n%d.yaml", i): configMap(fmt.Sprintf("n%d", i), "new")}}
+		if i > 1 {
+			c.Delete = []string{fmt.Sprintf("a/n%d.yaml", i-1)}
+		}
+		if i%10 == 0 {
+			c.Write["b/y.yaml"] = configMap("y", fmt.Sprint(i))
+		}
+		revision = r.Do(c)
+	}
+	r.Applied(revision)
+	list, err := r.Kube.CoreV1().ConfigMaps(r.NS).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, m := range list.Items {
+		if m.Name != "kube-root-ca.crt" {
+			got[m.Name] = m.Data["key"]
+		}
+	}
+	if want := (map[string]string{"x": "100", "keep": "0", "n100": "new", "y": "100"}); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("the cluster holds %v, want %v", got, want)
+	}
+	r.same(kept)
+}
+
+func TestSchedule_oneBadValueIsTriedOnce(t *testing.T) {
+	r := proxied(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/web.yaml": deployment("web", 1, ""), "a/x.yaml": configMap("x", "one"),
+		"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one"),
+	})
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	r.Proxy.Requests()
+	bad := func() int {
+		n := 0
+		for _, q := range r.Proxy.Requests() {
+			if q.Method == http.MethodPatch && strings.HasSuffix(q.Path, "/deployments/web") {
+				n++
+			}
+		}
+		return n
+	}
+	revision := r.Commit(files{
+		"a/web.yaml": deployment("web", -1, ""), "a/x.yaml": configMap("x", "two"), "a/new.yaml": configMap("new", "one"), "b/y.yaml": configMap("y", "two"),
+	})
+	r.Failed("NS-a", "Deployment.apps/NS/web", "spec.replicas", "a/web.yaml")
+	r.value("x", "two")
+	r.value("new", "one")
+	r.Ready("NS-b", revision)
+	// An edit of its neighbour is still corrected, and the bad object is not touched for that.
+	r.patch("x", `{"data":{"key":"edited"}}`)
+	r.value("x", "two")
+	time.Sleep(7 * time.Second) // longer than any retry would wait
+	if n := bad(); n != 1 {
+		t.Errorf("the bad object was sent %d times, want once for the commit", n)
+	}
+	// Another commit that leaves the bundle as it is gives no reason to try again.
+	r.Ready("NS-b", r.Commit(files{"b/y.yaml": configMap("y", "three")}))
+	if n := bad(); n != 0 {
+		t.Errorf("the bad object was sent %d times for a commit that does not concern it", n)
+	}
+	r.Ready("NS-a", r.Commit(files{"a/web.yaml": deployment("web", 2, "")}))
+	if n := bad(); n != 1 {
+		t.Errorf("the good object was sent %d times, want once", n)
+	}
+}
+
+func TestSchedule_failingBundlesStarveNobody(t *testing.T) {
+	fs := files{"good/bundle.yaml": bundle("good", ""), "good/x.yaml": configMap("x", "one")}
+	for i := range 6 {
+		name := fmt.Sprintf("bad%d", i)
+		fs[name+"/bundle.yaml"], fs[name+"/x.yaml"] = bundle(name, ""), configMap(name, "one")
+	}
+	r := newRig(t, agenttest.Config{Files: fs, Mode: agenttest.Proxied, Change: func(c *agent.Config) { c.Workers = 1 }})
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if agenttest.IsWrite(req) && strings.Contains(req.URL.Path, "/configmaps/bad") {
+			return &agenttest.Fault{Status: http.StatusInternalServerError}
+		}
+		return nil
+	})
+	r.Start()
+	r.Ready("NS-good", "")
+	r.Failed("NS-bad5", "ConfigMap/NS/bad5")
+	for i := range 10 {
+		begun := time.Now()
+		r.Commit(files{"good/x.yaml": configMap("x", fmt.Sprint(i))})
+		r.value("x", fmt.Sprint(i))
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("commit %d took %s to reach a healthy bundle", i, took)
+		}
+	}
+	r.Proxy.Requests()
+	time.Sleep(5 * time.Second)
+	if n := len(r.Proxy.Requests()); n > 150 {
+		t.Errorf("%d requests in 5 s for six bundles that fail", n)
+	}
+	r.Proxy.Spoil(nil)
+	for i := range 6 {
+		r.Ready(fmt.Sprintf("NS-bad%d", i), "")
+	}
+}
+
+func TestSchedule_aNewerRevisionEndsTheWait(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", "timeout: 10m"), "a/web.yaml": deployment("web", 1, "nodeSelector: {no: where}"),
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "one"),
+	})
+	r.Eventually("it waits", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-a")
+		if err == nil && (b.Phase != "progressing" || !strings.Contains(b.Message, "web")) {
+			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
+		}
+		return err
+	})
+	revision := r.Commit(files{"a/web.yaml": deployment("web", 1, "")})
+	r.Ready("NS-a", revision)
+	r.value("y", "one")
+}
+
+func TestSync_forces(t *testing.T) {
+	r := newRig(t, agenttest.Config{Files: files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
+		"b/bundle.yaml": bundle("b", ""), "b/web.yaml": deployment("web", -1, ""),
+	}})
+	quotas := r.Kube.CoreV1().ResourceQuotas(r.NS)
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "none"}, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/configmaps": resource.MustParse("0")}}}
+	if _, err := quotas.Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.Eventually("the quota counts", func(ctx context.Context) error {
+		_, err := r.Kube.CoreV1().ConfigMaps(r.NS).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}, metav1.CreateOptions{DryRun: []string{"All"}})
+		if apierrors.IsForbidden(err) {
+			return nil
+		}
+		return errors.Join(errors.New("not yet"), err)
+	})
+	r.Start()
+	r.Failed("NS-a", "exceeded quota")
+	r.Failed("NS-b", "spec.replicas")
+	// Nobody tells the agent that the quota is gone: it would try again in five minutes.
+	if err := quotas.Delete(t.Context(), "none", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.Eventually("the order is given", func(ctx context.Context) error { return r.Applier.OrderSync(ctx, r.NS+"-a") })
+	r.value("x", "one")
+	r.Ready("NS-a", "")
+	if err := r.Applier.OrderSync(t.Context(), r.NS+"-none"); err == nil {
+		t.Error("an order for a bundle that does not exist was taken")
+	}
+}
