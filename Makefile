@@ -1,6 +1,7 @@
 # Every target only names a command. "make test" and "make lint" are what CI runs.
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=$(VERSION)
+BENCH   := -bundles 100,200,300,1000
 MODULES := . test/controlplane
 LINT    := $(CURDIR)/bin/golangci-lint
 
@@ -23,8 +24,8 @@ lint: $(LINT)
 fmt: $(LINT)
 	for dir in $(MODULES); do (cd $$dir && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
-bench: controlplane
-	go test -p 1 -timeout 60m -run '^$$' -bench . -benchmem ./...
+bench: build controlplane
+	go run ./test/bench $(BENCH)
 
 image:
 	docker build --build-arg VERSION=$(VERSION) -t flotilla:$(VERSION) .

@@ -38,7 +38,7 @@ func (w *walker) added() []difference {
 			continue
 		}
 		item := p[len(p)-1].FieldName == nil
-		if _, isMap := have.(map[string]any); isMap && !item && !below(foreign, p).Empty() {
+		if !item && !below(foreign, p).Empty() {
 			continue // its parts come by themselves
 		}
 		if item {

@@ -226,7 +226,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	if err := a.prepare(ctx); err != nil {
-		return err
+		if ctx.Err() == nil {
+			return err
+		}
+		a.release(ctx)
+		return nil // stopped before it began
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.holdLease(ctx) })
@@ -243,16 +247,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { return a.serve(ctx) })
 	}
 	err = g.Wait()
-	// Another agent may take over at once, rather than when the lease has run out.
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
-	defer cancel()
-	if rerr := a.applier.ReleaseLease(end, a.store.AgentID()); rerr != nil {
-		a.cfg.Log.Warn("release the lease", "error", rerr)
-	}
+	a.release(ctx)
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// release gives up the cluster's lease if it is ours:
+// another agent may take over at once, rather than when nobody has answered its challenge.
+func (a *Agent) release(ctx context.Context) {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
+	defer cancel()
+	if err := a.applier.ReleaseLease(end, a.store.AgentID()); err != nil {
+		a.cfg.Log.Warn("release the lease", "error", err)
+	}
 }
 
 // releaseWithin bounds the last request of an agent that stops.

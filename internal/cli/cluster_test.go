@@ -176,11 +176,19 @@ func (r *rig) on(args ...string) []string { return append(args, "--kubeconfig", 
 
 func (r *rig) list(args ...string) []api.Episode {
 	r.t.Helper()
-	var out []api.Episode
-	if err := json.Unmarshal([]byte(r.must(append([]string{"drift", "-o", "json"}, args...)...)), &out); err != nil {
+	out, err := r.tryList(args...)
+	if err != nil {
 		r.t.Fatal(err)
 	}
 	return out
+}
+
+func (r *rig) tryList(args ...string) (out []api.Episode, err error) {
+	code, stdout, talk := r.flotilla("", append([]string{"drift", "-o", "json"}, args...)...)
+	if code != 0 {
+		return nil, fmt.Errorf("flotilla drift %v: exit code %d: %s", args, code, talk)
+	}
+	return out, json.Unmarshal([]byte(stdout), &out)
 }
 
 // drifted waits for the open drift of an object, on the cluster and at the hub.
@@ -189,7 +197,11 @@ func (r *rig) drifted(object string) api.Episode {
 	var e api.Episode
 	r.eventually("drift of "+object, func() error {
 		for _, args := range [][]string{{"--state", "open", "--object", object}, r.on("--object", object)} {
-			list := r.list(args...)
+			// The agent's report reaches the cluster a moment after the first drift.
+			list, err := r.tryList(args...)
+			if err != nil {
+				return err
+			}
 			if len(list) != 1 {
 				return fmt.Errorf("%d episodes with %v", len(list), args)
 			}

@@ -120,9 +120,6 @@ func (f *Fetcher) Fetch(ctx context.Context, repo, name, version string) (archiv
 		return nil, "", err
 	}
 	for {
-		if archive, digest, ok := f.cache.get(r.key); ok {
-			return archive, digest, nil
-		}
 		mine, wait := f.claim(r.key)
 		if mine {
 			break
@@ -134,6 +131,10 @@ func (f *Fetcher) Fetch(ctx context.Context, repo, name, version string) (archiv
 		}
 	}
 	defer f.release(r.key)
+	// Whoever held the claim before may just have put it there.
+	if archive, digest, ok := f.cache.get(r.key); ok {
+		return archive, digest, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, f.config.Timeout)
 	defer cancel()
 	archive, digest, err = f.download(ctx, r)

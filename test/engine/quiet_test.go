@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -104,6 +105,10 @@ func TestQuiet_aRestartWritesNothing(t *testing.T) {
 		return r.Proxy.Quiet()
 	})
 	r.Stop()
+	last, err := r.Applier.Report(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	before := r.versions()
 	r.Proxy.Requests()
 	var writes []string
@@ -116,17 +121,20 @@ func TestQuiet_aRestartWritesNothing(t *testing.T) {
 	r.Start()
 	r.Eventually("the agent is back", func(ctx context.Context) error {
 		report, err := r.Applier.Report(ctx)
-		if err == nil && report.Status.Error != nil {
-			err = fmt.Errorf("%+v", report.Status.Error)
+		switch st := report.Status; {
+		case err != nil:
+			return err
+		case st.Error != nil:
+			return fmt.Errorf("%+v", st.Error)
+		case st.Started.Equal(last.Status.Started):
+			return errors.New("the report is still the old agent's")
 		}
-		if err == nil && len(r.Proxy.Requests()) > 0 {
-			select {
-			case <-ctx.Done():
-			case <-time.After(4 * time.Second):
-			}
-			err = r.Proxy.Quiet()
+		r.Proxy.Requests()
+		select {
+		case <-ctx.Done():
+		case <-time.After(4 * time.Second):
 		}
-		return err
+		return r.Proxy.Quiet()
 	})
 	r.settled()
 	r.Stop()
