@@ -389,7 +389,7 @@ func TestBucket_walks(t *testing.T) {
 			if tt.from != "" {
 				from = []byte(tt.from)
 			}
-			err := tt.walk(from, func(k, v []byte) error { got += string(k[:1]); return nil })
+			err := tt.walk(from, func(k, _ []byte) error { got += string(k[:1]); return nil })
 			if err != nil || got != tt.want {
 				t.Errorf("from %q: %q, want %q (%v)", tt.from, got, tt.want, err)
 			}

@@ -155,8 +155,8 @@ var still = map[string]bool{
 	"storage.k8s.io/StorageClass": true, "storage.k8s.io/CSIDriver": true,
 	"scheduling.k8s.io/PriorityClass": true, "node.k8s.io/RuntimeClass": true,
 	"discovery.k8s.io/EndpointSlice": true, "coordination.k8s.io/Lease": true,
-	"batch/CronJob":                       true,
-	"autoscaling/HorizontalPodAutoscaler": true,
+	"batch/CronJob": true, "autoscaling/HorizontalPodAutoscaler": true,
+
 	"admissionregistration.k8s.io/MutatingWebhookConfiguration":     true,
 	"admissionregistration.k8s.io/ValidatingWebhookConfiguration":   true,
 	"admissionregistration.k8s.io/ValidatingAdmissionPolicyBinding": true,
