@@ -36,6 +36,8 @@ const (
 	OutcomeContested Outcome = "contested"
 	// OutcomeResolved: it ended without us: changed back by hand, or Git now says the same.
 	OutcomeResolved Outcome = "resolved"
+	// OutcomeIgnored: it may stand as before, but nobody looks any more: an ignore rule or an annotation says so.
+	OutcomeIgnored Outcome = "ignored"
 	// OutcomeFailed: the correction was refused; Episode.Error says why.
 	OutcomeFailed Outcome = "failed"
 )
@@ -148,16 +150,20 @@ const (
 	MaxFields     = 50
 	MaxTimeline   = 50
 	MaxValueBytes = 2048
+	// MaxEvidenceBytes bounds Evidence.Live and Evidence.ManagedFields, each.
+	MaxEvidenceBytes = 64 << 10
 )
 
 // Open reports whether the drift still stands.
 func (e Episode) Open() bool { return e.End.IsZero() }
 
 // Evidence is the state before a correction destroyed it. Secret values are masked.
+// Where the state is larger than MaxEvidenceBytes, a note stands in place of each part that was left out:
+// "(omitted: 70213 bytes, sha256:…)", in a map below the key "…". The fields that differ are left out last.
 type Evidence struct {
 	ResourceVersion string `json:"resourceVersion"`
 	Generation      int64  `json:"generation,omitempty"`
-	// Live is the object as it was, in JSON without managedFields; empty if it was missing or too large.
+	// Live is the object as it was, in JSON without managedFields; empty if it was missing.
 	Live string `json:"live,omitempty"`
 	// ManagedFields is metadata.managedFields, in JSON.
 	ManagedFields string `json:"managedFields,omitempty"`

@@ -258,7 +258,7 @@ type IgnoreRule struct {
 	Managers []string `yaml:"managers,omitempty" json:"managers,omitempty"`
 }
 
-// IgnoreTarget chooses objects; an empty field matches anything. Name may hold "*" for any run of characters.
+// IgnoreTarget chooses objects; an empty field matches anything, and "*" in a field any run of characters.
 type IgnoreTarget struct {
 	Group     string `yaml:"group,omitempty" json:"group,omitempty"`
 	Kind      string `yaml:"kind,omitempty" json:"kind,omitempty"`
@@ -268,7 +268,7 @@ type IgnoreTarget struct {
 
 // HealthCheck judges the objects of one kind by CEL expressions over "self" (the live object).
 // Failed is asked first, then InProgress, then Current; without a Current expression
-// an object that is neither failed nor in progress is current.
+// what the object says of itself in the standard way decides about one that is neither failed nor in progress.
 type HealthCheck struct {
 	APIVersion string `yaml:"apiVersion" json:"apiVersion"`
 	Kind       string `yaml:"kind" json:"kind"`

@@ -9,7 +9,7 @@ type InventoryEntry struct {
 	// Digest is of the desired object that was last applied; empty if that is unknown
 	// (rebuilt from the cluster, or a failed deletion).
 	Digest string `json:"digest,omitempty"`
-	// ResourceVersion, Generation and MetaDigest (of labels and annotations)
+	// ResourceVersion, Generation and MetaDigest (see there)
 	// are what the API server answered to the last apply or compare.
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	Generation      int64  `json:"generation,omitempty"`

@@ -64,7 +64,7 @@ type RenderedBundle struct {
 	// Objects is what is applied, in a stable order, all namespaces resolved as far as
 	// the files tell. Nil when Err is set.
 	Objects []*unstructured.Unstructured
-	// Hooks are run around the objects (Helm); sorted by phase, weight and name.
+	// Hooks are run around the objects (Helm); sorted by weight, kind and name.
 	Hooks []Hook
 	// Origin is the file that each object comes from, by ObjectRef.ID.
 	Origin map[string]string

@@ -118,10 +118,12 @@ type BundleStatus struct {
 	// Suspended names the suspension that covers the whole bundle.
 	Suspended string `json:"suspended,omitempty"`
 	// Keep says that what leaves the bundle, or goes with it, stays on the cluster (prune: false).
-	Keep      bool         `json:"keep,omitempty"`
-	DependsOn []string     `json:"dependsOn,omitempty"`
-	Error     *StatusError `json:"error,omitempty"`
-	Warnings  []string     `json:"warnings,omitempty"`
+	Keep bool `json:"keep,omitempty"`
+	// ServiceAccount is whom the bundle is applied as, and pruned as once it has left Git; nil for the agent itself.
+	ServiceAccount *ServiceAccount `json:"serviceAccount,omitempty"`
+	DependsOn      []string        `json:"dependsOn,omitempty"`
+	Error          *StatusError    `json:"error,omitempty"`
+	Warnings       []string        `json:"warnings,omitempty"`
 	// Message says what is going on, such as which object is not healthy yet.
 	Message string `json:"message,omitempty"`
 	// Changes is what the last pass that changed anything did, bounded to MaxChanges.
