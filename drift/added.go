@@ -11,9 +11,10 @@ import (
 )
 
 // added are the fields of the live object that only others own, and no controller:
-// a dry run does not show them, because server-side apply leaves them alone.
+// a dry run does not show them, because server-side apply leaves them alone. An entry of another version of the API
+// counts as far as its fields are there in this one too.
 func (w *walker) added() []difference {
-	if w.in.Spec.Extra == "" || w.in.Spec.Extra == api.ExtraIgnore {
+	if !asksForExtra(w.in.Spec) {
 		return nil
 	}
 	var out []difference
@@ -22,7 +23,7 @@ func (w *walker) added() []difference {
 		switch {
 		case e.ours || controller(e.manager):
 			known = known.Union(e.fields)
-		case e.subresource == "" && e.apiVersion == w.in.Live.GetAPIVersion() && !nobody(e.manager):
+		case e.subresource == "" && !nobody(e.manager):
 			foreign = foreign.Union(e.fields)
 		}
 	}
@@ -46,7 +47,9 @@ func (w *walker) added() []difference {
 		}
 		by := owner(w.live, p)
 		d := difference{path: at, class: api.ClassAdded, have: have, by: attribution(by)}
-		if w.rules.ignores(at, d.by) != "" {
+		if d.reason = w.rules.ignores(at, d.by); d.reason != "" {
+			d.rule = true
+			w.passed = append(w.passed, d)
 			continue
 		}
 		w.name(&d, by)

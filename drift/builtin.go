@@ -59,9 +59,9 @@ func (w *walker) untouched(d difference) bool {
 	case m == nil, m.ResourceVersion == w.in.Live.GetResourceVersion():
 		return true
 	case d.path.under("metadata"):
-		return m.MetaDigest == api.MetaDigest(w.in.Live.GetLabels(), w.in.Live.GetAnnotations())
+		return api.SameLabels(m.MetaDigest, api.MetaDigest(w.in.Live))
 	default:
-		return m.Generation > 0 && m.Generation == w.in.Live.GetGeneration()
+		return m.Generation == w.in.Live.GetGeneration() && (m.Generation > 0 || api.SameMeta(m.MetaDigest, api.MetaDigest(w.in.Live)))
 	}
 }
 

@@ -51,6 +51,13 @@ func (c *cluster) as(user string) *cluster {
 	return &cluster{t: c.t, rc: rc, ns: c.ns, dyn: dyn}
 }
 
+// in is the cluster in a subtest.
+func (c *cluster) in(t *testing.T) *cluster {
+	other := *c
+	other.t = t
+	return &other
+}
+
 // parse reads an object; "$NS" in it stands for the test's namespace.
 func (c *cluster) parse(text string) *unstructured.Unstructured {
 	c.t.Helper()

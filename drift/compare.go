@@ -2,6 +2,7 @@ package drift
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,9 @@ type Input struct {
 	// With it a person can be named, and a value that admission put in place of ours
 	// is told from one that somebody wrote in our name.
 	Matched *api.InventoryEntry
+	// Stamps is the mark of the admission policy that stamps the last editor; see StampPolicy.
+	// Empty means that none is in force: nobody is named then, whatever stands on the object.
+	Stamps string
 	// Person is what an episode calls a user: a keyed hash, or nothing. Nil leaves the name as it is.
 	Person func(user string) string
 }
@@ -55,8 +59,11 @@ type Result struct {
 	// Evidence is the live state to store before it is corrected; nil without drift.
 	Evidence *api.Evidence
 
-	added []difference
-	kept  []difference
+	// off is why the object is not looked at; addedOff, why not at what others added.
+	off, addedOff string
+	added         []difference
+	// kept are differences that are no drift; passed are those among what others added.
+	kept, passed []difference
 	// takesAll is set when a correction ends the claims of others on the object.
 	takesAll bool
 }
@@ -89,15 +96,20 @@ func Compare(in Input) Result {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
-	r := Result{Mode: Mode(in.Spec, annotations(in.Desired), annotations(in.Live))}
+	r := Result{}
+	r.Mode, r.off = mode(in.Spec, annotations(in.Desired), annotations(in.Live))
 	switch {
-	case in.Desired == nil && in.Live == nil, r.Mode == api.DriftIgnore:
+	case in.Desired == nil && in.Live == nil:
+		r.off = "" // what was extra is gone
+		return r
+	case r.Mode == api.DriftIgnore:
 		return r
 	case in.Desired == nil:
 		return extra(in, r)
 	case in.Live == nil:
 		return missing(in, r)
-	case onlyIfAbsent(in):
+	case onlyIfAbsent(in) != "":
+		r.off = onlyIfAbsent(in)
 		return r
 	case in.DryRun == nil:
 		r.Unknown = true
@@ -112,6 +124,9 @@ func Compare(in Input) Result {
 		}
 	}
 	r.added = w.added()
+	if r.passed = w.passed; !asksForExtra(in.Spec) {
+		r.addedOff = extraIgnored
+	}
 	diffs := append(w.found, r.added...)
 	if len(diffs) == 0 {
 		return r
@@ -126,7 +141,7 @@ func Compare(in Input) Result {
 		return strings.Compare(a.Path, b.Path)
 	})
 	r.Class, r.By = r.Fields[0].Class, r.Fields[0].By
-	r.Evidence = in.evidence()
+	r.Evidence = in.evidence(diffs)
 	switch {
 	case r.Class != api.ClassAdded && r.Mode == api.DriftCorrect:
 		r.Action = Correct
@@ -142,7 +157,7 @@ func classOrder(c api.Class) int {
 
 // missing is the drift of an object that is not there. Nothing is left that could say who deleted it.
 func missing(in Input, r Result) Result {
-	if rules := rulesFor(in); rules.everything() {
+	if r.off = rulesFor(in).everything(); r.off != "" {
 		return r
 	}
 	r.Class, r.By = api.ClassMissing, api.Attribution{Confidence: api.ConfidenceUnknown}
@@ -154,7 +169,11 @@ func missing(in Input, r Result) Result {
 
 // extra is the drift of an object that carries our label and is not in Git.
 func extra(in Input, r Result) Result {
-	if in.Spec.Extra == "" || in.Spec.Extra == api.ExtraIgnore || rulesFor(in).everything() {
+	if !asksForExtra(in.Spec) {
+		r.off = extraIgnored
+		return r
+	}
+	if r.off = rulesFor(in).everything(); r.off != "" {
 		return r
 	}
 	// Whoever set the label claims that the object is ours. Controllers do not mean it:
@@ -165,7 +184,7 @@ func extra(in Input, r Result) Result {
 		return r
 	}
 	r.Class, r.By = api.ClassExtra, attribution(by)
-	r.Evidence = in.evidence()
+	r.Evidence = in.evidence(nil)
 	if in.Spec.Extra == api.ExtraRemove && r.Mode == api.DriftCorrect &&
 		annotations(in.Live)[api.AnnotationPrune] != api.ValueDisabled {
 		r.Action = Remove
@@ -173,30 +192,92 @@ func extra(in Input, r Result) Result {
 	return r
 }
 
+const extraIgnored = "the policy says extra: ignore"
+
+func asksForExtra(spec api.Drift) bool { return spec.Extra != "" && spec.Extra != api.ExtraIgnore }
+
 // Mode is what is done about an object's drift: the most careful of what the policy says
 // and what the annotations in Git and on the live object say.
 func Mode(spec api.Drift, desired, live map[string]string) api.DriftMode {
-	mode := spec.Mode
-	if mode == "" {
-		mode = api.DriftCorrect
-	}
-	for _, a := range []map[string]string{desired, live} {
-		switch m := api.DriftMode(a[api.AnnotationDrift]); {
-		case m == api.DriftIgnore:
-			mode = api.DriftIgnore
-		case mode == api.DriftCorrect && (m == api.DriftReport || a[api.AnnotationReconcile] == api.ValueDisabled):
-			mode = api.DriftReport
-		}
-	}
-	return mode
+	m, _ := mode(spec, desired, live)
+	return m
 }
 
-// onlyIfAbsent reports whether the object is ours to create and nobody's to keep.
-func onlyIfAbsent(in Input) bool {
-	const ifNotPresent = "IfNotPresent"
-	return annotations(in.Desired)[api.AnnotationSSA] == ifNotPresent ||
-		annotations(in.Live)[api.AnnotationSSA] == ifNotPresent
+// Where an annotation stands, in the words of an episode.
+const (
+	inGit  = " in Git"
+	onLive = " on the live object"
+)
+
+// mode is Mode, with where it says ignore.
+func mode(spec api.Drift, desired, live map[string]string) (m api.DriftMode, off string) {
+	m = spec.Mode
+	if m == "" {
+		m = api.DriftCorrect
+	}
+	if m == api.DriftIgnore {
+		off = "the policy says mode: ignore"
+	}
+	for i, a := range []map[string]string{desired, live} {
+		switch said := api.DriftMode(a[api.AnnotationDrift]); {
+		case said == api.DriftIgnore:
+			if m = said; off == "" {
+				off = annotated(api.AnnotationDrift, string(said), i == 0)
+			}
+		case m == api.DriftCorrect && (said == api.DriftReport || a[api.AnnotationReconcile] == api.ValueDisabled):
+			m = api.DriftReport
+		}
+	}
+	return m, off
 }
+
+func annotated(key, value string, git bool) string {
+	where := onLive
+	if git {
+		where = inGit
+	}
+	return "the annotation " + key + ": " + value + where
+}
+
+// onlyIfAbsent says where it stands that the object is ours to create and nobody's to keep; empty for nowhere.
+func onlyIfAbsent(in Input) string {
+	const ifNotPresent = "IfNotPresent"
+	switch {
+	case annotations(in.Desired)[api.AnnotationSSA] == ifNotPresent:
+		return annotated(api.AnnotationSSA, ifNotPresent, true)
+	case annotations(in.Live)[api.AnnotationSSA] == ifNotPresent:
+		return annotated(api.AnnotationSSA, ifNotPresent, false)
+	}
+	return ""
+}
+
+// passedOver says why a result without drift is no proof that the object is as it should be:
+// it is not looked at, or not at a field that had drifted. It is empty if the object matches.
+func (r Result) passedOver(e api.Episode) string {
+	if r.off != "" {
+		return r.off
+	}
+	var out []string
+	for _, f := range e.Fields {
+		if f.Class == api.ClassAdded && r.addedOff != "" {
+			return r.addedOff
+		}
+		for _, d := range slices.Concat(r.kept, r.passed) {
+			p := d.path.String()
+			if d.rule && (p == f.Path || strings.HasPrefix(p, f.Path+"/") || strings.HasPrefix(f.Path, p+"/")) {
+				out = append(out, f.Path+" ("+d.reason+")")
+				break
+			}
+		}
+	}
+	if n := len(out) - maxNamed; n > 0 {
+		out = append(out[:maxNamed], "and "+strconv.Itoa(n)+" more")
+	}
+	return strings.Join(out, ", ")
+}
+
+// maxNamed is how many fields one line names.
+const maxNamed = 3
 
 func annotations(o *unstructured.Unstructured) map[string]string {
 	if o == nil {

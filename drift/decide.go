@@ -82,15 +82,14 @@ func retryAfter(kind api.ErrorKind, n int) time.Duration {
 
 // contested reports whether somebody keeps taking the object back.
 func contested(e *api.Episode, manager string, at time.Time, opened bool, l Limits) bool {
-	n, last := 0, time.Time{}
+	n := 0
 	for _, c := range e.Track.Corrections {
 		if c.Manager == manager && at.Sub(c.At) <= l.ContestWindow {
 			n++
 		}
-		last = c.At
 	}
-	if e.Track.Backoff > 0 && opened && at.Sub(last) > l.ContestWindow {
-		// They were quiet for as long as it takes to call it a fight: it is over.
+	if opened && n == 0 {
+		// They were quiet for as long as it takes to call it a fight: it is over. Or it is not their doing at all.
 		e.Track.Backoff = 0
 	}
 	return n >= l.ContestCount || e.Track.Backoff > 0

@@ -53,6 +53,10 @@ func Observe(prev *api.Episode, o Observation) (*api.Episode, Decision) {
 		if prev == nil || !prev.Open() {
 			return nil, Decision{Reason: "matches"}
 		}
+		if why := o.Result.passedOver(*prev); why != "" {
+			e := passedOver(*prev, o.At, why)
+			return &e, Decision{Reason: why}
+		}
 		e := Matched(*prev, o.At)
 		return &e, Decision{Reason: "matches"}
 	}
@@ -78,6 +82,17 @@ func Matched(prev api.Episode, at time.Time) api.Episode {
 	end(&e, at)
 	e.Outcome = api.OutcomeResolved
 	say(&e, at, "resolved: the object matches again")
+	return e
+}
+
+// passedOver notes that an object is no longer looked at, or not at what had drifted, which ends its episode:
+// nothing was put right by that.
+func passedOver(prev api.Episode, at time.Time, why string) api.Episode {
+	e := clone(prev)
+	at = settle(&e, at)
+	end(&e, at)
+	e.Outcome, e.Hint = api.OutcomeIgnored, ""
+	say(&e, at, "no longer looked at: "+why)
 	return e
 }
 
@@ -138,7 +153,10 @@ func begin(prev *api.Episode, o Observation) (e api.Episode, at time.Time, opene
 	}
 	quiet := at.Sub(e.End)
 	if quiet > sameEpisode || !same(e, o.Result) {
-		return fresh(o), o.At, true
+		next := fresh(o)
+		next.Onset = at
+		carry(&next, e, o.Result, at, o.Limits.withDefaults())
+		return next, at, true
 	}
 	// Nobody was asked while it was quiet, and it matched.
 	for range min(int(quiet/quietState), maxStates) {
@@ -147,6 +165,32 @@ func begin(prev *api.Episode, o Observation) (e api.Episode, at time.Time, opene
 	e.End = time.Time{}
 	e.Count++
 	return e, at, true
+}
+
+// carry takes over what is known of a fight: it is about the object, whichever of its fields it is fought with.
+func carry(next *api.Episode, last api.Episode, r Result, at time.Time, l Limits) {
+	done := last.Track.Corrections
+	if rest(last, r) && len(done) > 0 {
+		done = done[:len(done)-1] // nobody has undone it
+	}
+	for _, c := range done {
+		if at.Sub(c.At) <= l.ContestWindow {
+			next.Track.Corrections = append(next.Track.Corrections, c)
+		}
+	}
+	if len(next.Track.Corrections) > 0 {
+		next.Track.Backoff = last.Track.Backoff
+	}
+}
+
+// rest reports whether a result is only what a correction had left for the next one:
+// what is ours is put right first, and then what others added is removed.
+func rest(last api.Episode, r Result) bool {
+	return last.Outcome == api.OutcomeCorrected && r.Class == api.ClassAdded && !slices.ContainsFunc(r.Fields, func(f api.FieldDiff) bool {
+		return !slices.ContainsFunc(last.Fields, func(was api.FieldDiff) bool {
+			return was.Class == f.Class && was.Path == f.Path && was.Live == f.Live
+		})
+	})
 }
 
 func fresh(o Observation) api.Episode {
@@ -181,11 +225,16 @@ func look(e *api.Episode, o Observation, at time.Time, opened bool) {
 	e.Fields = slices.Clone(r.Fields[:min(len(r.Fields), api.MaxFields)])
 	e.FieldsOmitted = len(r.Fields) - len(e.Fields)
 	for i, f := range e.Fields {
-		// What was proven when it was seen first stays proven while nothing changes.
+		// What was proven when a value was seen first stays proven while nothing changes,
+		// and what was not does not become so: a later stamp is about another change.
 		was, ok := known[f.Path]
-		if ok && !opened && was.Live == f.Live && was.By.Confidence == api.ConfidencePerson &&
-			was.By.Manager == f.By.Manager && was.By.Time.Equal(f.By.Time) {
+		if !ok || was.Live != f.Live || (opened && e.Outcome != api.OutcomeIgnored) {
+			continue
+		}
+		if was.By.Confidence == api.ConfidencePerson && was.By.Manager == f.By.Manager && was.By.Time.Equal(f.By.Time) {
 			e.Fields[i].By = was.By
+		} else {
+			e.Fields[i].By = impersonal(f.By)
 		}
 	}
 	if len(e.Fields) > 0 {

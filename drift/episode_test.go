@@ -198,7 +198,74 @@ func TestContested(t *testing.T) {
 	}
 }
 
+// It is the object that is contested, whichever of its fields the other takes next.
+func TestContestedWithOtherFields(t *testing.T) {
+	s := &story{t: t, at: t0}
+	round := 0
+	fight := func() {
+		round++
+		s.observe(found("rival", fmt.Sprintf("/data/%d", round)))
+	}
+	for range 3 {
+		fight()
+		s.is(api.OutcomePending, true, drift.Correct)
+		if s.ep.Count != 1 {
+			t.Fatalf("other fields continue the episode: %+v", s.ep)
+		}
+		s.corrected(nil)
+		s.later(time.Second)
+	}
+	for _, wait := range []time.Duration{1, 2, 4} {
+		wait *= time.Minute
+		fight()
+		s.is(api.OutcomeContested, true, drift.Hold)
+		if s.seen.After != wait || !strings.Contains(s.ep.Hint, "rival") || s.ep.Count != 1 {
+			t.Fatalf("after %v, want %v; %+v", s.seen.After, wait, s.ep)
+		}
+		s.later(wait)
+		s.observe(found("rival", s.ep.Fields[0].Path))
+		s.is(api.OutcomeContested, true, drift.Correct)
+		s.corrected(nil)
+		s.later(time.Second)
+	}
+	// Who has nothing to do with the fight is not taken for a rival.
+	s.observe(found("kubectl-edit", "/metadata/labels/a"))
+	s.is(api.OutcomePending, true, drift.Correct)
+	s.corrected(nil)
+	// And the fight goes on.
+	fight()
+	s.is(api.OutcomeContested, true, drift.Hold)
+	// They stop; after a quarter of an hour the fight is over.
+	s.later(s.seen.After)
+	s.observe(found("rival", s.ep.Fields[0].Path))
+	s.corrected(nil)
+	s.later(16 * time.Minute)
+	fight()
+	s.is(api.OutcomePending, true, drift.Correct)
+	if s.ep.Hint != "" || s.ep.Track.Backoff != 0 || len(s.ep.Track.Corrections) != 0 {
+		t.Errorf("%+v", s.ep)
+	}
+}
+
 func TestNotContested(t *testing.T) {
+	t.Run("one edit, put right in two steps", func(t *testing.T) {
+		both := found("tool", "/a", "/b")
+		both.Fields[1].Class = api.ClassAdded
+		left := found("tool", "/b")
+		left.Class, left.Fields[0].Class, left.Action = api.ClassAdded, api.ClassAdded, drift.Strip
+		s := &story{t: t, at: t0}
+		for range 3 {
+			s.observe(both)
+			s.is(api.OutcomePending, true, drift.Correct)
+			s.corrected(nil)
+			s.observe(left)
+			s.is(api.OutcomePending, true, drift.Strip)
+			s.corrected(nil)
+			s.later(time.Second)
+		}
+		s.observe(both)
+		s.is(api.OutcomeContested, true, drift.Hold)
+	})
 	t.Run("different managers", func(t *testing.T) {
 		s := &story{t: t, at: t0}
 		for i := range 6 {
@@ -366,6 +433,19 @@ func TestPersonStays(t *testing.T) {
 	if s.ep.By.Person != "" {
 		t.Errorf("another value, and still %+v", s.ep.By)
 	}
+	// A stamp that comes after a value was seen is about something else.
+	stamped := found("kubectl-edit", "/a")
+	stamped.Fields[0].Live = "3"
+	stamped.Fields[0].By.Person, stamped.Fields[0].By.Confidence = "bob", api.ConfidencePerson
+	s.observe(stamped)
+	if by := s.ep.By; by.Person != "" || by.Confidence != api.ConfidenceTool {
+		t.Errorf("seen before bob came, and now %+v", by)
+	}
+	s.corrected(nil)
+	s.observe(stamped)
+	if s.ep.By.Person != "bob" {
+		t.Errorf("begun anew: %+v", s.ep.By)
+	}
 }
 
 // Whatever happens in whatever order: the episode stays well-formed and its past is not changed.
@@ -435,7 +515,7 @@ func wellFormed(t *testing.T, s *story) {
 		t.Fatalf("end %v before onset %v", e.End, e.Onset)
 	case e.Count < 1 || e.Class == "" || len(e.Fields) == 0:
 		t.Fatalf("count %d, class %q, %d fields", e.Count, e.Class, len(e.Fields))
-	case !e.Open() && e.Outcome != api.OutcomeCorrected && e.Outcome != api.OutcomeResolved:
+	case !e.Open() && e.Outcome != api.OutcomeCorrected && e.Outcome != api.OutcomeResolved && e.Outcome != api.OutcomeIgnored:
 		t.Fatalf("closed as %q", e.Outcome)
 	case s.seen.After < 0 || s.seen.After > 30*time.Minute:
 		t.Fatalf("look again after %v", s.seen.After)

@@ -26,7 +26,7 @@ func Explain(in Input) []Explained {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
-	if in.Spec.Extra == "" || in.Spec.Extra == api.ExtraIgnore {
+	if !asksForExtra(in.Spec) {
 		in.Spec.Extra = api.ExtraReport
 	}
 	w := newWalker(in)

@@ -21,9 +21,6 @@ const (
 // lastApplied holds a whole object, a Secret's values included.
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
-// maxEvidence bounds the parts of the evidence, in bytes.
-const maxEvidence = 64 << 10
-
 // masker knows which values of an object must not be shown.
 type masker struct{ secret bool }
 
@@ -93,39 +90,6 @@ func window(s string, from int) string {
 		return s
 	}
 	return fmt.Sprintf("…%s… (bytes %d to %d of %d)", strings.ToValidUTF8(part, ""), from, from+len(part), len(s))
-}
-
-// EvidenceOf is what is stored of a live object before it is corrected. It is nil for an absent object.
-func EvidenceOf(live *unstructured.Unstructured) *api.Evidence {
-	if live == nil {
-		return nil
-	}
-	e := &api.Evidence{ResourceVersion: live.GetResourceVersion(), Generation: live.GetGeneration()}
-	o := live.DeepCopy()
-	fields, _, _ := unstructured.NestedFieldNoCopy(o.Object, "metadata", "managedFields")
-	if s := text(fields); len(s) <= maxEvidence {
-		e.ManagedFields = s
-	}
-	unstructured.RemoveNestedField(o.Object, "metadata", "managedFields")
-	maskObject(o)
-	if s := text(o.Object); len(s) <= maxEvidence {
-		e.Live = s
-	}
-	return e
-}
-
-// evidence is EvidenceOf the live object, with the editor's name as episodes may show it.
-func (in Input) evidence() *api.Evidence {
-	live, name := in.Live, annotations(in.Live)[api.AnnotationLastEditor]
-	if in.Person != nil && name != "" {
-		live = live.DeepCopy()
-		a := live.GetAnnotations()
-		if a[api.AnnotationLastEditor] = in.Person(name); a[api.AnnotationLastEditor] == "" {
-			delete(a, api.AnnotationLastEditor)
-		}
-		live.SetAnnotations(a)
-	}
-	return EvidenceOf(live)
 }
 
 // maskObject replaces all values of an object that must not be shown.

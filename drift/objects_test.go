@@ -67,6 +67,47 @@ webhooks:
 `
 }
 
+// apiService is of a group that nobody serves.
+func apiService(bundle string) string {
+	return `
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1.$NS.example.com}
+spec:
+  group: $NS.example.com
+  version: v1
+  groupPriorityMinimum: 1000
+  versionPriority: 15
+  service: {namespace: $NS, name: hook, port: 443}
+  ` + bundle + `
+`
+}
+
+// converted is a CRD whose versions a webhook converts.
+func converted(bundle string) string {
+	return `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.$NS.example.com}
+spec:
+  group: $NS.example.com
+  scope: Namespaced
+  names: {kind: Boat, plural: boats, singular: boat, listKind: BoatList}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+  conversion:
+    strategy: Webhook
+    webhook:
+      conversionReviewVersions: [v1]
+      clientConfig:
+        service: {namespace: $NS, name: hook, path: /convert}
+        ` + bundle + `
+`
+}
+
 const ship = `
 apiVersion: sea.example.org/v1
 kind: Ship

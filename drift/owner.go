@@ -17,7 +17,6 @@ type entry struct {
 	manager     string
 	operation   string
 	subresource string
-	apiVersion  string
 	time        time.Time
 	fields      *fieldpath.Set
 	// applied is set for what we apply; ours, for all that stands under our name.
@@ -37,7 +36,7 @@ func entriesOf(o *unstructured.Unstructured, manager string) []entry {
 		}
 		e := entry{
 			manager: m.Manager, operation: string(m.Operation), subresource: m.Subresource,
-			apiVersion: m.APIVersion, fields: set, ours: m.Manager == manager && m.Subresource == "",
+			fields: set, ours: m.Manager == manager && m.Subresource == "",
 		}
 		if m.Time != nil {
 			e.time = m.Time.UTC()
@@ -94,6 +93,17 @@ func attribution(e *entry) api.Attribution {
 	return a
 }
 
+// impersonal is an attribution without the person.
+func impersonal(a api.Attribution) api.Attribution {
+	if a.Person != "" {
+		a.Person, a.Confidence = "", api.ConfidenceTool
+	}
+	if nobody(a.Manager) {
+		a.Confidence = api.ConfidenceUnknown
+	}
+	return a
+}
+
 // nobody reports names under which the API server itself lumps owners together.
 func nobody(manager string) bool {
 	return manager == "" || manager == "ancient-changes" || manager == "before-first-apply"
@@ -121,21 +131,50 @@ func controller(manager string) bool {
 	return strings.HasPrefix(manager, "cert-manager-")
 }
 
-// person names who made the last change to the object, where the cluster stamps it and
-// it can be proven that this change, and no other, led away from the state that was known to match.
-func person(live *unstructured.Unstructured, matched *api.InventoryEntry, metadata bool) string {
+// person names who made a difference, where the cluster stamps it and it can be proven that this person's change,
+// and no other, led away from the state that was known to match. In doubt it is nobody.
+func (w *walker) person(d difference, by *entry) string {
+	live, m := w.in.Live, w.in.Matched
 	a := live.GetAnnotations()
-	from := a[api.AnnotationLastEditorFrom]
-	rv, generation, ok := strings.Cut(from, "/")
-	if matched == nil || !ok || a[api.AnnotationLastEditor] == "" {
+	from := strings.Split(a[api.AnnotationLastEditorFrom], "/")
+	_, labelled := live.GetLabels()[api.LabelPartOf]
+	switch {
+	case w.in.Stamps == "", len(from) != 3, from[2] != w.in.Stamps:
+		return "" // not by the policy that is in force: anybody may have written it
+	case !labelled:
+		return "" // the policy lets such an object pass
+	case m == nil, m.UID == "", m.UID != string(live.GetUID()):
+		return "" // not the object that is known to have matched
+	case w.unstamped(d, by):
 		return ""
 	}
 	// The stamp tells from which state the editor started. The same resource version is proof
 	// for any field; the same generation only for what moves the generation.
-	sameGeneration := !metadata && matched.Generation > 0 && live.GetGeneration() == matched.Generation+1 &&
-		generation == formatInt(matched.Generation)
-	if (rv != "" && rv == matched.ResourceVersion) || sameGeneration {
+	sameVersion := from[0] != "" && from[0] == m.ResourceVersion
+	sameGeneration := !d.path.under("metadata") && m.Generation > 0 && live.GetGeneration() == m.Generation+1 &&
+		from[1] == formatInt(m.Generation)
+	if sameVersion || sameGeneration {
 		return a[api.AnnotationLastEditor]
 	}
 	return ""
+}
+
+// unstamped reports whether a difference can come from a write that leaves the stamp as it is: one to a subresource,
+// such as /scale, which the policy does not see. What stands on the object is then about an earlier write, of somebody else.
+func (w *walker) unstamped(d difference, by *entry) bool {
+	if by == nil {
+		// A removal leaves no owner. An update of the status can carry annotations and finalizers away.
+		_, status := w.in.Live.Object["status"]
+		return d.have != nil && !d.order || status && d.path.under("metadata")
+	}
+	for _, e := range w.live {
+		switch {
+		case e.ours:
+		case e.subresource != "" && e.owns(d.path.path()):
+			return true
+		case e.subresource == "" && e.manager != by.manager && e.time.After(by.time):
+			return true // the stamp may be about this write
+		}
+	}
+	return nobody(by.manager)
 }

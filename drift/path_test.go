@@ -73,29 +73,6 @@ func TestRulePaths(t *testing.T) {
 	}
 }
 
-func TestWild(t *testing.T) {
-	tests := []struct {
-		pattern, s string
-		want       bool
-	}{
-		{"", "anything", true},
-		{"a", "a", true},
-		{"a", "b", false},
-		{"*", "", true},
-		{"a*", "abc", true},
-		{"*c", "abc", true},
-		{"a*c", "abbc", true},
-		{"a*c", "abcd", false},
-		{"*b*b*", "abcb", true},
-		{"a*b*c", "acb", false},
-	}
-	for _, tt := range tests {
-		if got := wild(tt.pattern, tt.s); got != tt.want {
-			t.Errorf("wild(%q, %q) = %v", tt.pattern, tt.s, got)
-		}
-	}
-}
-
 func TestEqual(t *testing.T) {
 	m := func(kv ...any) map[string]any {
 		out := map[string]any{}
@@ -166,33 +143,104 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// The state that an editor began from must be the one that was known to match.
+// What is on an object when a person is asked for: alice's stamp, and what else is known.
+type scene struct {
+	from       string // of the stamp; the policy's mark is added
+	generation int64
+	path       string // /metadata/labels/a or /spec/a
+	by         *entry // nil is nobody
+	have       any    // the live value; nil is a removal
+	others     []entry
+	change     func(w *walker)
+}
+
+// The state that an editor began from must be the one that was known to match, and nothing else may have led away from it.
 func TestPersonIsProven(t *testing.T) {
-	matched := &api.InventoryEntry{ResourceVersion: "10", Generation: 3}
-	tests := []struct {
-		from       string
-		generation int64
-		metadata   bool
-		want       string
-	}{
-		{"10/3", 4, false, "alice"},
-		{"10/3", 3, true, "alice"},
-		{"12/3", 4, false, "alice"}, // only the status changed in between
-		{"12/3", 4, true, ""},       // labels may have changed in between
-		{"12/3", 5, false, ""},
-		{"12/4", 5, false, ""},
-		{"", 4, false, ""},
-		{"/", 4, false, ""},
-	}
-	for _, tt := range tests {
-		o := &unstructured.Unstructured{Object: map[string]any{}}
-		o.SetGeneration(tt.generation)
-		o.SetAnnotations(map[string]string{api.AnnotationLastEditor: "alice", api.AnnotationLastEditorFrom: tt.from})
-		if got := person(o, matched, tt.metadata); got != tt.want {
-			t.Errorf("%+v: %q", tt, got)
+	at := func(manager, subresource string, second int, path ...any) entry {
+		return entry{
+			manager: manager, subresource: subresource, operation: "Update", time: time.Unix(int64(second), 0),
+			fields: fieldpath.NewSet(fieldpath.MakePathOrDie(path...)),
 		}
 	}
+	spec, label := at("kubectl-edit", "", 5, "spec", "a"), at("kubectl-edit", "", 5, "metadata", "labels", "a")
+	scale := at("kubectl", "scale", 5, "spec", "a")
+	lumped := at("ancient-changes", "", 5, "spec", "a")
+	const inSpec, inLabels = "/spec/a", "/metadata/labels/a"
+	tests := map[string]struct {
+		scene
+		want string
+	}{
+		"a field":                                                    {scene{from: "10/3", generation: 4, path: inSpec, by: &spec}, "alice"},
+		"a label":                                                    {scene{from: "10/3", generation: 3, path: inLabels, by: &label}, "alice"},
+		"a removal":                                                  {scene{from: "10/3", generation: 4, path: inSpec}, "alice"},
+		"only the status changed in between":                         {scene{from: "12/3", generation: 4, path: inSpec, by: &spec}, "alice"},
+		"labels may have changed in between":                         {scene{from: "12/3", generation: 4, path: inLabels, by: &label}, ""},
+		"two changes of the spec":                                    {scene{from: "12/3", generation: 5, path: inSpec, by: &spec}, ""},
+		"a later change of the spec":                                 {scene{from: "12/4", generation: 5, path: inSpec, by: &spec}, ""},
+		"no state":                                                   {scene{from: "/", generation: 4, path: inSpec, by: &spec}, ""},
+		"alice edited, then somebody scaled":                         {scene{from: "10/3", generation: 5, path: inSpec, by: &scale, others: []entry{at("kubectl-set", "", 4, "spec", "b")}}, ""},
+		"alice added a label, then somebody scaled":                  {scene{from: "10/3", generation: 4, path: inSpec, by: &scale, others: []entry{at("kubectl-label", "", 4, "metadata", "labels", "b")}}, ""},
+		"alice's own field, and somebody scaled":                     {scene{from: "10/3", generation: 5, path: inSpec, by: &spec, others: []entry{at("kubectl", "scale", 6, "spec", "b")}}, "alice"},
+		"shared with a subresource":                                  {scene{from: "10/3", generation: 5, path: inSpec, by: &spec, others: []entry{scale}}, ""},
+		"another manager wrote later":                                {scene{from: "10/3", generation: 5, path: inSpec, by: &spec, others: []entry{at("helm", "", 6, "spec", "b")}}, ""},
+		"another manager wrote before":                               {scene{from: "10/3", generation: 5, path: inSpec, by: &spec, others: []entry{at("helm", "", 4, "spec", "b")}}, "alice"},
+		"managers that the API server lumps":                         {scene{from: "10/3", generation: 5, path: inSpec, by: &lumped}, ""},
+		"a removed label, perhaps through /status":                   {scene{from: "10/3", generation: 3, path: inLabels, change: withStatus}, ""},
+		"a removed field, with a status":                             {scene{from: "10/3", generation: 4, path: inSpec, change: withStatus}, "alice"},
+		"a removed label of an object with no status":                {scene{from: "10/3", generation: 3, path: inLabels}, "alice"},
+		"a value that nobody owns, since managedFields were cleared": {scene{from: "10/3", generation: 4, path: inSpec, have: "y"}, ""},
+		"another object of the same name": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) {
+			w.in.Live.SetUID("other")
+		}}, ""},
+		"an object whose UID is not known": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) {
+			w.in.Matched.UID = ""
+			w.in.Live.SetUID("")
+		}}, ""},
+		"nothing is known": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) { w.in.Matched = nil }}, ""},
+		"no policy in force": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) {
+			w.in.Stamps = ""
+		}}, ""},
+		"no policy in force, and a stamp that looks like it": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) {
+			w.in.Stamps = ""
+			w.in.Live.SetAnnotations(map[string]string{api.AnnotationLastEditor: "alice", api.AnnotationLastEditorFrom: "10/3/"})
+		}}, ""},
+		"a stamp of the policy before": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) {
+			w.in.Stamps = "newer"
+		}}, ""},
+		"without our label, which is what the policy goes by": {scene{from: "10/3", generation: 4, path: inSpec, by: &spec, change: func(w *walker) {
+			w.in.Live.SetLabels(nil)
+		}}, ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			o := &unstructured.Unstructured{Object: map[string]any{}}
+			o.SetUID("u")
+			o.SetGeneration(tt.generation)
+			o.SetLabels(map[string]string{api.LabelPartOf: "set"})
+			o.SetAnnotations(map[string]string{api.AnnotationLastEditor: "alice", api.AnnotationLastEditorFrom: tt.from + "/mark"})
+			w := &walker{live: tt.others, in: Input{
+				Live: o, Stamps: "mark", Matched: &api.InventoryEntry{UID: "u", ResourceVersion: "10", Generation: 3},
+			}}
+			d := difference{want: "x", have: tt.have}
+			for part := range strings.SplitSeq(strings.TrimPrefix(tt.path, "/"), "/") {
+				d.path = d.path.then(fieldStep(part))
+			}
+			if tt.by != nil {
+				w.live = append(w.live, *tt.by)
+				d.have = "y"
+			}
+			if tt.change != nil {
+				tt.change(w)
+			}
+			w.name(&d, tt.by)
+			if d.by.Person != tt.want || (d.by.Confidence == api.ConfidencePerson) != (tt.want != "") {
+				t.Errorf("%+v", d.by)
+			}
+		})
+	}
 }
+
+func withStatus(w *walker) { w.in.Live.Object["status"] = map[string]any{} }
 
 // A long value is cut around the place where it differs: what is shown is never twice the same.
 func TestBounded(t *testing.T) {

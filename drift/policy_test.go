@@ -1,13 +1,17 @@
 package drift_test
 
 import (
+	"context"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -18,7 +22,7 @@ import (
 func matched(o *unstructured.Unstructured) *api.InventoryEntry {
 	return &api.InventoryEntry{
 		UID: string(o.GetUID()), ResourceVersion: o.GetResourceVersion(), Generation: o.GetGeneration(),
-		MetaDigest: api.MetaDigest(o.GetLabels(), o.GetAnnotations()),
+		MetaDigest: api.MetaDigest(o),
 	}
 }
 
@@ -251,26 +255,48 @@ func image(o *unstructured.Unstructured) string {
 	return ""
 }
 
+// stamps has the API server stamp the names of all but the administrator, who is the agent here.
+func (c *cluster) stamps(mark string) {
+	c.t.Helper()
+	own := c.as("flotilla-agent")
+	for _, o := range drift.StampPolicy("kubernetes-admin", mark) {
+		_ = c.resource(o).Delete(c.t.Context(), o.GetName(), metav1.DeleteOptions{})
+		own.apply(o)
+		c.t.Cleanup(func() { _ = c.resource(o).Delete(context.Background(), o.GetName(), metav1.DeleteOptions{}) })
+	}
+}
+
+// stamped applies an object of ours and waits until alice's hand is seen on it.
+func (c *cluster) stamped(text, mark string) *unstructured.Unstructured {
+	c.t.Helper()
+	alice, desired := c.as("alice"), c.parse(text)
+	desired.SetLabels(map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: "set"})
+	c.fresh(desired)
+	eventually(c.t, "the policy works", func() bool {
+		_ = alice.tryEdit(desired, "probe", `{"metadata":{"annotations":{"probe":"`+rvOf(c.get(desired))+`"}}}`)
+		a := c.get(desired).GetAnnotations()
+		return a[api.AnnotationLastEditor] == "alice" && strings.HasSuffix(a[api.AnnotationLastEditorFrom], "/"+mark)
+	})
+	c.apply(desired)
+	// Until the controllers have seen it, the status moves the resource version.
+	last := ""
+	eventually(c.t, "the object is at rest", func() bool {
+		time.Sleep(200 * time.Millisecond)
+		before := last
+		last = rvOf(c.get(desired))
+		return last == before
+	})
+	return desired
+}
+
 // The API server stamps who made the last change. A person is named only where it is proven
 // that this change, and no other, led away from what was known to match.
 func TestPerson(t *testing.T) {
 	c := newCluster(t)
-	for _, o := range drift.StampPolicy("kubernetes-admin") {
-		_ = c.resource(o).Delete(t.Context(), o.GetName(), metav1.DeleteOptions{})
-		own := c.as("flotilla-agent")
-		own.apply(o)
-		t.Cleanup(func() { _ = c.resource(o).Delete(t.Context(), o.GetName(), metav1.DeleteOptions{}) })
-	}
+	c.stamps("mark")
 	agent, alice, bob := c.as("kubernetes-admin"), c.as("alice"), c.as("bob")
 	for name, text := range map[string]string{"Deployment": deployment, "ConfigMap": configMap} {
-		desired := c.parse(text)
-		desired.SetLabels(map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: "set"})
-		agent.fresh(desired)
-		eventually(t, "the policy works", func() bool {
-			_ = alice.tryEdit(desired, "probe", `{"metadata":{"annotations":{"probe":"`+rvOf(c.get(desired))+`"}}}`)
-			return c.get(desired).GetAnnotations()[api.AnnotationLastEditor] == "alice"
-		})
-		agent.apply(desired)
+		desired := agent.stamped(text, "mark")
 		spec := api.Drift{Extra: api.ExtraReport, Ignore: []api.IgnoreRule{{Paths: []string{"/metadata/annotations/probe"}}}}
 		if got := lines(drift.Compare(agent.input(desired, spec))); got != nil {
 			t.Fatalf("%s: the stamp itself is drift: %q", name, got)
@@ -285,7 +311,7 @@ func TestPerson(t *testing.T) {
 		before = matched(c.get(desired))
 		alice.edit(desired, edit, patch)
 		in := agent.input(desired, spec)
-		in.Matched = before
+		in.Matched, in.Stamps = before, "mark"
 		check := func(what, want string) {
 			t.Helper()
 			r := drift.Compare(in)
@@ -298,6 +324,9 @@ func TestPerson(t *testing.T) {
 		in.Matched = nil
 		check("nothing known", "")
 		in.Matched = before
+		in.Stamps = ""
+		check("no policy in force", "")
+		in.Stamps = "mark"
 		in.Person = func(string) string { return "" }
 		check("names left out", "")
 		in.Person = func(s string) string { return "hash-of-" + s }
@@ -305,8 +334,134 @@ func TestPerson(t *testing.T) {
 
 		bob.edit(desired, edit, `{"metadata":{"annotations":{"probe":"bob"}}}`)
 		in = agent.input(desired, spec)
-		in.Matched = before
+		in.Matched, in.Stamps = before, "mark"
 		check("bob came after", "")
+	}
+}
+
+// Writes to /scale carry no stamp, and what is on the object stays there: nobody is named for what another scaled.
+func TestPersonAndScale(t *testing.T) {
+	c := newCluster(t)
+	c.stamps("scale")
+	agent, alice, bob := c.as("kubernetes-admin"), c.as("alice"), c.as("bob")
+	for name, tt := range map[string]struct {
+		patch string
+		want  []string
+	}{
+		"alice edited, then bob scaled": {
+			`[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"nginx:2"}]`,
+			[]string{
+				`changed /spec/replicas 0 -> 3 by kubectl/scale`,
+				`changed ` + container + `/image "nginx:1" -> "nginx:2" by kubectl-edit (alice)`,
+			},
+		},
+		"alice added a label, then bob scaled": {
+			`{"metadata":{"labels":{"theirs":"x"}}}`,
+			[]string{
+				`changed /spec/replicas 0 -> 3 by kubectl/scale`,
+				`added /metadata/labels/theirs  -> "x" by kubectl-edit (alice)`,
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent, alice, bob := agent.in(t), alice.in(t), bob.in(t)
+			desired := agent.stamped(deployment, "scale")
+			before := matched(agent.get(desired))
+			alice.edit(desired, edit, tt.patch)
+			bob.edit(desired, "kubectl", `{"spec":{"replicas":3}}`, "scale")
+			in := agent.input(desired, api.Drift{Extra: api.ExtraReport, Ignore: []api.IgnoreRule{{Paths: []string{"/metadata/annotations/probe"}}}})
+			in.Matched, in.Stamps = before, "scale"
+			if d := cmp.Diff(tt.want, lines(drift.Compare(in))); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// Who ends an opt-out is not blamed for what others did meanwhile, though it is the first change since the object was in order.
+func TestPersonAndOptOut(t *testing.T) {
+	c := newCluster(t)
+	c.stamps("opt")
+	agent, alice, bob := c.as("kubernetes-admin"), c.as("alice"), c.as("bob")
+	desired := agent.stamped(configMap, "opt")
+	bob.edit(desired, edit, `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore"}}}`)
+	alice.edit(desired, edit, `{"data":{"a":"7"}}`)
+	before := matched(agent.get(desired)) // nobody looked closer
+	bob.edit(desired, edit, `{"metadata":{"annotations":{"flotilla.dev/drift":null}}}`)
+	in := agent.input(desired, api.Drift{})
+	in.Matched, in.Stamps = before, "opt"
+	want := []string{`changed /data/a "1" -> "7" by kubectl-edit`}
+	if d := cmp.Diff(want, lines(drift.Compare(in))); d != "" {
+		t.Error(d)
+	}
+}
+
+// Whoever writes the stamp by hand is named by it, and nobody else.
+func TestStampCannotBeForged(t *testing.T) {
+	c := newCluster(t)
+	c.stamps("forged")
+	agent, bob := c.as("kubernetes-admin"), c.as("bob")
+	forged := func(before *api.InventoryEntry) string {
+		from := before.ResourceVersion + "/" + strconv.FormatInt(before.Generation, 10) + "/forged"
+		return `"` + api.AnnotationLastEditor + `":"alice","` + api.AnnotationLastEditorFrom + `":"` + from + `"`
+	}
+	for name, do := range map[string]func(bob *cluster, desired *unstructured.Unstructured, stamp string) *unstructured.Unstructured{
+		"in the edit itself": func(bob *cluster, desired *unstructured.Unstructured, stamp string) *unstructured.Unstructured {
+			bob.edit(desired, edit, `{"spec":{"paused":true,"revisionHistoryLimit":7},"metadata":{"annotations":{`+stamp+`}}}`)
+			return nil
+		},
+		"after it, with an update of the status": func(bob *cluster, desired *unstructured.Unstructured, stamp string) *unstructured.Unstructured {
+			bob.edit(desired, edit, `{"spec":{"revisionHistoryLimit":7}}`)
+			bob.edit(desired, edit, `{"metadata":{"annotations":{`+stamp+`}}}`, "status")
+			return nil
+		},
+		"while our label is away": func(bob *cluster, desired *unstructured.Unstructured, stamp string) *unstructured.Unstructured {
+			bob.edit(desired, edit, `{"spec":{"revisionHistoryLimit":7},"metadata":{"labels":{"`+api.LabelPartOf+`":null}}}`)
+			bob.edit(desired, edit, `{"metadata":{"annotations":{`+stamp+`}}}`)
+			return nil
+		},
+		"with an object made anew": func(bob *cluster, desired *unstructured.Unstructured, stamp string) *unstructured.Unstructured {
+			again := desired.DeepCopy()
+			var a map[string]string
+			if err := json.Unmarshal([]byte("{"+stamp+"}"), &a); err != nil {
+				bob.t.Fatal(err)
+			}
+			again.SetAnnotations(a)
+			_ = unstructured.SetNestedField(again.Object, int64(7), "spec", "revisionHistoryLimit")
+			if err := bob.resource(desired).Delete(bob.t.Context(), desired.GetName(), metav1.DeleteOptions{}); err != nil {
+				bob.t.Fatal(err)
+			}
+			made, err := bob.resource(again).Create(bob.t.Context(), again, metav1.CreateOptions{FieldManager: "kubectl-create"})
+			if err != nil {
+				bob.t.Fatal(err)
+			}
+			return made
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			agent, bob := agent.in(t), bob.in(t)
+			desired := agent.stamped(deployment, "forged")
+			before := matched(agent.get(desired))
+			made := do(bob, desired, forged(before))
+			live := agent.get(desired)
+			if name != "while our label is away" && live.GetAnnotations()[api.AnnotationLastEditor] != "bob" {
+				t.Errorf("the stamp is %v", live.GetAnnotations())
+			}
+			in := agent.input(desired, api.Drift{})
+			in.Matched, in.Stamps = before, "forged"
+			r := drift.Compare(in)
+			if len(r.Fields) == 0 {
+				t.Fatal("no drift")
+			}
+			for _, f := range r.Fields {
+				if f.By.Person != "" && f.By.Person != "bob" {
+					t.Errorf("%s is blamed on %s", f.Path, f.By.Person)
+				}
+			}
+			if made != nil && made.GetAnnotations()[api.AnnotationLastEditor] != "bob" {
+				t.Errorf("made with the stamp %v", made.GetAnnotations())
+			}
+		})
 	}
 }
 
@@ -465,6 +620,197 @@ func TestRuleEndsDrift(t *testing.T) {
 	var any map[string]any
 	if err := yaml.Unmarshal([]byte(text), &any); err != nil {
 		t.Error(err)
+	}
+}
+
+// Looking away is no healing: the episode says that nobody looks any more, and where that stands.
+func TestSwitchedOff(t *testing.T) {
+	c := newCluster(t)
+	ignoring := api.Drift{Ignore: []api.IgnoreRule{{Managers: []string{"nobody"}}, {Paths: []string{"/data"}}}}
+	order := map[string]string{api.AnnotationDrift: "ignore"}
+	once := map[string]string{api.AnnotationSSA: "IfNotPresent"}
+	for name, tt := range map[string]struct {
+		before api.Drift
+		patch  string // what somebody does to the object; empty deletes it
+		change func(desired *unstructured.Unstructured, in *drift.Input)
+		want   string
+	}{
+		"an annotation on the live object": {
+			patch:  `{"data":{"a":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) { in.Live.SetAnnotations(order) },
+			want:   "no longer looked at: the annotation flotilla.dev/drift: ignore on the live object",
+		},
+		"an annotation in Git": {
+			patch: `{"data":{"a":"x"}}`,
+			change: func(desired *unstructured.Unstructured, in *drift.Input) {
+				desired.SetAnnotations(order)
+				in.Live.SetAnnotations(order)
+			},
+			want: "no longer looked at: the annotation flotilla.dev/drift: ignore in Git",
+		},
+		"made once": {
+			patch:  `{"data":{"a":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) { in.Live.SetAnnotations(once) },
+			want:   "no longer looked at: the annotation flotilla.dev/ssa: IfNotPresent on the live object",
+		},
+		"the policy": {
+			patch:  `{"data":{"a":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) { in.Spec.Mode = api.DriftIgnore },
+			want:   "no longer looked at: the policy says mode: ignore",
+		},
+		"an ignore rule for the field": {
+			patch:  `{"data":{"a":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) { in.Spec = ignoring },
+			want:   "no longer looked at: /data/a (ignore rule 2)",
+		},
+		"an ignore rule for a field that was removed": {
+			patch:  `{"data":{"a":null}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) { in.Spec = ignoring },
+			want:   "no longer looked at: /data/a (ignore rule 2)",
+		},
+		"an ignore rule for a field that was added": {
+			before: api.Drift{Extra: api.ExtraReport}, patch: `{"data":{"theirs":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) {
+				in.Spec = ignoring
+				in.Spec.Extra = api.ExtraReport
+			},
+			want: "no longer looked at: /data/theirs (ignore rule 2)",
+		},
+		"nobody asks for what others add": {
+			before: api.Drift{Extra: api.ExtraReport}, patch: `{"data":{"theirs":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) { in.Spec.Extra = api.ExtraIgnore },
+			want:   "no longer looked at: the policy says extra: ignore",
+		},
+		"an ignore rule for an object that is gone": {
+			change: func(_ *unstructured.Unstructured, in *drift.Input) {
+				in.Spec = api.Drift{Ignore: []api.IgnoreRule{{Paths: []string{"/"}}}}
+			},
+			want: "no longer looked at: ignore rule 1, for the whole object",
+		},
+		"put back by hand, with a rule for other fields": {
+			patch: `{"data":{"a":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) {
+				in.Live = in.DryRun
+				in.Spec = api.Drift{Ignore: []api.IgnoreRule{{Paths: []string{"/data/b"}}}}
+			},
+			want: "resolved: the object matches again",
+		},
+		"put back by hand, with a rule for the field": {
+			patch: `{"data":{"a":"x"}}`,
+			change: func(_ *unstructured.Unstructured, in *drift.Input) {
+				in.Live, in.Spec = in.DryRun, ignoring
+			},
+			want: "resolved: the object matches again",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := c.in(t)
+			desired := c.parse(configMap)
+			c.fresh(desired)
+			in := drift.Input{Desired: desired, Spec: tt.before}
+			if tt.patch != "" {
+				c.edit(desired, edit, tt.patch)
+				in = c.input(desired, tt.before)
+			}
+			o := drift.Observation{Object: api.RefOf(desired), Result: drift.Compare(in), At: t0}
+			e, _ := drift.Observe(nil, o)
+			if e == nil || !e.Open() {
+				t.Fatalf("%+v", e)
+			}
+			tt.change(desired, &in)
+			o.Result = drift.Compare(in)
+			e, _ = drift.Observe(e, o)
+			outcome := api.OutcomeIgnored
+			if strings.HasPrefix(tt.want, "resolved") {
+				outcome = api.OutcomeResolved
+			}
+			if last := e.Timeline[len(e.Timeline)-1].What; e.Open() || e.Outcome != outcome || last != tt.want {
+				t.Errorf("%s: %q, want %q", e.Outcome, last, tt.want)
+			}
+		})
+	}
+}
+
+// What others wrote in another version of the API is seen as well.
+func TestAddedInAnotherVersion(t *testing.T) {
+	c := newCluster(t)
+	desired := c.parse(scaler)
+	c.fresh(desired)
+	v1 := desired.DeepCopy()
+	v1.SetAPIVersion("autoscaling/v1")
+	c.edit(v1, edit, `{"metadata":{"labels":{"theirs":"x"}},"spec":{"targetCPUUtilizationPercentage":50}}`)
+	got := lines(drift.Compare(c.input(desired, api.Drift{Extra: api.ExtraReport})))
+	want := []string{`added /metadata/labels/theirs  -> "x" by kubectl-edit`}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+const scaler = `
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: versions}
+spec: {minReplicas: 1, maxReplicas: 3, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: nothing}}
+`
+
+// Finalizers and owners that Git declares are compared like any other field; those of others are theirs.
+func TestFinalizersAndOwners(t *testing.T) {
+	c := newCluster(t)
+	owner := c.parse(strings.Replace(configMap, "settings", "owner", 1))
+	c.fresh(owner)
+	other := c.parse(strings.Replace(configMap, "settings", "other", 1))
+	c.fresh(other)
+	ref := func(o *unstructured.Unstructured, more string) string {
+		return `{"apiVersion":"v1","kind":"ConfigMap","name":"` + o.GetName() + `","uid":"` + string(c.get(o).GetUID()) + `"` + more + `}`
+	}
+	uid := "/metadata/ownerReferences/[uid=" + string(c.get(owner).GetUID()) + "]"
+	for name, tt := range map[string]struct {
+		patch string
+		want  []string
+	}{
+		"a finalizer of another": {patch: `[{"op":"add","path":"/metadata/finalizers/-","value":"example.com/theirs"}]`},
+		"our finalizer removed": {
+			patch: `{"metadata":{"finalizers":null}}`,
+			want:  []string{`removed /metadata/finalizers/[=example.com~1ours] "example.com/ours" ->  by unknown`},
+		},
+		"our finalizer replaced": {
+			patch: `{"metadata":{"finalizers":["example.com/theirs"]}}`,
+			want:  []string{`removed /metadata/finalizers/[=example.com~1ours] "example.com/ours" ->  by unknown`},
+		},
+		"an owner of another": {patch: `[{"op":"add","path":"/metadata/ownerReferences/-","value":` + ref(other, "") + `}]`},
+		"our owner removed": {
+			patch: `{"metadata":{"ownerReferences":null}}`,
+			want:  []string{`removed ` + uid + ` ` + ref(owner, "") + ` ->  by unknown`},
+		},
+		"our owner made to hold the deletion": {
+			patch: `[{"op":"add","path":"/metadata/ownerReferences/0/blockOwnerDeletion","value":true}]`, // an owner is one value
+			want:  []string{`changed ` + uid + `/blockOwnerDeletion  -> true by kubectl-edit`},
+		},
+		"our owner's name": {
+			patch: `[{"op":"replace","path":"/metadata/ownerReferences/0/name","value":"somebody"}]`,
+			want:  []string{`changed ` + uid + `/name "owner" -> "somebody" by kubectl-edit`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := c.in(t)
+			desired := c.parse(strings.Replace(configMap, "{name: settings}", `{name: held, finalizers: [example.com/ours], ownerReferences: [`+ref(owner, "")+`]}`, 1))
+			c.apply(desired)
+			t.Cleanup(func() {
+				r, ctx := c.resource(desired), context.WithoutCancel(t.Context())
+				_, _ = r.Patch(ctx, "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+				_ = r.Delete(ctx, "held", metav1.DeleteOptions{})
+			})
+			if got := lines(drift.Compare(c.input(desired, api.Drift{}))); got != nil {
+				t.Fatalf("as applied: %q", got)
+			}
+			c.edit(desired, edit, tt.patch)
+			in := c.input(desired, api.Drift{})
+			r := drift.Compare(in)
+			if d := cmp.Diff(tt.want, lines(r)); d != "" {
+				t.Error(d)
+			}
+			c.converges(desired, in, r)
+		})
 	}
 }
 

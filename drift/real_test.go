@@ -241,6 +241,19 @@ func TestRealObjects(t *testing.T) {
 			want: []string{`changed /webhooks/[name=a.example.com]/clientConfig/service/path "/a" -> "/b" by kubectl-edit`},
 		},
 
+		{name: "APIService: a CA is injected", object: apiService(""), patch: `{"spec":{"caBundle":"` + ca + `"}}`, manager: "cert-manager-cainjector"},
+		{name: "APIService: a CA is injected in place of nothing", object: apiService(`caBundle: ""`), patch: `{"spec":{"caBundle":"` + ca + `"}}`, manager: "cert-manager-cainjector"},
+		{
+			name: "APIService: a CA that Git sets is replaced", object: apiService("caBundle: " + otherCA), patch: `{"spec":{"caBundle":"` + ca + `"}}`, manager: "mallory",
+			want: []string{`changed /spec/caBundle "` + otherCA + `" -> "` + ca + `" by mallory`},
+		},
+		{name: "CRD: a CA is injected for the conversion", object: converted(""), patch: `[{"op":"add","path":"/spec/conversion/webhook/clientConfig/caBundle","value":"` + ca + `"}]`, manager: "cert-manager-cainjector"},
+		{name: "CRD: a CA is injected in place of a placeholder", object: converted(`caBundle: ""`), patch: `[{"op":"add","path":"/spec/conversion/webhook/clientConfig/caBundle","value":"` + ca + `"}]`, manager: "cert-manager-cainjector"},
+		{
+			name: "CRD: a CA that Git sets is replaced", object: converted("caBundle: " + otherCA), patch: `[{"op":"replace","path":"/spec/conversion/webhook/clientConfig/caBundle","value":"` + ca + `"}]`, manager: "mallory",
+			want: []string{`changed /spec/conversion/webhook/clientConfig/caBundle "` + otherCA + `" -> "` + ca + `" by mallory`},
+		},
+
 		{name: "custom resource: defaults, a status in Git", object: ship, patch: `{}`},
 		{name: "custom resource: a set in another order", object: ship, patch: `{"spec":{"flags":["red","blue"]}}`},
 		{

@@ -27,7 +27,7 @@ func rulesFor(in Input) rules {
 	ref := api.RefOf(o)
 	var out rules
 	for i, r := range in.Spec.Ignore {
-		if !targets(r.Target, ref) {
+		if !r.Target.Matches(ref) {
 			continue
 		}
 		c := rule{number: i + 1, managers: r.Managers}
@@ -39,45 +39,14 @@ func rulesFor(in Input) rules {
 	return out
 }
 
-// targets reports whether a rule concerns an object; "*" stands for any run of characters.
-func targets(t api.IgnoreTarget, ref api.ObjectRef) bool {
-	return wild(t.Group, ref.Group) && wild(t.Kind, ref.Kind) &&
-		wild(t.Namespace, ref.Namespace) && wild(t.Name, ref.Name)
-}
-
-// wild matches s against a pattern in which "*" stands for any run of characters. An empty pattern matches anything.
-func wild(pattern, s string) bool {
-	if pattern == "" {
-		return true
-	}
-	// star and mark are where to go on when the text after the last star does not fit.
-	p, i, star, mark := 0, 0, -1, 0
-	for i < len(s) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, mark = p, i
-			p++
-		case p < len(pattern) && pattern[p] == s[i]:
-			p++
-			i++
-		case star >= 0:
-			mark++
-			p, i = star+1, mark
-		default:
-			return false
+// everything says which rule is for the whole object, its absence included; empty if none is.
+func (rs rules) everything() string {
+	for _, r := range rs {
+		if slices.ContainsFunc(r.patterns, func(p pattern) bool { return len(p) == 0 }) {
+			return fmt.Sprintf("ignore rule %d, for the whole object", r.number)
 		}
 	}
-	for p < len(pattern) && pattern[p] == '*' {
-		p++
-	}
-	return p == len(pattern)
-}
-
-// everything reports a rule for the whole object, its absence included.
-func (rs rules) everything() bool {
-	return slices.ContainsFunc(rs, func(r rule) bool {
-		return slices.ContainsFunc(r.patterns, func(p pattern) bool { return len(p) == 0 })
-	})
+	return ""
 }
 
 // ignores says which rule leaves a field alone; empty if none does.

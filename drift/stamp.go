@@ -12,15 +12,24 @@ import (
 const StampName = "last-editor." + api.Group
 
 // StampPolicy are the objects (Kubernetes 1.36 and later) that have the API server write the name of
-// the user who changes an object of ours onto it, with the state that the change began from.
-// Our own user's changes carry no stamp. The name is personal data: it stays readable on the object,
-// whatever Input.Person makes of it in episodes.
-func StampPolicy(ownUser string) []*unstructured.Unstructured {
+// the user who changes an object of ours onto it, with the state that the change began from and a mark.
+// The mark is another one each time the policy is put in force, so that a stamp of before proves nothing.
+// What a request itself says of the stamp is overwritten, also as the object is created and with an update of its status;
+// other writes to subresources leave the stamp as it is. Our own user's changes carry none.
+// The name is personal data: it stays readable on the object, whatever Input.Person makes of it in episodes.
+func StampPolicy(ownUser, mark string) []*unstructured.Unstructured {
 	const version = "admissionregistration.k8s.io/v1"
+	editor, from := strconv.Quote(api.AnnotationLastEditor), strconv.Quote(api.AnnotationLastEditorFrom)
 	generation := `(has(oldObject.metadata.generation) ? string(oldObject.metadata.generation) : "0")`
-	stamp := `Object{metadata: Object.metadata{annotations: {` +
-		strconv.Quote(api.AnnotationLastEditor) + `: request.userInfo.username, ` +
-		strconv.Quote(api.AnnotationLastEditorFrom) + `: oldObject.metadata.resourceVersion + "/" + ` + generation + `}}}`
+	differs := func(key string) string {
+		of := func(o string) string { return o + `.metadata.?annotations[?` + key + `].orValue("")` }
+		return of("object") + ` != ` + of("oldObject")
+	}
+	// Who ends an opt-out did not make the drift that comes to light with it.
+	state := `(request.operation == "CREATE" || ` + differs(strconv.Quote(api.AnnotationDrift)) + ` || ` +
+		differs(strconv.Quote(api.AnnotationSSA)) + ` ? "/" : oldObject.metadata.resourceVersion + "/" + ` + generation + `)`
+	stamp := `Object{metadata: Object.metadata{annotations: {` + editor + `: request.userInfo.username, ` +
+		from + `: ` + state + ` + ` + strconv.Quote("/"+mark) + `}}}`
 	policy := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": version, "kind": "MutatingAdmissionPolicy",
 		"metadata": map[string]any{"name": StampName},
@@ -30,13 +39,20 @@ func StampPolicy(ownUser string) []*unstructured.Unstructured {
 				"objectSelector": map[string]any{"matchExpressions": []any{
 					map[string]any{"key": api.LabelPartOf, "operator": "Exists"},
 				}},
-				"resourceRules": []any{map[string]any{
-					"apiGroups": []any{"*"}, "apiVersions": []any{"*"}, "operations": []any{"UPDATE"}, "resources": []any{"*"},
-				}},
+				"resourceRules": []any{
+					stampRule("*", "CREATE", "UPDATE"),
+					stampRule("*/*", "UPDATE"),
+				},
 			},
-			"matchConditions": []any{map[string]any{
-				"name": "not-flotilla", "expression": "request.userInfo.username != " + strconv.Quote(ownUser),
-			}},
+			"matchConditions": []any{
+				map[string]any{
+					"name": "not-flotilla", "expression": "request.userInfo.username != " + strconv.Quote(ownUser),
+				},
+				map[string]any{
+					"name":       "whole-object-or-stamp",
+					"expression": `!has(request.subResource) || request.subResource == "" || ` + differs(editor) + ` || ` + differs(from),
+				},
+			},
 			"mutations": []any{map[string]any{
 				"patchType": "ApplyConfiguration", "applyConfiguration": map[string]any{"expression": stamp},
 			}},
@@ -48,4 +64,10 @@ func StampPolicy(ownUser string) []*unstructured.Unstructured {
 		"spec":     map[string]any{"policyName": StampName},
 	}}
 	return []*unstructured.Unstructured{policy, binding}
+}
+
+func stampRule(resources string, operations ...any) map[string]any {
+	return map[string]any{
+		"apiGroups": []any{"*"}, "apiVersions": []any{"*"}, "operations": operations, "resources": []any{resources},
+	}
 }

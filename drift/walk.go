@@ -18,8 +18,9 @@ type difference struct {
 	// want and have are the values; nil is absent.
 	want, have any
 	by         api.Attribution
-	// reason is why it is no drift; set only for what is kept.
+	// reason is why it is no drift; set only for what is kept. rule is set if an ignore rule says so.
 	reason string
+	rule   bool
 	// shared is set when another manager owns the live value.
 	shared bool
 	// order is set where only the order of a list differs; want and have name the items.
@@ -36,6 +37,7 @@ type walker struct {
 	mask    masker
 	found   []difference
 	kept    []difference
+	passed  []difference   // of what others added
 	stringy map[string]any // a Secret's stringData in Git
 }
 
@@ -193,6 +195,7 @@ func (w *walker) judge(d difference, by *entry) {
 	d.shared = by != nil && !by.ours
 	if d.reason = w.builtin(d, by); d.reason == "" {
 		d.reason = w.rules.ignores(d.path, d.by)
+		d.rule = d.reason != ""
 	}
 	if d.reason != "" {
 		w.kept = append(w.kept, d)
@@ -207,7 +210,7 @@ func (w *walker) name(d *difference, by *entry) {
 	if by != nil && (by.ours || controller(by.manager)) {
 		return
 	}
-	p := person(w.in.Live, w.in.Matched, d.path.under("metadata"))
+	p := w.person(*d, by)
 	if p != "" && w.in.Person != nil {
 		p = w.in.Person(p)
 	}

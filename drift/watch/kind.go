@@ -27,7 +27,9 @@ type kind struct {
 	// down is touched by the source's calls only, under mu.
 	mu      sync.RWMutex
 	objects map[name]Meta
-	whole   bool // everything was listed
+	whole   bool // everything was seen
+	seen    int  // how often everything was seen
+	missing bool // the cluster does not have the kind
 	down    bool // Lost was called
 	stopped bool
 }
@@ -75,6 +77,13 @@ func (k *kind) synced() bool {
 	return k.whole
 }
 
+// timesSeen is how often everything was seen, and whether that is of any interest still.
+func (k *kind) timesSeen() (n int, stopped bool) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.seen, k.stopped
+}
+
 func (k *kind) each(f func(api.ObjectRef, Meta)) {
 	type pair struct {
 		n name
@@ -103,14 +112,21 @@ func (k *kind) trim(o runtime.Object) {
 			k.trim(&o.Items[i])
 		}
 	case *metav1.PartialObjectMetadata:
-		o.ManagedFields, o.OwnerReferences, o.Finalizers = nil, nil, nil
+		// managedFields are most of it, and a whole list is held in memory before any of it is kept.
+		o.ObjectMeta = metav1.ObjectMeta{
+			Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, Generation: o.Generation,
+			Labels: map[string]string{api.LabelPartOf: o.Labels[api.LabelPartOf]}, Annotations: map[string]string{digested: api.MetaDigest(o)},
+		}
 	}
 }
+
+// digested is the annotation in which trim leaves an object's digest.
+const digested = api.Group + "/digest"
 
 func metaOf(o *metav1.PartialObjectMetadata) Meta {
 	return Meta{
 		UID: string(o.UID), ResourceVersion: o.ResourceVersion, Generation: o.Generation,
-		MetaDigest: api.MetaDigest(o.Labels, o.Annotations), PartOf: o.Labels[api.LabelPartOf],
+		MetaDigest: o.Annotations[digested], PartOf: o.Labels[api.LabelPartOf],
 	}
 }
 
@@ -150,21 +166,29 @@ func (k *kind) Replace(list []any, _ string) error {
 			gone = append(gone, n)
 		}
 	}
-	k.whole = true
-	stopped := k.stopped
 	k.mu.Unlock()
 	for _, n := range gone {
 		m, _ := k.get(n)
 		k.forget(n, m)
 	}
+	k.mu.Lock()
+	k.whole, k.missing = true, false
+	k.seen++
+	stopped := k.stopped
+	k.mu.Unlock()
 	if stopped {
 		return nil
 	}
+	k.up()
+	k.relisted() // last: who asks what is known of the kind gets the newest
+	k.w.announce()
+	return nil
+}
+
+func (k *kind) relisted() {
 	if k.w.cfg.Relisted != nil {
 		k.w.cfg.Relisted(k.gvk)
 	}
-	k.w.announce()
-	return nil
 }
 
 // Resync is not used.
@@ -206,17 +230,25 @@ func (k *kind) definition() {
 }
 
 // clear says that the cluster does not have the kind: there is nothing of it.
-func (k *kind) clear(ctx context.Context) {
+// That is known, and so it ends a watch that was down.
+func (k *kind) clear(ctx context.Context, err error) {
 	k.mu.Lock()
-	k.whole = false
+	first := !k.missing && !k.stopped
+	k.whole, k.missing = false, true
 	gone := make(map[name]Meta, len(k.objects))
 	maps.Copy(gone, k.objects)
 	k.mu.Unlock()
+	if first {
+		k.w.cfg.Log.Warn("the cluster does not have a kind", "kind", k.gvk.String(), "error", err)
+	}
 	for n, m := range gone {
 		if ctx.Err() != nil {
 			return
 		}
 		k.forget(n, m)
+	}
+	if k.up() {
+		k.relisted()
 	}
 }
 
@@ -235,11 +267,19 @@ func (k *kind) lost(err error) {
 }
 
 func (k *kind) found() {
+	if k.up() {
+		k.relisted()
+	}
+}
+
+// up notes that the watch is not down, and reports whether it was.
+func (k *kind) up() bool {
 	k.mu.Lock()
-	was := k.down
+	was := k.down && !k.stopped
 	k.down = false
 	k.mu.Unlock()
 	if was {
 		k.w.cfg.Log.Info("watch is up", "kind", k.gvk.String())
 	}
+	return was
 }

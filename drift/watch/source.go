@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,9 +34,9 @@ type client interface {
 // sink takes what a source finds. All calls come from one goroutine, one after the other.
 type sink interface {
 	cache.ReflectorStore
-	// clear says that the kind itself is gone.
-	clear(ctx context.Context)
-	// lost and found say that the watch is down, and up.
+	// clear says that the cluster does not have the kind (any more), with the answer that said so.
+	clear(ctx context.Context, err error)
+	// lost says that the watch is down. It is up again with Replace, or with found: then it goes on where it ended.
 	lost(err error)
 	found()
 	// trim takes away what need not be kept, before it is kept anywhere.
@@ -50,6 +51,9 @@ type source struct {
 	client    func(schema.GroupVersionResource) client
 	sink      sink
 	wake      chan struct{}
+
+	mu      sync.Mutex
+	restart context.CancelFunc // ends the reflector that runs; nil if none does
 }
 
 // poke has the kind looked for at once if it was not found.
@@ -58,6 +62,24 @@ func (s *source) poke() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// again has everything seen anew. Until it is, what is known stays. It reports whether there was a watch to begin anew.
+func (s *source) again() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.restart == nil {
+		s.poke()
+		return false
+	}
+	s.restart()
+	return true
+}
+
+func (s *source) setRestart(f context.CancelFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.restart = f
 }
 
 // run watches until ctx ends.
@@ -69,11 +91,11 @@ func (s *source) run(ctx context.Context) {
 		gvr, err := s.find(ctx)
 		if err != nil {
 			longest := longestRetry
-			if notFound(err) {
-				s.sink.clear(ctx)
+			switch {
+			case notFound(err):
+				s.sink.clear(ctx, err)
 				longest = longestFind
-			}
-			if ctx.Err() == nil {
+			case ctx.Err() == nil:
 				s.sink.lost(err)
 			}
 			if !s.pause(ctx, min(retry, longest)) {
@@ -119,16 +141,17 @@ func isSubresource(name string) bool { return strings.Contains(name, "/") }
 
 func notFound(err error) bool { return apierrors.IsNotFound(err) }
 
-// reflect lists and watches until ctx ends or the kind is gone.
+// reflect lists and watches until ctx ends, the kind is gone, or everything is to be seen anew.
+// The reflector asks the server to stream what is there, and lists only where the server cannot do that.
 func (s *source) reflect(ctx context.Context, gvr schema.GroupVersionResource) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.setRestart(cancel)
+	defer s.setRestart(nil)
 	c := s.client(gvr)
 	check := func(err error) error {
 		switch {
-		case ctx.Err() != nil:
-		case err == nil:
-			s.sink.found()
+		case err == nil || ctx.Err() != nil:
 		case notFound(err):
 			cancel() // find tells whether it comes back
 		case !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err):
@@ -139,6 +162,9 @@ func (s *source) reflect(ctx context.Context, gvr schema.GroupVersionResource) {
 	lw := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {
 			opts.LabelSelector = s.selector
+			if opts.ResourceVersion == "0" {
+				opts.ResourceVersion = "" // any version could be older than what is known
+			}
 			list, err := c.List(ctx, opts)
 			if check(err) != nil {
 				return nil, err
@@ -149,11 +175,20 @@ func (s *source) reflect(ctx context.Context, gvr schema.GroupVersionResource) {
 		WatchFuncWithContext: func(ctx context.Context, opts metav1.ListOptions) (apiwatch.Interface, error) {
 			opts.LabelSelector = s.selector
 			w, err := c.Watch(ctx, opts)
+			stream := opts.SendInitialEvents != nil
+			if stream && apierrors.IsInvalid(err) {
+				return nil, err // the server cannot stream what is there: it is listed next
+			}
 			if check(err) != nil {
 				return nil, err
 			}
+			if !stream && ctx.Err() == nil {
+				s.sink.found()
+			}
 			return apiwatch.Filter(w, func(e apiwatch.Event) (apiwatch.Event, bool) {
-				s.sink.trim(e.Object)
+				if e.Type != apiwatch.Bookmark { // its annotations say what it marks
+					s.sink.trim(e.Object)
+				}
 				return e, true
 			}), nil
 		},

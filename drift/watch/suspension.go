@@ -102,6 +102,7 @@ func (s *suspensions) Replace(list []any, _ string) error {
 	maps.DeleteFunc(s.bad, func(name, _ string) bool { return !there[name] })
 	s.whole = true
 	s.mu.Unlock()
+	s.found()
 	s.tell()
 	s.w.announce()
 	return nil
@@ -110,7 +111,8 @@ func (s *suspensions) Replace(list []any, _ string) error {
 // Resync is not used.
 func (s *suspensions) Resync() error { return nil }
 
-func (s *suspensions) clear(context.Context) {
+func (s *suspensions) clear(_ context.Context, err error) {
+	s.lost(err)
 	s.mu.Lock()
 	had := len(s.set) > 0
 	clear(s.set)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -27,10 +28,12 @@ type Config struct {
 	Log  *slog.Logger
 	// Handler takes every event; required.
 	Handler func(Event)
-	// Relisted says that a kind was listed as a whole, at first and after every lost watch:
-	// events may be missing in between. The events for what differs have been handled before. Nil means nobody asks.
+	// Relisted says that a kind was seen as a whole, at first, after Relist, and when its watch could not go on where it ended:
+	// events may be missing in between. What differs is known by then, and its events have been handled. Nil means nobody asks.
 	Relisted func(schema.GroupVersionKind)
-	// Lost says that the watch of a kind is down for a reason. It is called once until the watch is back. Nil means nobody asks.
+	// Lost says that the watch of a kind is down for a reason. It is called once until the watch is back, which Relisted says,
+	// even where the watch went on where it ended. A kind that the cluster does not have is not lost: it is known that there is
+	// nothing of it. Nil means nobody asks.
 	Lost func(schema.GroupVersionKind, error)
 	// OnSuspensions takes the whole set at every change, and at first. Nil means they are not watched.
 	OnSuspensions func(api.Suspensions)
@@ -45,16 +48,15 @@ type Meta struct {
 	UID             string
 	ResourceVersion string
 	Generation      int64
-	MetaDigest      string
+	// MetaDigest is api.MetaDigest.
+	MetaDigest string
 	// PartOf is the ApplySet that the object's label names.
 	PartOf string
 }
 
 // Matters reports whether a change from one state to another can be more than a change of status.
-// Kinds that have no generation (ConfigMaps, Secrets, roles) have no status either.
 func (m Meta) Matters(next Meta) bool {
-	return m.UID != next.UID || m.MetaDigest != next.MetaDigest || m.Generation != next.Generation ||
-		(next.Generation == 0 && m.ResourceVersion != next.ResourceVersion)
+	return m.UID != next.UID || m.Generation != next.Generation || !api.SameMeta(m.MetaDigest, next.MetaDigest)
 }
 
 // Event is one change of an object.
@@ -84,6 +86,7 @@ type Watcher struct {
 	kinds   map[schema.GroupKind]*kind
 	orders  *suspensions
 	changed chan struct{} // closed and replaced when a kind is synced or goes
+	relist  chan struct{} // everything is to be seen anew
 }
 
 // New makes a Watcher. It watches nothing before Run.
@@ -102,7 +105,7 @@ func New(cfg Config) (*Watcher, error) {
 	rc := rest.CopyConfig(cfg.REST)
 	rc.QPS, rc.Burst = -1, -1 // a watch is one request for minutes
 	rc.Timeout = 0
-	w := &Watcher{cfg: cfg, kinds: map[schema.GroupKind]*kind{}, changed: make(chan struct{})}
+	w := &Watcher{cfg: cfg, kinds: map[schema.GroupKind]*kind{}, changed: make(chan struct{}), relist: make(chan struct{}, 1)}
 	client, err := rest.HTTPClientFor(rc)
 	if err != nil {
 		return nil, fmt.Errorf("watch: %w", err)
@@ -136,6 +139,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	if w.orders != nil {
 		w.wg.Go(func() { w.orders.source.run(ctx) })
 	}
+	w.wg.Go(func() { w.relistLoop(ctx) })
 	w.mu.Unlock()
 
 	<-ctx.Done()
@@ -209,15 +213,15 @@ func (w *Watcher) Get(ref api.ObjectRef) (Meta, bool) {
 
 // Objects calls f for every object that is known. f may call the Watcher.
 func (w *Watcher) Objects(f func(api.ObjectRef, Meta)) {
-	w.mu.Lock()
-	all := make([]*kind, 0, len(w.kinds))
-	for _, k := range w.kinds {
-		all = append(all, k)
-	}
-	w.mu.Unlock()
-	for _, k := range all {
+	for _, k := range w.all() {
 		k.each(f)
 	}
+}
+
+func (w *Watcher) all() []*kind {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Collect(maps.Values(w.kinds))
 }
 
 // Synced reports whether the watch of a kind has seen everything there is.
