@@ -31,9 +31,81 @@ func decrypt(keys *sops.Keyring, name string, data []byte) ([]byte, []string, er
 	}
 	plain, err := keys.Decrypt(name, data)
 	if err != nil {
+		var nodes []*yaml.Node
+		if docs, perr := manifest.Parse(name, data); perr == nil {
+			for _, d := range docs {
+				nodes = append(nodes, d.Node)
+			}
+		}
+		locate(err, nodes)
 		return nil, nil, err
 	}
 	return plain, secretsIn(name, plain), nil
+}
+
+// locate adds to an error of a file the field, and the line of the document that holds it.
+// Where sops named no field, it is the first that is encrypted.
+func locate(err error, docs []*yaml.Node) {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		return
+	}
+	if e.Field == "" {
+		for _, d := range docs {
+			if e.Field = encryptedKey(d, ""); e.Field != "" {
+				e.Line = d.Line
+				return
+			}
+		}
+		return
+	}
+	docs = slices.DeleteFunc(docs, func(d *yaml.Node) bool { return !holds(d, e.Field) })
+	// Documents that were encrypted as one share their metadata. Which of them holds another field cannot be told.
+	if len(docs) == 1 || len(docs) > 1 && strings.HasPrefix(e.Field, "sops") {
+		e.Line = docs[0].Line
+	}
+}
+
+// encryptedKey is the path of the first value that sops encrypted; empty if there is none.
+func encryptedKey(n *yaml.Node, at string) string {
+	switch n.Kind {
+	case yaml.ScalarNode:
+		if strings.HasPrefix(n.Value, sopsMark) {
+			return at
+		}
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key := n.Content[i].Value
+			if at == "" && key == "sops" {
+				continue
+			}
+			if f := encryptedKey(n.Content[i+1], strings.TrimPrefix(at+"."+key, ".")); f != "" {
+				return f
+			}
+		}
+	case yaml.SequenceNode:
+		for _, c := range n.Content {
+			if f := encryptedKey(c, at); f != "" {
+				return f
+			}
+		}
+	default:
+	}
+	return ""
+}
+
+// holds reports whether a document has the first key of a field's path.
+func holds(doc *yaml.Node, field string) bool {
+	if doc.Kind != yaml.MappingNode {
+		return false
+	}
+	for i := 0; i+1 < len(doc.Content); i += 2 {
+		key := doc.Content[i].Value
+		if field == key || strings.HasPrefix(field, key+".") {
+			return true
+		}
+	}
+	return false
 }
 
 type part struct {
@@ -74,9 +146,7 @@ func decryptParts(keys *sops.Keyring, name string, parts []part) ([]byte, []stri
 		}
 		if p.encrypted {
 			if text, err = keys.Decrypt(name, text); err != nil {
-				if e, ok := errors.AsType[*api.Error](err); ok {
-					e.Line = p.node.Line
-				}
+				locate(err, []*yaml.Node{p.node})
 				return nil, nil, err
 			}
 			secrets = append(secrets, secretsIn(name, text)...)

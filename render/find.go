@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
 // found is a bundle.yaml.
@@ -59,7 +61,7 @@ func (f *finder) bundles(tree api.Tree) ([]*found, error) {
 		a, b := all[i-1], all[i]
 		if a.bundle.Metadata.Name == b.bundle.Metadata.Name {
 			return nil, &api.Error{
-				Kind: api.Stalled, Reason: "DuplicateBundle", File: b.file, Field: "metadata.name",
+				Kind: api.Stalled, Reason: "DuplicateBundle", File: b.file, Line: lineOf(b.data, "metadata", "name"), Field: "metadata.name",
 				Err: fmt.Errorf("bundle %q is also in %s", b.bundle.Metadata.Name, a.file),
 			}
 		}
@@ -157,6 +159,42 @@ func readBundle(tree api.Tree, file string, e fs.DirEntry) (*found, error) {
 	out.err = err
 	out.bundle = api.Bundle{Metadata: api.Meta{Name: name}}
 	return out, nil
+}
+
+// lineOf finds the line of a field, or of its nearest parent that is written down; 0 if the text is no YAML.
+// The keys of a list are its indexes.
+func lineOf(data []byte, keys ...string) int {
+	docs, err := manifest.Parse("", data)
+	if err != nil || len(docs) == 0 {
+		return 0
+	}
+	n, line := docs[0].Node, docs[0].Line()
+	for _, key := range keys {
+		at, next := child(n, key)
+		if next == nil {
+			break
+		}
+		n, line = next, at.Line
+	}
+	return line
+}
+
+// child returns what is below a key or an index, and the node that says where it begins.
+func child(n *yaml.Node, key string) (at, value *yaml.Node) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				return n.Content[i], n.Content[i+1]
+			}
+		}
+	case yaml.SequenceNode:
+		if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(n.Content) {
+			return n.Content[i], n.Content[i]
+		}
+	default: // nothing is below a scalar
+	}
+	return nil, nil
 }
 
 // nameOf reads metadata.name and nothing else.

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -223,27 +224,30 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 		final.Objects[i] = o.Unstructured
 	}
 	slices.SortStableFunc(final.Hooks, compareHooks)
+	final.Warnings = append(final.Warnings, neverRun(final.Hooks, b.file)...)
 	final.Digest = bundleDigest(final, e.built.ignore)
 	e.final, e.finalKey = &final, key
 	return final, nil
 }
 
+// compareHooks orders hooks as Helm does, by weight. Which of them are of one moment depends on what is there already,
+// and so does the order of those of one weight: both are for whoever runs them.
 func compareHooks(a, b api.Hook) int {
-	pa, pb := phaseOrder(a), phaseOrder(b)
-	if pa != pb {
-		return pa - pb
-	}
-	if a.Weight != b.Weight {
-		return a.Weight - b.Weight
-	}
-	return api.CompareRefs(api.RefOf(a.Object), api.RefOf(b.Object))
+	return cmp.Or(cmp.Compare(a.Weight, b.Weight), api.CompareRefs(api.RefOf(a.Object), api.RefOf(b.Object)))
 }
 
-func phaseOrder(h api.Hook) int {
-	order := []api.HookPhase{
-		api.HookPreInstall, api.HookPreUpgrade, api.HookPostInstall, api.HookPostUpgrade, api.HookPreDelete, api.HookPostDelete,
+// neverRun warns of hooks for the removal of a chart: when that comes, the chart is no longer in the repository.
+func neverRun(hooks []api.Hook, file string) []string {
+	var names []string
+	for _, h := range hooks {
+		if slices.Contains(h.Phases, api.HookPreDelete) || slices.Contains(h.Phases, api.HookPostDelete) {
+			names = append(names, api.RefOf(h.Object).String())
+		}
 	}
-	return slices.IndexFunc(order, func(p api.HookPhase) bool { return slices.Contains(h.Phases, p) })
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s: hooks of the chart's removal (pre-delete, post-delete) are not run when the bundle leaves Git (chart of %s)", summary(names), file)}
 }
 
 // answers is what the cluster's CRDs say about the pending objects.

@@ -187,8 +187,8 @@ func TestHelm_hooksAndCRDs(t *testing.T) {
 	}
 	wantHooks := []short{
 		{"early", []api.HookPhase{api.HookPreInstall, api.HookPreUpgrade}, -5, []string{"hook-succeeded", "before-hook-creation"}},
-		{"late", []api.HookPhase{api.HookPreInstall}, 5, []string{"before-hook-creation"}},
 		{"post", []api.HookPhase{api.HookPostInstall, api.HookPostUpgrade}, 0, []string{"before-hook-creation"}},
+		{"late", []api.HookPhase{api.HookPreInstall}, 5, []string{"before-hook-creation"}},
 	}
 	if diff := cmp.Diff(wantHooks, got); diff != "" {
 		t.Error(diff)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -49,6 +50,7 @@ type Renderer struct {
 	cfg   Config
 	cache *cache
 	found *finder
+	keys  atomic.Pointer[string] // fingerprint at the last Render
 }
 
 // New returns a Renderer.
@@ -88,6 +90,8 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 		return api.Rendering{}, err
 	}
 	r.cfg.Keys.Refresh()
+	print := r.cfg.Keys.Fingerprint()
+	r.keys.Store(&print)
 	p := &pass{
 		tree: snap.Tree, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
 		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts,
@@ -98,6 +102,13 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 		return api.Rendering{}, err
 	}
 	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles}, nil
+}
+
+// Changed reports whether the keys have changed since the last Render: what could not be decrypted then may be now.
+func (r *Renderer) Changed() bool {
+	r.cfg.Keys.Refresh()
+	last := r.keys.Load()
+	return last != nil && *last != r.cfg.Keys.Fingerprint()
 }
 
 // pass is what all bundles of one rendering share.

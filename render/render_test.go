@@ -189,7 +189,7 @@ func TestRender_errorsOfAll(t *testing.T) {
 		{"a name that leads elsewhere", fleet(), "../a", api.Error{Reason: "UnknownCluster", File: "a/cluster.yaml"}, "no cluster"},
 		{
 			"cluster in another directory", fleet().With("clusters/one/cluster.yaml", clusterYAML("uno", "prod", "")), "one",
-			api.Error{File: "clusters/one/cluster.yaml", Field: "metadata.name"},
+			api.Error{File: "clusters/one/cluster.yaml", Line: 3, Field: "metadata.name"},
 			`"uno" is not the directory's name "one"`,
 		},
 		{
@@ -199,15 +199,15 @@ func TestRender_errorsOfAll(t *testing.T) {
 		},
 		{
 			"two bundles of one name", fleet().With("b/bundle.yaml", bundleYAML("a", "")), "one",
-			api.Error{Reason: "DuplicateBundle", File: "b/bundle.yaml", Field: "metadata.name"},
+			api.Error{Reason: "DuplicateBundle", File: "b/bundle.yaml", Line: 3, Field: "metadata.name"},
 			`bundle "a" is also in a/bundle.yaml`,
 		},
 		{
 			"cycle", fleet().With(
-				"a/bundle.yaml", bundleYAML("a", "{dependsOn: [b]}"),
+				"a/bundle.yaml", bundleYAML("a", "\n  dependsOn:\n  - b\n"),
 				"b/bundle.yaml", bundleYAML("b", "{dependsOn: [c]}"), "b/cm.yaml", configMap("b", ""),
 				"c/bundle.yaml", bundleYAML("c", "{dependsOn: [a]}"), "c/cm.yaml", configMap("c", "")), "one",
-			api.Error{Reason: "DependencyCycle", File: "a/bundle.yaml", Field: "spec.dependsOn"},
+			api.Error{Reason: "DependencyCycle", File: "a/bundle.yaml", Line: 5, Field: "spec.dependsOn"},
 			"a -> b -> c -> a",
 		},
 		{
@@ -228,7 +228,7 @@ func TestRender_errorsOfAll(t *testing.T) {
 		{
 			"implicit bundle beside one of its name", fleet().With(
 				"b/bundle.yaml", bundleYAML("cluster", ""), "clusters/one/kustomization.yaml", "resources: []\n"), "one",
-			api.Error{Reason: "DuplicateBundle", File: "b/bundle.yaml", Field: "metadata.name"},
+			api.Error{Reason: "DuplicateBundle", File: "b/bundle.yaml", Line: 3, Field: "metadata.name"},
 			"is also made by clusters/one/kustomization.yaml",
 		},
 	} {
@@ -268,16 +268,16 @@ func TestRender_errorsOfOneBundle(t *testing.T) {
 		{
 			"unknown dependency",
 			[]string{"b/bundle.yaml", bundleYAML("b", "{dependsOn: [nope]}")},
-			api.Error{Reason: "UnknownDependency", File: "b/bundle.yaml", Field: "spec.dependsOn.0"},
+			api.Error{Reason: "UnknownDependency", File: "b/bundle.yaml", Line: 4, Field: "spec.dependsOn.0"},
 			`no bundle "nope"`,
 		},
 		{
 			"dependency on another cluster",
 			[]string{
-				"b/bundle.yaml", bundleYAML("b", "{dependsOn: [a, c]}"),
+				"b/bundle.yaml", bundleYAML("b", "\n  dependsOn:\n  - a\n  - c\n"),
 				"c/bundle.yaml", bundleYAML("c", "{targets: [{clusters: [two]}]}"),
 			},
-			api.Error{Reason: "UnknownDependency", File: "b/bundle.yaml", Field: "spec.dependsOn.1"},
+			api.Error{Reason: "UnknownDependency", File: "b/bundle.yaml", Line: 7, Field: "spec.dependsOn.1"},
 			`bundle "c" (c/bundle.yaml) is not on this cluster`,
 		},
 		{

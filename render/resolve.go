@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,7 +48,7 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 		for _, f := range all {
 			if f.bundle.Metadata.Name == b.name {
 				return nil, &api.Error{
-					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Field: "metadata.name",
+					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Line: lineOf(f.data, "metadata", "name"), Field: "metadata.name",
 					Err: fmt.Errorf("bundle %q is also made by %s", b.name, b.file),
 				}
 			}
@@ -154,7 +155,8 @@ func checkDependencies(here []resolved, all []*found) {
 				continue
 			}
 			e := &api.Error{
-				Kind: api.Stalled, Reason: "UnknownDependency", File: b.file, Field: fmt.Sprintf("spec.dependsOn.%d", j),
+				Kind: api.Stalled, Reason: "UnknownDependency", File: b.file,
+				Line: lineOf(b.data, "spec", "dependsOn", strconv.Itoa(j)), Field: fmt.Sprintf("spec.dependsOn.%d", j),
 				Err: fmt.Errorf("there is no bundle %q", d),
 			}
 			if k := slices.IndexFunc(all, func(f *found) bool { return f.bundle.Metadata.Name == d }); k >= 0 {
@@ -186,7 +188,7 @@ func findCycle(here []resolved) error {
 		if state[name] == visiting {
 			cycle := append(slices.Clone(trail[slices.Index(trail, name):]), name)
 			return &api.Error{
-				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Field: "spec.dependsOn",
+				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Line: lineOf(b.data, "spec", "dependsOn"), Field: "spec.dependsOn",
 				Err: fmt.Errorf("the bundles depend on each other: %s", strings.Join(cycle, " -> ")),
 			}
 		}

@@ -119,6 +119,7 @@ func TestSOPS_errors(t *testing.T) {
 	keys, to := key(t)
 	others, otherTo := key(t)
 	enc := encrypt(t, to, "s.yaml", "^(data|stringData)$", secretYAML)
+	several := encrypt(t, to, "s.yaml", "^(data|stringData)$", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: first\n---\n"+secretYAML)
 	const name = "a/s.yaml"
 	for _, tt := range []struct {
 		test string
@@ -127,11 +128,21 @@ func TestSOPS_errors(t *testing.T) {
 		want api.Error
 		text string
 	}{
-		{"no keys at all", nil, enc, api.Error{Reason: "NoKey", File: name}, "encrypted with sops for " + to + ", and there is no age key"},
-		{"another key", others, enc, api.Error{Reason: "NoKey", File: name}, "encrypted with sops for " + to + ", and none of the 1 age keys"},
-		{"another recipient", keys, encrypt(t, otherTo, "s.yaml", "", secretYAML), api.Error{Reason: "NoKey", File: name}, otherTo},
-		{"changed since", keys, strings.Replace(enc, "name: s", "name: t", 1), api.Error{Reason: "NotDecrypted", File: name}, "MAC does not match"},
-		{"value moved", keys, strings.Replace(enc, "password: ENC", "passwort: ENC", 1), api.Error{Reason: "NotDecrypted", File: name}, "changed after it was encrypted"},
+		{"no keys at all", nil, enc, api.Error{Reason: "NoKey", File: name, Line: 1, Field: "stringData.password"}, "encrypted with sops for " + to + ", and there is no age key"},
+		{"another key", others, enc, api.Error{Reason: "NoKey", File: name, Line: 1, Field: "stringData.password"}, "encrypted with sops for " + to + ", and none of the 1 age keys"},
+		{"another recipient", keys, encrypt(t, otherTo, "s.yaml", "", secretYAML), api.Error{Reason: "NoKey", File: name, Line: 1, Field: "apiVersion"}, otherTo},
+		{
+			"beside a plain document", nil, configMap("y", "sops: x") + "---\n" + enc,
+			api.Error{Reason: "NoKey", File: name, Line: 6, Field: "stringData.password"},
+			"there is no age key",
+		},
+		{
+			"several documents encrypted as one", nil, several,
+			api.Error{Reason: "NoKey", File: name, Line: 1 + strings.Count(several[:strings.LastIndex(several, "apiVersion:")], "\n"), Field: "stringData.password"},
+			"there is no age key",
+		},
+		{"changed since", keys, strings.Replace(enc, "name: s", "name: t", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "sops.mac"}, "MAC does not match"},
+		{"value moved", keys, strings.Replace(enc, "password: ENC", "passwort: ENC", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "stringData.passwort"}, "changed after it was encrypted"},
 		{
 			"metadata lost", keys, enc[:strings.Index(enc, "sops:")],
 			api.Error{Reason: "StillEncrypted", File: name, Line: 1, Field: "data.password"},
@@ -200,7 +211,7 @@ func TestSOPS_keyFileChanges(t *testing.T) {
 	r := newRenderer(t, render.Config{Keys: keys})
 	snap := fleet().With("s/bundle.yaml", bundleYAML("s", ""), "s/s.yaml", encrypt(t, to, "s.yaml", "^(data|stringData)$", secretYAML)).Snapshot()
 	before := mustRender(t, r, snap, "one")
-	wantError(t, bundle(t, before, "s").Err, api.Error{Reason: "NoKey", File: "s/s.yaml"}, to)
+	wantError(t, bundle(t, before, "s").Err, api.Error{Reason: "NoKey", File: "s/s.yaml", Line: 1, Field: "stringData.password"}, to)
 
 	write("# both\n" + first + "\n" + second + "\n")
 	after := mustRender(t, r, snap, "one")
@@ -212,7 +223,7 @@ func TestSOPS_keyFileChanges(t *testing.T) {
 	}
 
 	write(first + "\n")
-	wantError(t, bundle(t, mustRender(t, r, snap, "one"), "s").Err, api.Error{Reason: "NoKey", File: "s/s.yaml"}, to)
+	wantError(t, bundle(t, mustRender(t, r, snap, "one"), "s").Err, api.Error{Reason: "NoKey", File: "s/s.yaml", Line: 1, Field: "stringData.password"}, to)
 
 	write(second + "\n")
 	mustRender(t, r, snap, "one")

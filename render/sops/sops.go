@@ -3,7 +3,7 @@
 // It promises: plain bytes exist in memory only; a file whose MAC does not match is refused;
 // no other key source than the configured age identities is ever asked
 // (no cloud, no agent, no default file in a home directory, no environment);
-// errors name the file and the recipients, and never a value.
+// errors name the file, the recipients and where it can be told the field, and never a value.
 package sops
 
 import (
@@ -194,7 +194,7 @@ func (k *Keyring) Decrypt(name string, data []byte) ([]byte, error) {
 	store := common.StoreForFormat(formatOf(name, data), config.NewStoresConfig())
 	tree, err := store.LoadEncryptedFile(data)
 	if err != nil {
-		return nil, k.fail(name, "NotDecrypted", errors.New("the sops metadata cannot be read"), "")
+		return nil, k.fail(name, "sops", "NotDecrypted", errors.New("the sops metadata cannot be read"), "")
 	}
 	svc := &ageOnly{}
 	if k != nil {
@@ -206,28 +206,43 @@ func (k *Keyring) Decrypt(name string, data []byte) ([]byte, error) {
 	if err != nil {
 		to := strings.Join(recipients(tree.Metadata), ", ")
 		if len(svc.identities) == 0 {
-			return nil, k.fail(name, "NoKey", fmt.Errorf("encrypted with sops for %s, and there is no age key", to),
+			return nil, k.fail(name, "", "NoKey", fmt.Errorf("encrypted with sops for %s, and there is no age key", to),
 				"give the agent or the command an age key file")
 		}
-		return nil, k.fail(name, "NoKey", fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", to, len(svc.identities)), "")
+		return nil, k.fail(name, "", "NoKey", fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", to, len(svc.identities)), "")
 	}
-	cipher := aes.NewCipher()
+	cipher := &tracker{Cipher: aes.NewCipher()}
 	mac, err := tree.Decrypt(key, cipher)
 	if err != nil {
-		return nil, k.fail(name, "NotDecrypted", errors.New("a value cannot be decrypted: the file was changed after it was encrypted"), "edit it with sops")
+		return nil, k.fail(name, cipher.at, "NotDecrypted", errors.New("a value cannot be decrypted: the file was changed after it was encrypted"), "edit it with sops")
 	}
 	want, err := cipher.Decrypt(tree.Metadata.MessageAuthenticationCode, key, tree.Metadata.LastModified.Format(time.RFC3339))
 	if err != nil || want != mac {
-		return nil, k.fail(name, "NotDecrypted", errors.New("the sops MAC does not match: the file was changed after it was encrypted"), "edit it with sops")
+		return nil, k.fail(name, "sops.mac", "NotDecrypted", errors.New("the sops MAC does not match: the file was changed after it was encrypted"), "edit it with sops")
 	}
 	plain, err := store.EmitPlainFile(tree.Branches)
 	if err != nil {
-		return nil, k.fail(name, "NotDecrypted", errors.New("the decrypted values cannot be written in the file's format"), "")
+		return nil, k.fail(name, "", "NotDecrypted", errors.New("the decrypted values cannot be written in the file's format"), "")
 	}
 	return plain, nil
 }
 
-func (k *Keyring) fail(name, reason string, err error, hint string) error {
+// tracker is a cipher that remembers the field that it failed on.
+type tracker struct {
+	sopslib.Cipher
+	at string
+}
+
+// Decrypt implements sops.Cipher. The additional data is the field's path, each key followed by a colon.
+func (t *tracker) Decrypt(ciphertext string, key []byte, additionalData string) (any, error) {
+	plain, err := t.Cipher.Decrypt(ciphertext, key, additionalData)
+	if err != nil {
+		t.at = strings.ReplaceAll(strings.TrimSuffix(additionalData, ":"), ":", ".")
+	}
+	return plain, err
+}
+
+func (k *Keyring) fail(name, field, reason string, err error, hint string) error {
 	if k != nil {
 		k.mu.RLock()
 		defer k.mu.RUnlock()
@@ -235,7 +250,7 @@ func (k *Keyring) fail(name, reason string, err error, hint string) error {
 			hint = strings.TrimPrefix(hint+"; the key files could not be read again: "+k.problem.Error(), "; ")
 		}
 	}
-	return &api.Error{Kind: api.Stalled, Reason: reason, File: name, Err: err, Hint: hint}
+	return &api.Error{Kind: api.Stalled, Reason: reason, File: name, Field: field, Err: err, Hint: hint}
 }
 
 func recipients(m sopslib.Metadata) []string {
