@@ -53,6 +53,9 @@ type Applier struct {
 	// challengeFor is Config.Challenge
 	challengeFor time.Duration
 
+	refusals refusals
+	facts    factsMemory
+
 	mu sync.Mutex
 	// clients: service account -> its impersonated client
 	clients map[api.ServiceAccount]*client

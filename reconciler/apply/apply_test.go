@@ -34,7 +34,7 @@ func TestNewObjectsCostOneRequestAndUnchangedOnesNone(t *testing.T) {
 	want := api.InventoryEntry{
 		Object: api.RefOf(live), UID: string(live.GetUID()), Digest: apply.Digest(r.object(configMap("a", "1"))),
 		ResourceVersion: live.GetResourceVersion(), Generation: live.GetGeneration(),
-		MetaDigest: api.MetaDigest(live.GetLabels(), live.GetAnnotations()), Origin: "apps/configmap.yaml",
+		MetaDigest: api.MetaDigest(live), Origin: "apps/configmap.yaml",
 	}
 	if diff := cmp.Diff(want, first.Inventory[0]); diff != "" {
 		t.Errorf("entry (-want +got):\n%s", diff)

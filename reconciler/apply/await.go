@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
@@ -91,6 +92,95 @@ func (c *client) awaitOnce(ctx context.Context, p place, ok func(*unstructured.U
 			return false, err
 		}
 	}
+}
+
+// collectionAwait are objects of one collection that are being deleted.
+type collectionAwait struct {
+	path string // of the collection
+	// selector and value narrow the list and the watch to the objects: "fieldSelector" or "labelSelector", and what.
+	selector, value string
+	// left: UID -> the object as it was last seen. What is gone is taken out.
+	left map[types.UID]*unstructured.Unstructured
+}
+
+// awaitAllGone waits until none of the objects is left, with one list and one watch for all of them.
+func (c *client) awaitAllGone(ctx context.Context, w *collectionAwait) error {
+	for {
+		again, err := c.awaitAllGoneOnce(ctx, w)
+		if !again {
+			return err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitAllGoneOnce is one list and one watch. It reports whether to begin again.
+func (c *client) awaitAllGoneOnce(ctx context.Context, w *collectionAwait) (again bool, err error) {
+	var page struct {
+		Metadata metav1.ListMeta  `json:"metadata"`
+		Items    []map[string]any `json:"items"`
+	}
+	raw, _, err := send(ctx, c.rest.Get().AbsPath(w.path).Param(w.selector, w.value).SetHeader("Accept", metadataListOnly))
+	if apierrors.IsNotFound(err) {
+		clear(w.left) // nobody has the kind any more
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := unmarshal(raw, &page); err != nil {
+		return false, fmt.Errorf("decode a list: %w", err)
+	}
+	there := make(map[types.UID]*unstructured.Unstructured, len(page.Items))
+	for _, item := range page.Items {
+		o := &unstructured.Unstructured{Object: item}
+		there[o.GetUID()] = o
+	}
+	for uid := range w.left {
+		if w.left[uid] = there[uid]; there[uid] == nil {
+			delete(w.left, uid)
+		}
+	}
+	if len(w.left) == 0 {
+		return false, nil
+	}
+	stream, err := c.rest.Get().AbsPath(w.path).Param(w.selector, w.value).Param("watch", "1").
+		Param("resourceVersion", page.Metadata.ResourceVersion).
+		Param("timeoutSeconds", strconv.Itoa(300)).SetHeader("Accept", metadataOnly).Stream(ctx)
+	if err != nil {
+		return ctx.Err() == nil, ctx.Err()
+	}
+	defer func() { _ = stream.Close() }()
+	dec := json.NewDecoder(stream)
+	for len(w.left) > 0 {
+		var ev struct {
+			Type   string          `json:"type"`
+			Object json.RawMessage `json:"object"`
+		}
+		if err := dec.Decode(&ev); err != nil {
+			return ctx.Err() == nil, ctx.Err()
+		}
+		if ev.Type != "MODIFIED" && ev.Type != "DELETED" {
+			if ev.Type == "ADDED" {
+				continue
+			}
+			return true, nil
+		}
+		o, err := decode(ev.Object)
+		if err != nil {
+			return false, err
+		}
+		switch _, waited := w.left[o.GetUID()]; {
+		case !waited:
+		case ev.Type == "DELETED":
+			delete(w.left, o.GetUID())
+		default:
+			w.left[o.GetUID()] = o
+		}
+	}
+	return false, nil
 }
 
 // awaitGone waits until there is no object with the name, or another one than now.

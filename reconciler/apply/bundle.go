@@ -28,6 +28,30 @@ const (
 // Held reports the suspension that covers an object.
 type Held func(api.ObjectRef) (api.Suspension, bool)
 
+// Waiting tells that a wait begins, and gives what ends it early: a newer revision makes it pointless.
+// The function it returns is called when the wait is over.
+type Waiting func(ctx context.Context) (context.Context, func())
+
+// reasonSuperseded is that of the error of a wait which a newer revision ended.
+const reasonSuperseded = "Superseded"
+
+// during waits with wait, and says so if that was ended because nobody wants it any more.
+func (w Waiting) during(ctx context.Context, wait func(context.Context) error) error {
+	if w == nil {
+		return wait(ctx)
+	}
+	waiting, over := w(ctx)
+	defer over()
+	err := wait(waiting)
+	if err != nil && waiting.Err() != nil && ctx.Err() == nil {
+		return &api.Error{
+			Kind: api.Waiting, Reason: reasonSuperseded, After: time.Millisecond,
+			Err: errors.New("a newer revision ended the wait"),
+		}
+	}
+	return err
+}
+
 // Request is one bundle to apply.
 type Request struct {
 	Bundle   api.RenderedBundle
@@ -37,12 +61,25 @@ type Request struct {
 	Compare   Compare
 	// Held may be nil: nothing is suspended.
 	Held Held
+	// Waiting is called around every wait for the end of a hook, and of what a hook replaces: the wait ends with the context that it returns,
+	// and the function is called after it. Nil means that nobody cares.
+	Waiting Waiting
 	// Declared returns the bundles that declare an object. Nil means that nobody checked:
 	// then what belongs to another bundle is taken over.
 	Declared func(api.ObjectRef) []string
 	// Left returns the paths of fields that are left as they are on the live object, beside those of ignore rules:
 	// what an autoscaler or an injector owns, although Git declares it. Nil means that there are none.
 	Left Left
+	// Witness is told of drift before it is written over. Nil means that nobody wants to know.
+	Witness Witness
+}
+
+// Witness records what somebody changed since an object was last applied and what an apply is about to write over.
+type Witness interface {
+	// Applied is the object as it was last applied; nil if that is unknown.
+	Applied(ref api.ObjectRef) *unstructured.Unstructured
+	// Found takes what the object is, compared with what was applied. Nothing is written unless it returns nil.
+	Found(ctx context.Context, ref api.ObjectRef, in Inspection) error
 }
 
 // Left says which fields of a live object are left as they are, as JSON pointers.

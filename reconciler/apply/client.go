@@ -86,15 +86,8 @@ type written struct {
 	object *unstructured.Unstructured
 }
 
-// answer is the part of an object's metadata that the inventory keeps.
-type answer struct {
-	UID               types.UID         `json:"uid"`
-	ResourceVersion   string            `json:"resourceVersion"`
-	Generation        int64             `json:"generation"`
-	Labels            map[string]string `json:"labels"`
-	Annotations       map[string]string `json:"annotations"`
-	DeletionTimestamp *metav1.Time      `json:"deletionTimestamp"`
-}
+// answer is an object's metadata, of which the inventory keeps some.
+type answer = metav1.ObjectMeta
 
 // patchMode says how a server-side apply is sent.
 type patchMode struct {
@@ -173,21 +166,9 @@ func (c *client) put(ctx context.Context, path string, obj any) error {
 	return err
 }
 
-// delete deletes an object, if it is still the one with that UID ("" is any); what it owns goes in the background.
+// delete deletes an object; uid may be empty, and else only an object with that one is deleted.
 func (c *client) delete(ctx context.Context, p place, uid types.UID) error {
-	propagation := metav1.DeletePropagationBackground
-	opts := metav1.DeleteOptions{
-		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
-		PropagationPolicy: &propagation,
-	}
-	if uid != "" {
-		opts.Preconditions = &metav1.Preconditions{UID: &uid}
-	}
-	body, err := json.Marshal(opts)
-	if err != nil {
-		return err
-	}
-	_, _, err = send(ctx, c.rest.Delete().AbsPath(p.path).Body(body))
+	_, err := c.deleteOnly(ctx, p, uid, "")
 	return err
 }
 
@@ -228,16 +209,34 @@ func (c *client) list(ctx context.Context, path, selector, accept string, each f
 }
 
 // serverClock knows how far our clock is from the API server's.
+// It counts on from the server's last answer by the time that passed, which no setting of our clock changes:
+// a clock that jumps while nobody talks to the server is noticed all the same.
 type serverClock struct {
 	now  func() time.Time
-	skew atomic.Int64
+	last atomic.Pointer[instant]
+}
+
+// instant is a time of the server, and when we were told.
+type instant struct {
+	server time.Time
+	told   time.Time // with a monotonic reading
 }
 
 // maxQuietSkew is how far clocks may differ (in whole seconds and travel time) without being corrected.
 const maxQuietSkew = 3 * time.Second
 
 // Skew is what to add to our time to get the server's; small differences count as none.
-func (s *serverClock) Skew() time.Duration { return time.Duration(s.skew.Load()) }
+func (s *serverClock) Skew() time.Duration {
+	last := s.last.Load()
+	if last == nil {
+		return 0
+	}
+	skew := last.server.Add(time.Since(last.told)).Sub(s.now())
+	if skew.Abs() <= maxQuietSkew {
+		return 0
+	}
+	return skew
+}
 
 func (s *serverClock) wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(req *http.Request) (*http.Response, error) {
@@ -246,11 +245,7 @@ func (s *serverClock) wrap(next http.RoundTripper) http.RoundTripper {
 			return resp, err
 		}
 		if date, derr := http.ParseTime(resp.Header.Get("Date")); derr == nil {
-			skew := date.Sub(s.now())
-			if skew.Abs() <= maxQuietSkew {
-				skew = 0
-			}
-			s.skew.Store(int64(skew))
+			s.last.Store(&instant{server: date, told: time.Now()})
 		}
 		return resp, nil
 	})

@@ -17,8 +17,12 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
-// waitAgain is when something that resolves itself is tried again.
-const waitAgain = 5 * time.Second
+// When something that resolves itself is tried again: soon, where it most often takes no longer than a start
+// of a Pod or a write by another bundle. Whoever tries again and again does so less and less often.
+const (
+	waitAgain = 5 * time.Second
+	waitSoon  = time.Second
+)
 
 // untyped is how server-side apply says that an object does not fit its schema; it comes as an internal error.
 var untyped = regexp.MustCompile(`failed to create typed patch object[^:]*: (\.[^\s:]+): `)
@@ -56,6 +60,9 @@ func Classify(ref api.ObjectRef, origin string, err error) error {
 	}
 	if e.Kind == api.Waiting {
 		e.After = waitAgain
+		if e.Reason == "WebhookNotReady" || e.Reason == "NamespaceMissing" {
+			e.After = waitSoon
+		}
 	}
 	return e
 }
@@ -122,7 +129,8 @@ func join(errs []error) error {
 	}
 	lead := 0
 	for i, err := range errs {
-		if worst[api.KindOf(err)] > worst[api.KindOf(errs[lead])] {
+		was, is := worst[api.KindOf(errs[lead])], worst[api.KindOf(err)]
+		if is > was || is == was && wait(err) < wait(errs[lead]) {
 			lead = i
 		}
 	}
@@ -133,6 +141,14 @@ func join(errs []error) error {
 	ordered := append([]error{errs[lead]}, errs[:lead]...)
 	ordered = append(ordered, errs[lead+1:]...)
 	return &objectsError{ordered}
+}
+
+// wait is when an error is worth another try, by its own word.
+func wait(err error) time.Duration {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e.After
+	}
+	return 0
 }
 
 // maxErrors bounds how many objects an error names.

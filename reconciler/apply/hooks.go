@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // moment is when hooks run in an Apply.
@@ -27,80 +29,124 @@ const (
 	hookFailed         = "hook-failed"
 )
 
-// annotationHooks, on the BundleDeployment, is the digest of the bundle whose hooks ran last.
-const annotationHooks = api.Group + "/hooks-ran"
+// annotationHook, on a hook's object, names the bundle whose hook it is; annotationHelmHook is Helm's own mark.
+const (
+	annotationHook     = api.Group + "/hook-of"
+	annotationHelmHook = "helm.sh/hook"
+)
 
 // hooks runs a bundle's hooks, once per change of the bundle.
 type hooks struct {
-	r      *run
-	digest string
-	// due are the hooks that are still to run; nil if they ran for this digest.
-	due     []api.Hook
-	install bool
+	r *run
+	// phases are those that hooks are run for in this Apply; nil if none are due.
+	phases map[moment]api.HookPhase
+	// memory is what is known to have run.
+	memory hookMemory
+	// unknown is set where that could not be read: then nothing is done.
+	unknown bool
 }
+
+// The phases of an installation and of an upgrade. There are no others: see docs/fleet-repository.md.
+var (
+	installPhases = map[moment]api.HookPhase{before: api.HookPreInstall, after: api.HookPostInstall}
+	upgradePhases = map[moment]api.HookPhase{before: api.HookPreUpgrade, after: api.HookPostUpgrade}
+)
 
 // newHooks finds out whether the bundle's hooks are due.
 func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
-	h := &hooks{r: r, digest: r.req.Bundle.Digest}
-	if len(r.req.Bundle.Hooks) == 0 {
+	h := &hooks{r: r}
+	if !slices.ContainsFunc(r.req.Bundle.Hooks, runs) {
 		return h, nil
 	}
-	ran, err := a.status.hooksRan(ctx, a, r.req.Bundle.Name)
+	memory, installed, err := a.status.hookMemory(ctx, a, r.req.Bundle.Name)
 	if err != nil {
+		h.unknown = true
 		return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
 	}
-	if ran != h.digest || h.digest == "" {
-		h.due, h.install = r.req.Bundle.Hooks, ran == "" && len(r.before) == 0
+	h.memory = memory
+	digest := r.req.Bundle.Digest
+	switch {
+	case memory.ran == digest && digest != "":
+	case memory.ran == "" && !installed:
+		// What a try that failed left behind does not make this an upgrade.
+		h.phases = installPhases
+	default:
+		h.phases = upgradePhases
 	}
 	return h, nil
+}
+
+// runs reports whether a hook is ever run.
+func runs(h api.Hook) bool {
+	return slices.ContainsFunc(h.Phases, func(p api.HookPhase) bool {
+		return p == api.HookPreInstall || p == api.HookPostInstall || p == api.HookPreUpgrade || p == api.HookPostUpgrade
+	})
+}
+
+// at returns the hooks that are due at a moment in their order: by weight, and what others need first where that is the same.
+func (h *hooks) at(when moment) []api.Hook {
+	if h.phases == nil || when == before && h.memory.begun != "" && h.memory.begun == h.r.req.Bundle.Digest {
+		return nil // an earlier try came further than this
+	}
+	out := slices.DeleteFunc(slices.Clone(h.r.req.Bundle.Hooks), func(k api.Hook) bool { return !slices.Contains(k.Phases, h.phases[when]) })
+	slices.SortStableFunc(out, func(x, y api.Hook) int {
+		return cmp.Or(cmp.Compare(x.Weight, y.Weight), plan.CompareOrder(api.RefOf(x.Object), api.RefOf(y.Object)))
+	})
+	return out
 }
 
 // run runs the hooks of a moment one after another. It reports false if one failed:
 // then nothing that follows is done.
 func (h *hooks) run(ctx context.Context, when moment) bool {
-	if h.due == nil {
-		return len(h.r.req.Bundle.Hooks) == 0 || h.ranBefore()
+	if h.phases == nil {
+		return !h.unknown
 	}
-	phase := map[moment]api.HookPhase{before: api.HookPreUpgrade, after: api.HookPostUpgrade}[when]
-	if h.install {
-		phase = map[moment]api.HookPhase{before: api.HookPreInstall, after: api.HookPostInstall}[when]
-	}
-	for _, hook := range h.due {
-		if !slices.Contains(hook.Phases, phase) {
-			continue
-		}
-		ref := api.RefOf(hook.Object)
-		if h.r.req.Held != nil {
-			if s, ok := h.r.req.Held(ref); ok {
-				h.note(api.Change{Object: ref, Action: api.Skipped, Reason: fmt.Sprintf("hook; suspended by %q", s.Name)})
-				return false
-			}
-		}
-		if err := h.one(ctx, hook); err != nil {
-			err = Classify(ref, "", err)
-			h.note(api.Change{Object: ref, Action: api.Failed, Reason: string(phase) + " hook", Error: err.Error()})
-			h.r.fail(err)
-			return false
-		}
-		h.note(api.Change{Object: ref, Action: api.Created, Reason: string(phase) + " hook ran"})
-	}
-	if when == after {
-		if err := h.r.a.status.setHooksRan(ctx, h.r.a, h.r.req.Bundle.Name, h.digest); err != nil {
-			h.r.fail(Classify(bundleRef(h.r.req.Bundle.Name), "", err))
+	digest, due := h.r.req.Bundle.Digest, h.at(when)
+	for _, hook := range due {
+		if !h.try(ctx, hook, h.phases[when]) {
 			return false
 		}
 	}
+	now := h.memory
+	switch {
+	case when == after:
+		now = hookMemory{ran: digest}
+	case len(due) > 0:
+		now.begun = digest
+	}
+	if now == h.memory {
+		return true
+	}
+	if err := h.r.a.status.setHookMemory(ctx, h.r.a, h.r.req.Bundle.Name, now); err != nil {
+		h.r.fail(Classify(bundleRef(h.r.req.Bundle.Name), "", err))
+		return false
+	}
+	h.memory = now
 	return true
 }
 
-// ranBefore reports whether the hooks are done with for this digest (and not unknown).
-func (h *hooks) ranBefore() bool {
-	h.r.mu.Lock()
-	defer h.r.mu.Unlock()
-	return !slices.ContainsFunc(h.r.errs, func(err error) bool {
-		var e *api.Error
-		return errors.As(err, &e) && e.Reason == "HooksUnknown"
-	})
+// try runs one hook, unless it is held back, and notes what became of it. It reports whether to go on.
+func (h *hooks) try(ctx context.Context, hook api.Hook, phase api.HookPhase) bool {
+	ref := api.RefOf(hook.Object)
+	if h.r.req.Held != nil {
+		if s, ok := h.r.req.Held(ref); ok {
+			h.note(api.Change{Object: ref, Action: api.Skipped, Reason: fmt.Sprintf("hook; suspended by %q", s.Name)})
+			return false
+		}
+	}
+	skipped, err := h.one(ctx, hook)
+	switch {
+	case err != nil:
+		err = Classify(ref, "", err)
+		h.note(api.Change{Object: ref, Action: api.Failed, Reason: string(phase) + " hook", Error: err.Error()})
+		h.r.fail(err)
+		return false
+	case skipped != "":
+		h.note(api.Change{Object: ref, Action: api.Skipped, Reason: string(phase) + " hook; " + skipped})
+	default:
+		h.note(api.Change{Object: ref, Action: api.Created, Reason: string(phase) + " hook ran"})
+	}
+	return true
 }
 
 func (h *hooks) note(c api.Change) {
@@ -110,8 +156,12 @@ func (h *hooks) note(c api.Change) {
 }
 
 // one creates a hook's object, waits for its end if it is a Job or a Pod, and deletes it by its policies.
-// It holds no slot while it waits.
-func (h *hooks) one(ctx context.Context, hook api.Hook) error {
+// It holds no slot while it waits. It returns why the hook was passed over, if it was.
+func (h *hooks) one(ctx context.Context, hook api.Hook) (skipped string, err error) {
+	if hook.Object.GetAnnotations()[api.AnnotationReconcile] == api.ValueDisabled {
+		return api.AnnotationReconcile + ": disabled in Git", nil
+	}
+	unbounded := ctx
 	ctx, cancel := context.WithTimeout(ctx, h.r.req.Bundle.Spec.WaitTimeout())
 	defer cancel()
 	policies := hook.DeletePolicies
@@ -121,47 +171,159 @@ func (h *hooks) one(ctx context.Context, hook api.Hook) error {
 	obj := h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)
 	at, err := h.r.a.kinds.place(api.RefOf(obj))
 	if err != nil {
-		return err
+		return "", err
 	}
-	if slices.Contains(policies, beforeHookCreation) {
-		if err := h.remove(ctx, at); err != nil {
-			return fmt.Errorf("delete the hook of the last time: %w", err)
-		}
+	if skipped, err := h.makeRoom(ctx, at, slices.Contains(policies, beforeHookCreation)); skipped != "" || err != nil {
+		return skipped, err
 	}
 	// No part-of label: a hook is no member of the ApplySet, and is never pruned as one.
 	body, err := prepare(obj, "")
 	if err != nil {
-		return err
+		return "", err
 	}
+	body = markHook(body, h.r.req.Bundle.Name)
 	raw, err := marshal(body, "", "")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if _, err := h.r.c.apply(ctx, at, raw, patchMode{}); err != nil {
-		return err
+		return "", err
 	}
-	err = h.r.a.own.await(ctx, at, finished)
+	if ends(at.ref) {
+		err = h.wait(ctx, func(ctx context.Context) error { return h.r.c.await(ctx, at, finished) })
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = &api.Error{Kind: api.Stalled, Reason: "HookTimeout", Err: fmt.Errorf("hook %s did not end in %s", at.ref, h.r.req.Bundle.Spec.WaitTimeout())}
 	}
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonSuperseded {
+		return "", fmt.Errorf("hook %s: %w", at.ref, err)
+	}
 	if (err == nil && slices.Contains(policies, hookSucceeded)) || (err != nil && slices.Contains(policies, hookFailed)) {
-		if rerr := h.remove(ctx, at); err == nil {
+		if rerr := h.clear(unbounded, at); err == nil {
 			err = rerr
 		}
 	}
-	return err
+	return "", err
 }
 
-// remove deletes a hook's object and waits until it is gone.
-func (h *hooks) remove(ctx context.Context, at place) error {
-	err := h.r.c.delete(ctx, at, "")
+// wait waits with the reconciler's consent, so that a newer revision ends it.
+func (h *hooks) wait(ctx context.Context, f func(context.Context) error) error {
+	return h.r.req.Waiting.during(ctx, f)
+}
+
+// markHook returns the object with the mark by which it is known as the bundle's hook.
+func markHook(body *unstructured.Unstructured, bundle string) *unstructured.Unstructured {
+	// prepare made the metadata ours, but not what is in it.
+	annotations := body.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[annotationHook] = bundle
+	body.SetAnnotations(annotations)
+	return body
+}
+
+// ends reports whether a hook of a kind runs, and has to be waited for.
+func ends(ref api.ObjectRef) bool {
+	return ref.Kind == "Job" && ref.Group == "batch" || ref.Kind == "Pod" && ref.Group == ""
+}
+
+// makeRoom looks at what has the hook's name already, and deletes what a hook left behind if replace says so:
+// a Job or a Pod, and of other kinds what we made as a hook.
+// What is nobody's hook is refused: neither may it be lost, nor would a Job that has ended run again.
+// It returns why the hook is to be passed over, if it is.
+func (h *hooks) makeRoom(ctx context.Context, at place, replace bool) (skipped string, err error) {
+	live, err := h.r.c.get(ctx, at, metadataOnly)
 	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	// A protected kind is not deleted anyway, and is taken over as an ordinary object is.
+	set := live.GetLabels()[api.LabelPartOf]
+	if !ownHook(live, h.r.req.Bundle.Name) && (set != "" || !plan.Protected(at.ref)) {
+		return "", &api.Error{
+			Kind: api.Forbidden, Reason: "HookNameTaken",
+			Err:  fmt.Errorf("%s exists and is no hook: it is not written over", at.ref),
+			Hint: "delete it, or give it the annotation " + annotationHelmHook + " to let the hook have its name",
+		}
+	}
+	why := keeps(live)
+	switch {
+	case why == api.AnnotationReconcile && !ends(at.ref):
+		return why + ": disabled on the live object", nil
+	case why != "" && ends(at.ref) && replace:
+		return "", &api.Error{
+			Kind: api.Forbidden, Reason: "HookKept", Err: fmt.Errorf("hook %s cannot run: the one of the last time has %s: disabled", at.ref, why),
+			Hint: "delete it, or take the annotation away",
+		}
+	case why != "" || !replace || !ends(at.ref) && !marked(live, h.r.req.Bundle.Name):
+		return "", nil // it is written over
+	}
+	if err := h.remove(ctx, at, live); err != nil {
+		return "", fmt.Errorf("delete the hook of the last time: %w", err)
+	}
+	return "", nil
+}
+
+// clear deletes the hook's object after it has ended, unless that is to stay.
+func (h *hooks) clear(ctx context.Context, at place) error {
+	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
+	defer cancel()
+	live, err := h.r.c.get(ctx, at, metadataOnly)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil || keeps(live) != "" || !ownHook(live, h.r.req.Bundle.Name) {
+		return err
+	}
+	return h.remove(ctx, at, live)
+}
+
+// keeps names the annotation that keeps us from deleting an object; empty if none does.
+func keeps(live *unstructured.Unstructured) string {
+	for _, a := range []string{api.AnnotationPrune, api.AnnotationReconcile} {
+		if live.GetAnnotations()[a] == api.ValueDisabled {
+			return a
+		}
+	}
+	return ""
+}
+
+// ownHook reports whether an object is a hook of the bundle: one that we made, that Helm made before us,
+// or an object of the bundle that became a hook. What belongs to another ApplySet never is.
+func ownHook(live *unstructured.Unstructured, bundle string) bool {
+	switch live.GetLabels()[api.LabelPartOf] {
+	case "":
+	case ApplySetID(bundle):
+		return true
+	default:
+		return false
+	}
+	of, marked := live.GetAnnotations()[annotationHook]
+	return of == bundle || !marked && live.GetAnnotations()[annotationHelmHook] != ""
+}
+
+// marked reports whether an object was made as a hook of the bundle, by us.
+func marked(live *unstructured.Unstructured, bundle string) bool {
+	annotations := live.GetAnnotations()
+	return live.GetLabels()[api.LabelManagedBy] == api.ManagedBy && (annotations[annotationHook] == bundle || annotations[annotationHelmHook] != "")
+}
+
+// remove deletes an object that is a hook's, and waits until it is gone. A protected kind is never deleted.
+func (h *hooks) remove(ctx context.Context, at place, live *unstructured.Unstructured) error {
+	if plan.Protected(at.ref) {
+		return nil
+	}
+	left, err := h.r.c.deleteOnly(ctx, at, live.GetUID(), "")
+	if apierrors.IsNotFound(err) || err == nil && (left == nil || left.GetDeletionTimestamp() == nil) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return h.r.a.own.await(ctx, at, func(o *unstructured.Unstructured) (bool, error) { return o == nil, nil })
+	return h.wait(ctx, func(ctx context.Context) error { return h.r.c.awaitGone(ctx, at) })
 }
 
 // finished reports whether a hook has ended. Kinds that do not run end at once.

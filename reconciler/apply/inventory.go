@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -59,19 +60,29 @@ func (a *Applier) members(ctx context.Context, gk schema.GroupKind, bundles map[
 		if name := labels[api.LabelBundle]; !ok && name != "" && ApplySetID(name) == set {
 			bundle, ok = name, true
 		}
-		if !ok {
+		if !ok || madeByController(gk, o) {
 			return
 		}
 		out[bundle] = append(out[bundle], api.InventoryEntry{
 			Object: api.ObjectRef{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: o.GetNamespace(), Name: o.GetName()},
 			UID:    string(o.GetUID()), ResourceVersion: o.GetResourceVersion(), Generation: o.GetGeneration(),
-			MetaDigest: api.MetaDigest(labels, o.GetAnnotations()),
+			MetaDigest: api.MetaDigest(o),
 		})
 	})
 	if apierrors.IsNotFound(err) && strings.Contains(err.Error(), "could not find the requested resource") {
 		return nil
 	}
 	return err
+}
+
+// madeByController reports whether an object has our labels only because a controller copied them
+// from the object of ours that it made it for. It is not in Git, and must not be pruned for that.
+func madeByController(gk schema.GroupKind, o *unstructured.Unstructured) bool {
+	if metav1.GetControllerOf(o) != nil {
+		return true
+	}
+	// Those that are made for a Service name no owner.
+	return gk == schema.GroupKind{Kind: "Endpoints"} && o.GetLabels()["endpoints.kubernetes.io/managed-by"] == "endpoint-controller"
 }
 
 // kindGone returns nil if the server really does not have a kind that discovery did not find (cause).

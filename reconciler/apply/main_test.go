@@ -113,16 +113,17 @@ func (r *rig) apply(inventory []api.InventoryEntry, docs ...string) apply.Result
 
 // resources: kind -> how the test reaches it
 var resources = map[string]schema.GroupVersionResource{
-	"ConfigMap":  {Version: "v1", Resource: "configmaps"},
-	"Secret":     {Version: "v1", Resource: "secrets"},
-	"Service":    {Version: "v1", Resource: "services"},
-	"Deployment": {Group: "apps", Version: "v1", Resource: "deployments"},
-	"Job":        {Group: "batch", Version: "v1", Resource: "jobs"},
-	"Namespace":  {Version: "v1", Resource: "namespaces"},
-	"Event":      {Version: "v1", Resource: "events"},
-	"Bundle":     {Group: "flotilla.dev", Version: "v1alpha1", Resource: "bundledeployments"},
-	"Suspension": {Group: "flotilla.dev", Version: "v1alpha1", Resource: "suspensions"},
-	"CRD":        {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
+	"ConfigMap":             {Version: "v1", Resource: "configmaps"},
+	"Secret":                {Version: "v1", Resource: "secrets"},
+	"Service":               {Version: "v1", Resource: "services"},
+	"Deployment":            {Group: "apps", Version: "v1", Resource: "deployments"},
+	"Job":                   {Group: "batch", Version: "v1", Resource: "jobs"},
+	"Namespace":             {Version: "v1", Resource: "namespaces"},
+	"PersistentVolumeClaim": {Version: "v1", Resource: "persistentvolumeclaims"},
+	"Event":                 {Version: "v1", Resource: "events"},
+	"Bundle":                {Group: "flotilla.dev", Version: "v1alpha1", Resource: "bundledeployments"},
+	"Suspension":            {Group: "flotilla.dev", Version: "v1alpha1", Resource: "suspensions"},
+	"CRD":                   {Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"},
 }
 
 func (r *rig) get(kind, name string) *unstructured.Unstructured {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/url"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -31,11 +33,15 @@ func (a *Applier) object(ctx context.Context, c *client, in plan.Input, req Requ
 	if err != nil {
 		return failed(ref, err), nil
 	}
-	w := &writer{a: a, c: c, at: at, in: in, body: body, spec: req.Bundle.Spec, left: req.Left}
+	w := &writer{a: a, c: c, at: at, in: in, body: body, spec: req.Bundle.Spec, left: req.Left, witness: req.Witness}
 	for range maxTries {
 		s := plan.Decide(w.in)
+		if r, ok := w.refusedBefore(ctx, req.Bundle.Digest, s); ok {
+			return r, nil
+		}
 		var again bool
-		if s, again = w.step(ctx, s); !again {
+		if s, again = w.step(ctx, plan.Decide(w.in)); !again {
+			a.refusals.note(w.in, req.Bundle.Digest, s)
 			return s, w.entry
 		}
 	}
@@ -52,6 +58,8 @@ type writer struct {
 	spec api.BundleSpec
 	// left may be nil; see Request.Left.
 	left Left
+	// witness may be nil; see Request.Witness.
+	witness Witness
 	// entry is what to keep in the inventory.
 	entry *api.InventoryEntry
 }
@@ -123,6 +131,9 @@ func (w *writer) tryCreate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 
 // write applies the object, after taking over what the step says.
 func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
+	if err := w.testify(ctx); err != nil {
+		return failed(s.Object, err), false
+	}
 	uid, rv := "", onlyIfAbsent
 	if w.in.Sight == plan.Present {
 		uid, rv = string(w.in.Live.GetUID()), ""
@@ -157,6 +168,36 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		return s, true
 	}
 	return w.rejected(ctx, s, err), false
+}
+
+// testify has the witness record what somebody else did to the object since it was last applied:
+// what is written next destroys the evidence.
+func (w *writer) testify(ctx context.Context) error {
+	if w.witness == nil || w.in.Entry == nil || w.asLeft() {
+		return nil
+	}
+	old := w.witness.Applied(w.at.ref)
+	if old == nil || Digest(old) != w.in.Entry.Digest {
+		return nil // what was applied is not known
+	}
+	in := w.a.inspectAs(ctx, w.c, w.at, w.in.Bundle, old)
+	if k := api.KindOf(in.Err); k == api.Transient || k == api.Waiting || ctx.Err() != nil {
+		return in.Err
+	}
+	return w.witness.Found(ctx, w.at.ref, in)
+}
+
+// asLeft reports whether nothing but its status changed since the object was last known to be as applied.
+func (w *writer) asLeft() bool {
+	e, live := w.in.Entry, w.in.Live
+	switch {
+	case live == nil:
+		return false
+	case e.ResourceVersion == live.GetResourceVersion():
+		return true
+	}
+	return e.UID == string(live.GetUID()) && live.GetGeneration() == e.Generation &&
+		api.SameMeta(e.MetaDigest, api.MetaDigest(live))
 }
 
 // verify asks with a dry run whether anything would change, and writes only then.
@@ -211,7 +252,7 @@ func (w *writer) recreate(ctx context.Context) error {
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("recreate: delete: %w", err)
 	}
-	if err := w.a.own.awaitGone(ctx, w.at); err != nil {
+	if err := w.c.awaitGone(ctx, w.at); err != nil {
 		return fmt.Errorf("recreate: wait until the old object is gone: %w", err)
 	}
 	body, err := marshal(w.body, "", onlyIfAbsent)
@@ -299,20 +340,96 @@ func takeOverPatch(live *unstructured.Unstructured, how plan.TakeOver, rules []a
 }
 
 // kindAppears waits a moment where a CRD was just established and its address is not served yet,
-// and where a namespace that was just created is not yet known everywhere. It reports whether to try again.
+// and where a namespace that is there was not found: what was just created is not known everywhere at once.
+// It reports whether to try again, which the callers do a few times within a second or so.
+// For a namespace that is not there nobody waits here: it may never come.
 func (w *writer) kindAppears(ctx context.Context, err error) bool {
-	if _, reason := kindOf(err); reason != "KindMissing" {
+	switch _, reason := kindOf(err); reason {
+	case "KindMissing":
+		w.a.kinds.forget(w.at.ref.GVK().GroupKind())
+	case "NamespaceMissing":
+		ns := api.ObjectRef{Version: "v1", Kind: "Namespace", Name: w.at.ref.Namespace}
+		live, err := w.a.own.get(ctx, place{ns, "/api/v1/namespaces/" + url.PathEscape(ns.Name)}, metadataOnly)
+		if err != nil || live.GetDeletionTimestamp() != nil {
+			return false
+		}
+	default:
 		return false
 	}
-	w.a.kinds.forget(w.at.ref.GVK().GroupKind())
 	return pause(ctx, 200*time.Millisecond) == nil
+}
+
+// refusals remembers objects that the API server refused for good, so that they are not sent again
+// only because another object of their bundle is worth another try.
+type refusals struct {
+	mu sync.Mutex
+	// known: object ID -> its refusal
+	known map[string]refusal
+}
+
+// refusal is what was refused, and what was live then.
+type refusal struct {
+	bundle, digest       string
+	uid, resourceVersion string
+	step                 plan.Step
+}
+
+// refusalOf is what note would remember of an object, without the step.
+func refusalOf(in plan.Input, bundle string) refusal {
+	r := refusal{bundle: bundle, digest: in.Digest}
+	if in.Live != nil {
+		r.uid, r.resourceVersion = string(in.Live.GetUID()), in.Live.GetResourceVersion()
+	}
+	return r
+}
+
+// note takes in how a try ended. bundle is the digest of what Git says of the whole bundle.
+func (r *refusals) note(in plan.Input, bundle string, s plan.Step) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := s.Object.ID()
+	if s.Action != api.Failed || api.KindOf(Classify(s.Object, "", s.Err)) != api.Stalled {
+		delete(r.known, id)
+		return
+	}
+	if r.known == nil {
+		r.known = map[string]refusal{}
+	}
+	is := refusalOf(in, bundle)
+	is.step = s
+	r.known[id] = is
+}
+
+func (r *refusals) get(id string) (refusal, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	is, ok := r.known[id]
+	return is, ok
+}
+
+// refusedBefore returns the refusal of an earlier try if nothing changed since: neither Git nor the live object.
+// Whoever compares everything wants to know anew.
+func (w *writer) refusedBefore(ctx context.Context, bundle string, s plan.Step) (plan.Step, bool) {
+	if w.in.Compare == plan.CompareAll || s.Next == plan.Done || s.Next == plan.Look {
+		return plan.Step{}, false
+	}
+	was, ok := w.a.refusals.get(s.Object.ID())
+	if !ok || was.bundle != bundle || was.digest != w.in.Digest {
+		return plan.Step{}, false
+	}
+	if w.in.Sight == plan.NotSeen {
+		w.look(ctx)
+	}
+	step := was.step
+	was.step = plan.Step{}
+	return step, w.in.Sight != plan.Unknown && was == refusalOf(w.in, bundle)
 }
 
 // keep notes what the server answered.
 func (w *writer) keep(m answer) {
 	w.entry = &api.InventoryEntry{
 		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
-		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(m.Labels, m.Annotations),
+		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
 	}
 }
 
@@ -324,7 +441,7 @@ func (w *writer) passOver() {
 		return
 	}
 	e := *w.in.Entry
-	e.MetaDigest = api.MetaDigest(w.in.Live.GetLabels(), w.in.Live.GetAnnotations())
+	e.MetaDigest = api.WithLabels(e.MetaDigest, api.MetaDigest(w.in.Live))
 	w.entry = &e
 }
 
@@ -334,6 +451,7 @@ func (w *writer) keepLive() {
 	w.keep(answer{
 		UID: l.GetUID(), ResourceVersion: l.GetResourceVersion(), Generation: l.GetGeneration(),
 		Labels: l.GetLabels(), Annotations: l.GetAnnotations(),
+		Finalizers: l.GetFinalizers(), OwnerReferences: l.GetOwnerReferences(), ManagedFields: l.GetManagedFields(),
 	})
 }
 

@@ -2,11 +2,19 @@ package apply
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
 	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
@@ -19,13 +27,20 @@ type PruneRequest struct {
 	Entries []api.InventoryEntry
 	// Held may be nil: nothing is suspended.
 	Held Held
+	// Waiting is as in Request, for the waits until what is deleted is gone.
+	Waiting Waiting
 	// Declared returns the bundles that declare an object now; nil means none does.
 	Declared func(api.ObjectRef) []string
 }
 
-// Prune deletes objects that left Git, stage by stage in the reverse order of application.
+// goneTimeout bounds the wait for the objects of one stage to be gone before the next stage is deleted.
+// A claim waits for the Pods that use it, and those usually have 30 seconds.
+const goneTimeout = 45 * time.Second
+
+// Prune deletes objects that left Git, stage by stage (see plan.PruneStage).
 // Only what still carries the bundle's ApplySet label is deleted.
-// What could not be deleted, or may not, stays in Result.Inventory.
+// A stage begins when what the one before deleted is gone: somebody may have to finalize it who is deleted later.
+// What could not be deleted, or may not, or is not gone in time, stays in Result.Inventory.
 func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 	res := Result{Changes: api.ChangeSet{Bundle: req.Bundle}}
 	c, err := a.clientFor(req.Spec.ServiceAccount)
@@ -34,21 +49,30 @@ func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 		return res
 	}
 	var errs []error
+	stays := "" // what holds back the stages after its own
 	todo := plan.Stale(req.Entries, nil, nil)
 	for len(todo) > 0 {
 		n := 1
-		for n < len(todo) && plan.StageOf(todo[n].Object) == plan.StageOf(todo[0].Object) {
+		for n < len(todo) && plan.PruneStage(todo[n].Object) == plan.PruneStage(todo[0].Object) {
 			n++
 		}
-		steps := a.pruneStage(ctx, c, req, todo[:n])
-		for i, s := range steps {
+		removals := a.pruneStage(ctx, c, req, todo[:n], stays)
+		for i, r := range removals {
+			s := r.step
 			change := api.Change{Object: s.Object, Action: s.Action, Reason: s.Reason}
 			if s.Err != nil {
 				s.Err = Classify(s.Object, "", s.Err)
 				errs = append(errs, s.Err)
 				change.Error = s.Err.Error()
+				if stays == "" && (r.pending || plan.Custom(s.Object)) {
+					stays = s.Object.String()
+				}
 			}
 			if !s.Forget {
+				if r.live != nil {
+					// What is kept has to be seen when what it is kept for goes.
+					todo[i].MetaDigest = api.MetaDigest(r.live)
+				}
 				res.Inventory = append(res.Inventory, todo[i])
 			}
 			res.Changes.Changes = append(res.Changes.Changes, change)
@@ -60,9 +84,20 @@ func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 	return res
 }
 
-// pruneStage deletes objects that do not wait for each other.
-func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, entries []api.InventoryEntry) []plan.Step {
-	steps := make([]plan.Step, len(entries))
+// removal is what became of one entry.
+type removal struct {
+	step plan.Step
+	at   place
+	// live is the object as it was last seen; nil if it was not.
+	live *unstructured.Unstructured
+	// pending says that its deletion was accepted, and that it was not gone then.
+	pending bool
+}
+
+// pruneStage deletes objects that do not wait for each other, and waits until they are gone.
+// Where something of an earlier stage stays, it deletes nothing.
+func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, entries []api.InventoryEntry, stays string) []removal {
+	out := make([]removal, len(entries))
 	var wg sync.WaitGroup
 	for i, e := range entries {
 		in := plan.PruneInput{Bundle: req.Bundle, Entry: e, Spec: req.Spec}
@@ -74,29 +109,29 @@ func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, e
 		if req.Declared != nil {
 			in.Declared = req.Declared(e.Object)
 		}
-		if steps[i] = plan.Prune(in); steps[i].Next == plan.Done {
+		if out[i].step = plan.Prune(in); out[i].step.Next == plan.Done {
+			continue
+		}
+		if stays != "" {
+			out[i].step = plan.Step{Object: e.Object, Action: api.Skipped, Reason: "left Git; it goes when " + stays + " is gone"}
 			continue
 		}
 		if err := a.acquire(ctx); err != nil {
-			steps[i] = plan.Step{Object: e.Object, Action: api.Failed, Reason: "cancelled", Err: err}
+			out[i].step = plan.Step{Object: e.Object, Action: api.Failed, Reason: "cancelled", Err: err}
 			continue
 		}
 		wg.Go(func() {
 			defer a.release()
-			var live *unstructured.Unstructured
-			if steps[i], live = a.pruneObject(ctx, c, in); live != nil {
-				// What is kept has to be seen when what it is kept for goes.
-				entries[i].MetaDigest = api.MetaDigest(live.GetLabels(), live.GetAnnotations())
-			}
+			out[i] = a.pruneObject(ctx, c, in)
 		})
 	}
 	wg.Wait()
-	return steps
+	a.awaitRemovals(ctx, c, req, out)
+	return out
 }
 
 // pruneObject looks at one object, asks plan, and deletes it if that is the answer.
-// It also returns the object as it was last seen, if it was.
-func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput) (plan.Step, *unstructured.Unstructured) {
+func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput) removal {
 	at, err := a.kinds.place(in.Entry.Object)
 	if err != nil {
 		// A kind that is gone has no objects any more; one whose API server does not answer may have.
@@ -105,7 +140,7 @@ func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput
 		} else {
 			in.Sight = plan.Absent
 		}
-		return plan.Prune(in), nil
+		return removal{step: plan.Prune(in)}
 	}
 	for range maxTries {
 		live, err := c.get(ctx, at, metadataOnly)
@@ -119,37 +154,146 @@ func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput
 		}
 		s := plan.Prune(in)
 		if s.Next != plan.Delete {
-			return s, in.Live
+			return removal{step: s, at: at, live: in.Live, pending: s.Next == plan.Await && waitsToGo(in.Live)}
 		}
-		err = c.delete(ctx, at, live.GetUID())
+		left, err := c.deleteOnly(ctx, at, live.GetUID(), "")
 		switch {
 		case err == nil, apierrors.IsNotFound(err):
-			return deleted(s, live.GetFinalizers()), live
+			return removal{step: s, at: at, live: live, pending: waitsToGo(left)}
 		case apierrors.IsConflict(err):
 			continue // replaced by another object meanwhile: look again
 		}
 		f := failed(s.Object, err)
 		f.Reason = "could not be deleted"
-		return f, live
+		return removal{step: f, at: at, live: live}
 	}
-	return failed(in.Entry.Object, apierrors.NewConflict(groupResource(in.Entry.Object), in.Entry.Object.Name, errGone)), nil
+	return removal{step: failed(in.Entry.Object, apierrors.NewConflict(groupResource(in.Entry.Object), in.Entry.Object.Name, errGone))}
 }
 
-// deleted is a deletion that was accepted. An object with finalizers is not gone yet,
-// but the order stands and nothing can take it back, so it leaves the inventory as well.
-func deleted(s plan.Step, finalizers []string) plan.Step {
-	if len(finalizers) > 0 {
-		s.Reason = "left Git; it goes when its finalizers are done"
+// deleteOnly deletes an object if it still is the one that was seen; what is empty is not asked for.
+// It returns what is left of the object, nil if it is gone.
+func (c *client) deleteOnly(ctx context.Context, p place, uid types.UID, resourceVersion string) (*unstructured.Unstructured, error) {
+	propagation := metav1.DeletePropagationBackground
+	opts := metav1.DeleteOptions{
+		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
+		PropagationPolicy: &propagation, Preconditions: &metav1.Preconditions{},
 	}
-	return s
+	if uid != "" {
+		opts.Preconditions.UID = &uid
+	}
+	if resourceVersion != "" {
+		opts.Preconditions.ResourceVersion = &resourceVersion
+	}
+	body, err := json.Marshal(opts)
+	if err != nil {
+		return nil, err
+	}
+	raw, _, err := send(ctx, c.rest.Delete().AbsPath(p.path).SetHeader("Accept", metadataOnly).Body(body))
+	if err != nil {
+		return nil, err
+	}
+	left, err := decode(raw)
+	if err != nil || left.GetKind() == "Status" {
+		return nil, err
+	}
+	return left, nil
 }
 
-// RemoveExtra deletes one object that carries the bundle's ApplySet label and is not in Git.
-func (a *Applier) RemoveExtra(ctx context.Context, ref api.ObjectRef, bundle string) error {
+// waitsToGo reports whether what is left after a deletion is left to somebody's finalizer, and has to be waited for.
+// Other objects that are answered are gone, or go by themselves: a Pod when its time is over, a Namespace when it is empty.
+func waitsToGo(left *unstructured.Unstructured) bool {
+	return left != nil && left.GetDeletionTimestamp() != nil && len(left.GetFinalizers()) > 0
+}
+
+// awaitRemovals waits until the pending ones are gone, with one list and one watch for each kind and namespace,
+// and completes their steps.
+func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest, removals []removal) {
+	waits := map[string]*collectionAwait{} // path of the collection -> its part
+	for _, r := range removals {
+		if !r.pending {
+			continue
+		}
+		dir, name := path.Split(r.at.path)
+		w := waits[dir]
+		if w == nil {
+			// For a single object this asks for no more rights than the object itself needs.
+			w = &collectionAwait{path: strings.TrimSuffix(dir, "/"), selector: "fieldSelector", value: "metadata.name=" + name}
+			w.left = map[types.UID]*unstructured.Unstructured{}
+			waits[dir] = w
+		} else {
+			w.selector, w.value = "labelSelector", api.LabelPartOf+"="+ApplySetID(req.Bundle)
+		}
+		w.left[r.live.GetUID()] = r.live
+	}
+	if len(waits) == 0 {
+		return
+	}
+	err := req.Waiting.during(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, min(goneTimeout, req.Spec.WaitTimeout()))
+		defer cancel()
+		errs := make(chan error, len(waits))
+		for _, w := range waits {
+			go func() { errs <- c.awaitAllGone(ctx, w) }()
+		}
+		var all []error
+		for range waits {
+			all = append(all, <-errs)
+		}
+		return errors.Join(all...)
+	})
+	for i := range removals {
+		r := &removals[i]
+		if !r.pending {
+			continue
+		}
+		dir, _ := path.Split(r.at.path)
+		if left := waits[dir].left[r.live.GetUID()]; left != nil {
+			r.live = left
+			r.step = notGone(r.step.Object, left, err)
+			continue
+		}
+		r.step.Action, r.step.Reason, r.step.Forget = api.Pruned, "left Git", true
+	}
+}
+
+// notGone is the step about an object whose deletion was accepted and that is still there. Nothing can take that back,
+// but what it needs to go must not be deleted before it.
+func notGone(ref api.ObjectRef, left *unstructured.Unstructured, cause error) plan.Step {
+	e := &api.Error{Kind: api.Waiting, Reason: "Terminating", After: waitAgain}
+	e.Err = fmt.Errorf("%s is being deleted, and waits for its finalizers %q", ref, left.GetFinalizers())
+	e.Hint = "they are removed by the controller that set them: see whether it runs"
+	if known, ok := errors.AsType[*api.Error](cause); ok && known.Reason == reasonSuperseded {
+		e.Reason, e.After = known.Reason, known.After
+	} else if cause != nil && !errors.Is(cause, context.DeadlineExceeded) {
+		e.Err = fmt.Errorf("%w (%w)", e.Err, cause)
+	}
+	return plan.Step{Object: ref, Action: api.Failed, Reason: "is being deleted", Err: e}
+}
+
+// RemoveExtra deletes one object that carries the bundle's ApplySet label and is not in Git:
+// live, as it was recorded, and no other or later state of it. Then the error's reason is Conflict.
+// What may not be deleted is an error of the kind Forbidden.
+func (a *Applier) RemoveExtra(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured) error {
+	ref := api.RefOf(live)
+	s := plan.RemoveExtra(bundle.Name, live)
+	if s.Next != plan.Delete {
+		return Classify(ref, "", s.Err)
+	}
+	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	if err != nil {
+		return Classify(ref, "", err)
+	}
 	if err := a.acquire(ctx); err != nil {
-		return err
+		return Classify(ref, "", err)
 	}
 	defer a.release()
-	s, _ := a.pruneObject(ctx, a.own, plan.PruneInput{Bundle: bundle, Entry: api.InventoryEntry{Object: ref}})
-	return Classify(ref, "", s.Err)
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return Classify(ref, "", err)
+	}
+	_, err = c.deleteOnly(ctx, at, live.GetUID(), live.GetResourceVersion())
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return Classify(ref, "", err)
 }

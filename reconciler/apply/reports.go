@@ -137,20 +137,17 @@ func (a *Applier) OrderSync(ctx context.Context, bundle string) error {
 	return Classify(ReportRef(), "", a.own.patch(ctx, reportPlace(), types.MergePatchType, patch))
 }
 
-// SyncOrder reads the last order: when it was given, and for which bundle (empty: all).
-// The time is zero if none was ever given.
-func (a *Applier) SyncOrder(ctx context.Context) (at time.Time, bundle string, err error) {
+// SyncOrder reads the last order, and for which bundle it is (empty: all). The order is empty if none was ever given.
+// Orders are told apart by their whole text. The time in it is that of whoever gave the order:
+// it says nothing about which of two came later.
+func (a *Applier) SyncOrder(ctx context.Context) (order, bundle string, err error) {
 	m, err := a.readReport(ctx)
 	if err != nil {
-		return time.Time{}, "", err
+		return "", "", err
 	}
-	text, ok := m.Annotations[AnnotationSync]
-	if !ok {
-		return time.Time{}, "", nil
-	}
-	when, bundle, _ := strings.Cut(text, " ")
-	at, err = time.Parse(time.RFC3339Nano, when)
-	return at, bundle, err
+	order = m.Annotations[AnnotationSync]
+	_, bundle, _ = strings.Cut(order, " ")
+	return order, bundle, nil
 }
 
 // BundleStatuses reads the BundleDeployments, sorted by name. A cluster without the CRD has none.
@@ -171,10 +168,15 @@ func (a *Applier) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error
 
 func (d bundleDeployment) bundleStatus() api.BundleStatus {
 	s := d.Status
-	return api.BundleStatus{
+	st := api.BundleStatus{
 		Name: d.Metadata.Name, Phase: api.BundlePhase(s.Phase),
 		AppliedRevision: s.Revision, DesiredRevision: s.DesiredRevision,
 		Objects: s.Objects, ReadyObjects: s.ReadyObjects, Drifted: s.Drifted, Unknown: s.Unknown,
 		Suspended: s.SuspendedBy, Message: s.Message, Keep: d.Metadata.Annotations[api.AnnotationPrune] == api.ValueDisabled,
+		ServiceAccount: d.serviceAccount(),
 	}
+	if e := s.Error; e != nil {
+		st.Error = &api.StatusError{Kind: e.Kind, Reason: e.Reason, Message: s.Message, File: e.File, Line: e.Line, Field: e.Field}
+	}
+	return st
 }

@@ -13,14 +13,18 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
 const bundleDeploymentsPath = "/apis/" + api.Group + "/" + api.Version + "/namespaces/" + api.SystemNamespace + "/bundledeployments"
 
-// maxMessage bounds the message of a BundleDeployment.
-const maxMessage = 1024
+// Bounds of a BundleDeployment's message, and of each text that says where its error is.
+const (
+	maxMessage = 1024
+	maxWhere   = 512
+)
 
 // bundleDeployment is the whole of a BundleDeployment that flotilla applies, in one write.
 type bundleDeployment struct {
@@ -38,17 +42,27 @@ type deploymentMeta struct {
 }
 
 type bundleDeploymentBody struct {
-	Phase           string      `json:"phase,omitempty"`
-	Revision        string      `json:"revision,omitempty"`
-	DesiredRevision string      `json:"desiredRevision,omitempty"`
-	Objects         int         `json:"objects"`
-	ReadyObjects    int         `json:"readyObjects"`
-	Drifted         int         `json:"drifted"`
-	Unknown         int         `json:"unknown"`
-	SuspendedBy     string      `json:"suspendedBy,omitempty"`
-	Message         string      `json:"message,omitempty"`
-	AgentVersion    string      `json:"agentVersion,omitempty"`
-	Conditions      []condition `json:"conditions,omitempty"`
+	Phase           string       `json:"phase,omitempty"`
+	Revision        string       `json:"revision,omitempty"`
+	DesiredRevision string       `json:"desiredRevision,omitempty"`
+	Objects         int          `json:"objects"`
+	ReadyObjects    int          `json:"readyObjects"`
+	Drifted         int          `json:"drifted"`
+	Unknown         int          `json:"unknown"`
+	SuspendedBy     string       `json:"suspendedBy,omitempty"`
+	Message         string       `json:"message,omitempty"`
+	AgentVersion    string       `json:"agentVersion,omitempty"`
+	Conditions      []condition  `json:"conditions,omitempty"`
+	Error           *bundleError `json:"error,omitempty"`
+}
+
+// bundleError is where the error is that the message tells of.
+type bundleError struct {
+	Kind   api.ErrorKind `json:"kind"`
+	Reason string        `json:"reason,omitempty"`
+	File   string        `json:"file,omitempty"`
+	Line   int           `json:"line,omitempty"`
+	Field  string        `json:"field,omitempty"`
 }
 
 type condition struct {
@@ -68,10 +82,12 @@ type statusCache struct {
 	known map[string]bundleDeployment
 	// kinds counts the BundleDeployments that name a kind: all kinds that Inventory looks through.
 	kinds map[string]int
+	// hooks: bundle -> which of its hooks ran
+	hooks map[string]hookMemory
 }
 
 func newStatusCache() *statusCache {
-	return &statusCache{known: map[string]bundleDeployment{}, kinds: map[string]int{}}
+	return &statusCache{known: map[string]bundleDeployment{}, kinds: map[string]int{}, hooks: map[string]hookMemory{}}
 }
 
 // setLocked takes in a BundleDeployment as it is on the cluster.
@@ -120,8 +136,9 @@ func (s *statusCache) loadLocked(ctx context.Context, a *Applier) error {
 	if err != nil {
 		return err
 	}
-	s.known, s.kinds = map[string]bundleDeployment{}, map[string]int{}
+	s.known, s.kinds, s.hooks = map[string]bundleDeployment{}, map[string]int{}, map[string]hookMemory{}
 	for _, d := range all {
+		s.hooks[d.Metadata.Name] = takeHookMemory(d.Metadata.Annotations)
 		s.setLocked(d)
 	}
 	s.loaded = true
@@ -199,7 +216,7 @@ func (a *Applier) announceKinds(ctx context.Context, req Request) error {
 	for _, o := range req.Bundle.Objects {
 		entries = append(entries, api.InventoryEntry{Object: api.RefOf(o)})
 	}
-	d := a.deployment(api.BundleStatus{Name: req.Bundle.Name, Phase: api.PhaseApplying, DesiredRevision: req.Revision, Keep: !req.Bundle.Spec.PruneEnabled()}, entries, old)
+	d := a.deployment(api.BundleStatus{Name: req.Bundle.Name, Phase: api.PhaseApplying, DesiredRevision: req.Revision, Keep: !req.Bundle.Spec.PruneEnabled(), ServiceAccount: req.Bundle.Spec.ServiceAccount}, entries, old)
 	if exists {
 		d.Status = old.Status
 	}
@@ -215,6 +232,7 @@ func (a *Applier) DeleteStatus(ctx context.Context, bundle string) error {
 	a.status.mu.Lock()
 	defer a.status.mu.Unlock()
 	a.status.removeLocked(bundle)
+	delete(a.status.hooks, bundle)
 	return nil
 }
 
@@ -241,14 +259,14 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 		Status: bundleDeploymentBody{
 			Phase: string(st.Phase), Revision: st.AppliedRevision, DesiredRevision: st.DesiredRevision,
 			Objects: st.Objects, ReadyObjects: st.ReadyObjects, Drifted: st.Drifted, Unknown: st.Unknown,
-			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: a.version,
+			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: a.version, Error: errorOf(st),
 		},
 	}
 	if st.Keep {
 		d.Metadata.Annotations[api.AnnotationPrune] = api.ValueDisabled
 	}
-	if h := old.Metadata.Annotations[annotationHooks]; h != "" {
-		d.Metadata.Annotations[annotationHooks] = h
+	if sa := st.ServiceAccount; sa != nil {
+		d.Metadata.Annotations[annotationServiceAccount] = sa.Namespace + "/" + sa.Name
 	}
 	d.Status.Conditions = a.conditions(st, old.Status.Conditions)
 	return d
@@ -295,10 +313,25 @@ func messageOf(st api.BundleStatus) string {
 	if st.Error != nil {
 		msg = st.Error.Message
 	}
-	if len(msg) > maxMessage {
-		msg = strings.ToValidUTF8(msg[:maxMessage], "") + " …"
+	return bounded(msg, maxMessage)
+}
+
+func errorOf(st api.BundleStatus) *bundleError {
+	e := st.Error
+	if e == nil {
+		return nil
 	}
-	return msg
+	return &bundleError{
+		Kind: e.Kind, Reason: bounded(e.Reason, maxWhere),
+		File: bounded(e.File, maxWhere), Line: e.Line, Field: bounded(e.Field, maxWhere),
+	}
+}
+
+func bounded(s string, limit int) string {
+	if len(s) > limit {
+		return strings.ToValidUTF8(s[:limit], "") + " …"
+	}
+	return s
 }
 
 func camel(s string) string {
@@ -326,25 +359,74 @@ func equalJSON(a, b bundleDeployment) bool {
 	return err1 == nil && err2 == nil && string(x) == string(y)
 }
 
-// hooksRan is the digest of the bundle whose hooks ran last; empty if none ever did.
-func (s *statusCache) hooksRan(ctx context.Context, a *Applier, bundle string) (string, error) {
+// annotationServiceAccount, on a BundleDeployment, is the bundle's service account as "namespace/name":
+// whoever lost the store prunes the bundle as the same one.
+const annotationServiceAccount = api.Group + "/service-account"
+
+// serviceAccount reads annotationServiceAccount; nil if there is none.
+func (d bundleDeployment) serviceAccount() *api.ServiceAccount {
+	ns, name, ok := strings.Cut(d.Metadata.Annotations[annotationServiceAccount], "/")
+	if !ok {
+		return nil
+	}
+	return &api.ServiceAccount{Namespace: ns, Name: name}
+}
+
+// Annotations of a BundleDeployment that say which hooks ran: the digest of the bundle whose hooks ran to their end last,
+// and, until that is another one, of the bundle whose hooks before the objects did.
+// They have a field manager of their own, so that nothing that is published can undo them.
+const (
+	annotationHooks      = api.Group + "/hooks-ran"
+	annotationHooksBegun = api.Group + "/hooks-begun"
+	hooksManager         = api.FieldManager + "-hooks"
+)
+
+// hookMemory is what those annotations say.
+type hookMemory struct{ ran, begun string }
+
+// takeHookMemory moves the memory out of annotations: it is no part of what is published.
+func takeHookMemory(annotations map[string]string) hookMemory {
+	m := hookMemory{annotations[annotationHooks], annotations[annotationHooksBegun]}
+	delete(annotations, annotationHooks)
+	delete(annotations, annotationHooksBegun)
+	return m
+}
+
+// hookMemory returns which hooks of a bundle ran, and whether the bundle was ever applied to the end, with hooks or without.
+func (s *statusCache) hookMemory(ctx context.Context, a *Applier, bundle string) (m hookMemory, installed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.loadLocked(ctx, a); err != nil {
-		return "", &api.Error{Kind: api.Transient, Reason: "HooksUnknown", Err: err}
+		return hookMemory{}, false, &api.Error{Kind: api.Transient, Reason: "HooksUnknown", Err: err}
 	}
-	return s.known[bundle].Metadata.Annotations[annotationHooks], nil
+	return s.hooks[bundle], s.known[bundle].Status.Revision != "", nil
 }
 
-// setHooksRan notes on the BundleDeployment that the hooks of a digest ran.
-func (s *statusCache) setHooksRan(ctx context.Context, a *Applier, bundle, digest string) error {
-	s.mu.Lock()
-	d, ok := s.known[bundle]
-	s.mu.Unlock()
-	if !ok {
-		d = a.deployment(api.BundleStatus{Name: bundle, Phase: api.PhaseApplying}, nil, bundleDeployment{})
+// setHookMemory notes on the BundleDeployment which hooks of a bundle ran, and creates it if there is none yet.
+func (s *statusCache) setHookMemory(ctx context.Context, a *Applier, bundle string, m hookMemory) error {
+	annotations := map[string]string{}
+	for k, v := range map[string]string{annotationHooks: m.ran, annotationHooksBegun: m.begun} {
+		if v != "" {
+			annotations[k] = v
+		}
 	}
-	d.Metadata.Annotations = maps.Clone(d.Metadata.Annotations)
-	d.Metadata.Annotations[annotationHooks] = digest
-	return a.writeStatus(ctx, d)
+	body, err := json.Marshal(map[string]any{
+		"apiVersion": api.APIVersion, "kind": api.KindBundleDeployment,
+		"metadata": deploymentMeta{
+			Name: bundle, Namespace: api.SystemNamespace, Annotations: annotations,
+			Labels: map[string]string{api.LabelApplySetID: ApplySetID(bundle), api.LabelManagedBy: api.ManagedBy},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	_, _, err = send(ctx, a.own.rest.Patch(types.ApplyPatchType).AbsPath(deploymentPlace(bundle).path).
+		Param("fieldManager", hooksManager).Param("force", "true").SetHeader("Accept", metadataOnly).Body(body))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hooks[bundle] = m
+	return nil
 }

@@ -34,6 +34,6 @@ func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *un
 	}
 	return api.InventoryEntry{
 		Object: ref, UID: string(now.GetUID()), ResourceVersion: now.GetResourceVersion(), Generation: now.GetGeneration(),
-		MetaDigest: api.MetaDigest(now.GetLabels(), now.GetAnnotations()), Origin: bundle.Origin[ref.ID()],
+		MetaDigest: api.MetaDigest(now), Origin: bundle.Origin[ref.ID()],
 	}, nil
 }

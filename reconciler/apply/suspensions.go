@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -75,11 +76,14 @@ func (a *Applier) ClockSkew() time.Duration { return a.clock.Skew() }
 
 // Suspend creates a suspension and returns it as stored.
 // Without a name it gets one; without an actor, the name that the API server knows us by.
-// The end is given in our own time.
+// The end is given in our own time. One that has ended by the API server's time is an error.
 func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension, error) {
 	if err := s.Scope.Validate(); err != nil {
 		return api.Suspension{}, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
 	}
+	// The end is moved into the API server's time, which any answer tells, even a refusal.
+	// Where there is none, the create below says why.
+	_, _, _ = send(ctx, a.own.rest.Get().AbsPath("/version"))
 	if s.Actor == "" {
 		s.Actor = a.whoAmI(ctx)
 	}
@@ -99,6 +103,18 @@ func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension
 	stored, err := decode(raw)
 	if err != nil {
 		return api.Suspension{}, err
+	}
+	made, err := api.DecodeSuspension(stored) // in the API server's time
+	if err == nil && !made.Until.After(made.Created) {
+		err = &api.Error{
+			Kind: api.Stalled, Reason: "SuspensionEnded",
+			Err: fmt.Errorf("the suspension would end at %s, and the API server's clock says %s: nothing is suspended",
+				made.Until.Format(time.RFC3339), made.Created.Format(time.RFC3339)),
+		}
+	}
+	if err != nil {
+		// What holds nothing, or not what was meant, must not stay behind.
+		return api.Suspension{}, errors.Join(err, a.Resume(ctx, made.Name))
 	}
 	return a.suspension(stored)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -115,6 +116,44 @@ func TestSuspensionsSurviveAWrongClock(t *testing.T) {
 	}
 }
 
+// A laptop whose clock is slow suspends for as long as was said: the end is in the API server's time.
+func TestSuspendWithAWrongClock(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	slow := func() time.Time { return time.Now().Add(-12 * time.Minute) }
+	a, err := apply.New(apply.Config{REST: controlplanetest.RESTConfig(t), Now: slow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	order := api.Suspension{Scope: api.Scope{Bundles: []string{r.bundle}}, Reason: "INC-3", Actor: "ana", Until: slow().Add(10 * time.Minute)}
+	s, err := a.Suspend(t.Context(), order)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = r.Resume(t.Context(), s.Name) }()
+	all, err := r.Suspensions(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, held := all.Find(time.Now().Add(8*time.Minute), r.bundle, api.ObjectRef{})
+	if !held {
+		t.Fatalf("nothing is suspended eight minutes from now: %+v", all)
+	}
+	if _, held := all.Find(time.Now().Add(12*time.Minute), r.bundle, api.ObjectRef{}); held {
+		t.Errorf("it lasts until %s", got.Until)
+	}
+
+	// What has ended before it begins is an error, and leaves nothing behind.
+	order.Name, order.Until = r.bundle+"-late", slow().Add(-time.Minute)
+	_, err = a.Suspend(t.Context(), order)
+	if e := apiError(t, err); e.Reason != "SuspensionEnded" || !strings.Contains(e.Error(), "nothing is suspended") {
+		t.Errorf("a suspension that has ended: %v", err)
+	}
+	if _, err := r.dyn.Resource(resources["Suspension"]).Get(t.Context(), order.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("it was left behind: %v", err)
+	}
+}
+
 func TestStatusIsWrittenOnceAndInventoryIsRebuilt(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -190,12 +229,39 @@ func TestStatusIsWrittenOnceAndInventoryIsRebuilt(t *testing.T) {
 	}
 
 	st.Phase, st.Drifted, st.Suspended = api.PhaseFailed, 1, "incident"
-	st.Error = &api.StatusError{Reason: "Invalid", Message: strings.Repeat("x", 5000)}
+	st.Error = &api.StatusError{
+		Kind: api.Stalled, Reason: "BadManifest", Message: strings.Repeat("x", 5000), File: "apps/web/" + strings.Repeat("ö", 5000), Line: 7, Field: "spec.replicas",
+	}
 	if err := fresh.PublishStatus(t.Context(), st, inv); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]string{"Ready": "False", "Drifted": "True", "Suspended": "True"}, conditions()); diff != "" {
 		t.Errorf("conditions (-want +got):\n%s", diff)
+	}
+	// Where the error is can be read without the hub, bounded like the message.
+	told := func() *api.StatusError {
+		all, err := r.BundleStatuses(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range all {
+			if b.Name == r.bundle {
+				return b.Error
+			}
+		}
+		return nil
+	}
+	e := told()
+	if e == nil || e.Kind != api.Stalled || e.Reason != "BadManifest" || e.Line != 7 || e.Field != "spec.replicas" ||
+		!strings.HasPrefix(e.File, "apps/web/öö") || len(e.File) > 600 || !strings.HasPrefix(e.Message, "xxx") || len(e.Message) > 1100 {
+		t.Errorf("error is %+v", e)
+	}
+	st.Phase, st.Error = api.PhaseReady, nil
+	if err := fresh.PublishStatus(t.Context(), st, inv); err != nil {
+		t.Fatal(err)
+	}
+	if e := told(); e != nil {
+		t.Errorf("an error that is over stays: %+v", e)
 	}
 	if err := fresh.DeleteStatus(t.Context(), r.bundle); err != nil {
 		t.Fatal(err)

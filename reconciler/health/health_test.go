@@ -2,6 +2,7 @@ package health_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"strings"
@@ -281,6 +282,52 @@ func TestExpressions(t *testing.T) {
 	r.await("b", "without expressions", healthy)
 }
 
+// Without an answer of its expressions an object is in progress, and without a current expression its own status decides.
+func TestExpressionsThatDoNotSay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := r.create(`{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {other: x}}`)
+	pvc := r.create(`{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: p}, spec: {accessModes: [ReadWriteOnce], storageClassName: none, resources: {requests: {storage: 1Gi}}}}`)
+	for _, tt := range []struct {
+		name   string
+		object api.InventoryEntry
+		check  api.HealthCheck
+		want   health.Status
+		says   string
+	}{
+		{"failed without its field", c, api.HealthCheck{Failed: "self.data.state == 'broken'"}, health.InProgress, "its failed expression has no answer yet: no such key: state"},
+		{"inProgress without its field", c, api.HealthCheck{InProgress: "self.data.state == 'busy'"}, health.InProgress, "its inProgress expression has no answer yet: no such key: state"},
+		{"failed without its field, and current", c, api.HealthCheck{Failed: "self.status.phase == 'Failed'", Current: "true"}, health.InProgress, "no such key: status"},
+		{"inProgress that gives no truth value", c, api.HealthCheck{InProgress: "self.data.other"}, health.InProgress, "not true or false"},
+		{"inProgress that holds", c, api.HealthCheck{InProgress: "self.data.other == 'x'", Current: "true"}, health.InProgress, "its inProgress expression holds"},
+		{"inProgress that does not hold", c, api.HealthCheck{InProgress: "self.data.other == 'y'", Current: "true"}, health.Ready, ""},
+		{"no current, and no status", c, api.HealthCheck{Failed: "self.data.other == 'y'"}, health.Ready, ""},
+		{"no current, and a status that is not done", pvc, api.HealthCheck{Failed: "self.status.phase == 'Lost'"}, health.InProgress, "PVC"},
+		{"current against the status", pvc, api.HealthCheck{Current: "self.status.phase == 'Pending'"}, health.Ready, ""},
+	} {
+		tt.check.APIVersion, tt.check.Kind = "v1", tt.object.Object.Kind
+		r.Set("b", []api.InventoryEntry{tt.object}, []api.HealthCheck{tt.check})
+		var got health.Status
+		var says string
+		r.await("b", tt.name, func(s health.Summary) bool {
+			switch {
+			case s.Healthy():
+				got, says = health.Ready, ""
+			case len(s.Failed) > 0:
+				got, says = health.Failed, s.Failed[0].Message
+			case strings.Contains(s.InProgress[0].Message, "not looked at yet"):
+				return false
+			default:
+				got, says = health.InProgress, s.InProgress[0].Message
+			}
+			return true
+		})
+		if got != tt.want || !strings.Contains(says, tt.says) {
+			t.Errorf("%s: %s %q, want %s %q", tt.name, got, says, tt.want, tt.says)
+		}
+	}
+}
+
 func TestValidate(t *testing.T) {
 	t.Parallel()
 	for expression, ok := range map[string]bool{
@@ -294,6 +341,10 @@ func TestValidate(t *testing.T) {
 		if (err == nil) != ok {
 			t.Errorf("%s: %v", expression, err)
 		}
+	}
+	err := health.Validate([]api.HealthCheck{{Current: "true"}, {Current: "true", InProgress: "self."}})
+	if e, ok := errors.AsType[*api.Error](err); !ok || e.Field != "spec.health.1.inProgress" || e.Kind != api.Stalled {
+		t.Errorf("the error does not say where: %+v", err)
 	}
 }
 

@@ -1,7 +1,6 @@
 package health
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -30,15 +29,17 @@ const costLimit = 1_000_000
 // check is a compiled api.HealthCheck.
 type check struct {
 	failed, inProgress, current cel.Program
-	// err is why it could not be compiled.
-	err error
+	// err is why it could not be compiled, and field the expression that could not.
+	err   error
+	field string
 }
 
 // Validate reports expressions that do not compile or do not give a truth value.
+// The error's field is the path of the expression in a bundle.yaml.
 func Validate(checks []api.HealthCheck) error {
 	for i, c := range checks {
 		if k := compile(c); k.err != nil {
-			return &api.Error{Kind: api.Stalled, Reason: "BadHealthCheck", Field: fmt.Sprintf("spec.health.%d", i), Err: k.err}
+			return &api.Error{Kind: api.Stalled, Reason: "BadHealthCheck", Field: fmt.Sprintf("spec.health.%d%s", i, k.field), Err: k.err}
 		}
 	}
 	return nil
@@ -49,25 +50,28 @@ func compile(c api.HealthCheck) check {
 	if err != nil {
 		return check{err: err}
 	}
-	one := func(field, expression string) (cel.Program, error) {
-		if expression == "" {
-			return nil, nil
-		}
-		ast, iss := env.Compile(expression)
-		if iss.Err() != nil {
-			return nil, fmt.Errorf("%s: %w", field, iss.Err())
-		}
-		if t := ast.OutputType(); t != cel.BoolType && t != cel.DynType {
-			return nil, fmt.Errorf("%s: gives %s, and not true or false", field, t)
-		}
-		return env.Program(ast, cel.CostLimit(costLimit))
-	}
 	var k check
-	var errs [3]error
-	k.failed, errs[0] = one("failed", c.Failed)
-	k.inProgress, errs[1] = one("inProgress", c.InProgress)
-	k.current, errs[2] = one("current", c.Current)
-	k.err = errors.Join(errs[:]...)
+	for _, e := range []struct {
+		field, expression string
+		into              *cel.Program
+	}{{"failed", c.Failed, &k.failed}, {"inProgress", c.InProgress, &k.inProgress}, {"current", c.Current, &k.current}} {
+		if e.expression == "" {
+			continue
+		}
+		ast, iss := env.Compile(e.expression)
+		err := iss.Err()
+		if err == nil {
+			if t := ast.OutputType(); t != cel.BoolType && t != cel.DynType {
+				err = fmt.Errorf("gives %s, and not true or false", t)
+			}
+		}
+		if err == nil {
+			*e.into, err = env.Program(ast, cel.CostLimit(costLimit))
+		}
+		if err != nil {
+			return check{err: err, field: "." + e.field}
+		}
+	}
 	return k
 }
 
@@ -79,6 +83,11 @@ func judge(o *unstructured.Unstructured, k *check) (Status, string) {
 	if k != nil {
 		return k.judge(o)
 	}
+	return standard(o)
+}
+
+// standard is how an object fares by its kind's own conventions.
+func standard(o *unstructured.Unstructured) (Status, string) {
 	res, err := status.Compute(o)
 	if err != nil {
 		return InProgress, "its status cannot be understood: " + err.Error()
@@ -95,42 +104,49 @@ func judge(o *unstructured.Unstructured, k *check) (Status, string) {
 
 func (k *check) judge(o *unstructured.Unstructured) (Status, string) {
 	if k.err != nil {
-		return Failed, "bad health expression: " + k.err.Error()
+		return Failed, fmt.Sprintf("bad health expression %s: %v", strings.TrimPrefix(k.field, "."), k.err)
 	}
 	// A status that is older than the spec says nothing about it.
 	if seen, ok, _ := unstructured.NestedInt64(o.Object, "status", "observedGeneration"); ok && seen != o.GetGeneration() {
 		return InProgress, fmt.Sprintf("generation %d is not observed yet", o.GetGeneration())
 	}
 	input := map[string]any{"self": o.Object}
-	ask := func(p cel.Program) (answer, known bool, why string) {
-		if p == nil {
-			return false, false, ""
+	for _, e := range []struct {
+		field   string
+		program cel.Program
+		holds   Status
+	}{{"failed", k.failed, Failed}, {"inProgress", k.inProgress, InProgress}, {"current", k.current, Ready}} {
+		if e.program == nil {
+			continue
 		}
-		v, _, err := p.Eval(input)
-		if err != nil {
-			return false, true, err.Error()
+		yes, err := ask(e.program, input)
+		switch {
+		case err != nil:
+			// Most often a status field that nobody has written yet.
+			return InProgress, fmt.Sprintf("its %s expression has no answer yet: %v", e.field, err)
+		case yes && e.holds == Ready:
+			return Ready, ""
+		case yes:
+			return e.holds, firstMessage(o, "its "+e.field+" expression holds")
 		}
-		b, ok := v.Value().(bool)
-		if !ok {
-			return false, true, fmt.Sprintf("the expression gave %v, and not true or false", v.Value())
-		}
-		return b, true, ""
 	}
-	if yes, _, _ := ask(k.failed); yes {
-		return Failed, firstMessage(o, "its failed expression holds")
+	if k.current != nil {
+		return InProgress, firstMessage(o, "its current expression does not hold")
 	}
-	if yes, _, _ := ask(k.inProgress); yes {
-		return InProgress, firstMessage(o, "its inProgress expression holds")
+	return standard(o)
+}
+
+// ask evaluates an expression.
+func ask(p cel.Program, input map[string]any) (bool, error) {
+	v, _, err := p.Eval(input)
+	if err != nil {
+		return false, err
 	}
-	yes, known, why := ask(k.current)
-	switch {
-	case !known, yes:
-		return Ready, ""
-	case why != "":
-		// Most often a status field that nobody has written yet.
-		return InProgress, "its current expression has no answer yet: " + why
+	b, ok := v.Value().(bool)
+	if !ok {
+		return false, fmt.Errorf("it gave %v, and not true or false", v.Value())
 	}
-	return InProgress, firstMessage(o, "its current expression does not hold")
+	return b, nil
 }
 
 // firstMessage is what the object's own conditions say that is not well, else what we say.

@@ -44,6 +44,8 @@ type Object struct {
 // Summary is how the objects of one bundle fare.
 type Summary struct {
 	Total, Ready int
+	// Unseen counts the objects of which nothing is known yet: their watch has only begun. They are in InProgress.
+	Unseen int
 	// InProgress and Failed are sorted by object.
 	InProgress, Failed []Object
 }
@@ -239,6 +241,9 @@ func (t *Tracker) Get(name string) Summary {
 			s.Failed = append(s.Failed, Object{e.Object, status, message})
 		default:
 			s.InProgress = append(s.InProgress, Object{e.Object, InProgress, message})
+			if k := t.kinds[e.Object.GVK().GroupKind()]; k == nil || k.listed == 0 {
+				s.Unseen++
+			}
 		}
 	}
 	for _, list := range [][]Object{s.InProgress, s.Failed} {

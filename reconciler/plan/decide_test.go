@@ -160,7 +160,7 @@ func TestPrune(t *testing.T) {
 		{"reconcile disabled live", PruneInput{Live: tLive("b", api.AnnotationReconcile+"=disabled")}, Done, api.Skipped, false},
 		{"prune off", PruneInput{Spec: api.BundleSpec{Prune: &off}, Live: tLive("b")}, Done, api.Skipped, false},
 		{"held", PruneInput{Held: &api.Suspension{}, Live: tLive("b")}, Done, api.Skipped, false},
-		{"terminating", PruneInput{Live: terminating(tLive("b"))}, Done, api.Skipped, false},
+		{"terminating", PruneInput{Live: terminating(tLive("b"))}, Await, api.Skipped, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -20,13 +20,26 @@ const ReasonProtected = "ProtectedKind"
 // maxNamed bounds how many objects a guard's error names.
 const maxNamed = 5
 
-// protected are the kinds whose deletion takes other things with it that Git cannot bring back.
-func protected(ref api.ObjectRef) bool {
+// Protected are the kinds whose deletion takes other things with it that Git cannot bring back.
+func Protected(ref api.ObjectRef) bool {
 	switch ref.Kind {
 	case "Namespace", "PersistentVolumeClaim":
 		return ref.Group == ""
 	case "CustomResourceDefinition":
 		return ref.Group == "apiextensions.k8s.io"
+	}
+	return false
+}
+
+// builtIn are the namespaces that a cluster, or the agent on it, does not live without.
+// Whoever takes one out of Git gives it up, and nothing that anybody says there deletes it.
+func builtIn(ref api.ObjectRef) bool {
+	if ref.Kind != "Namespace" || ref.Group != "" {
+		return false
+	}
+	switch ref.Name {
+	case "default", "kube-system", "kube-public", "kube-node-lease", api.SystemNamespace:
+		return true
 	}
 	return false
 }
@@ -42,7 +55,7 @@ func Guard(total int, deletions []Deletion, guards api.Guards) error {
 // GuardProtected refuses deletions of a protected kind that the guards do not explicitly allow.
 // The error's kind is Forbidden.
 func GuardProtected(deletions []Deletion, guards api.Guards) error {
-	precious := slices.DeleteFunc(guarded(deletions, guards), func(d Deletion) bool { return !protected(d.Object) })
+	precious := slices.DeleteFunc(guarded(deletions, guards), func(d Deletion) bool { return !Protected(d.Object) })
 	if len(precious) == 0 {
 		return nil
 	}
@@ -66,8 +79,9 @@ func GuardShare(total int, deletions []Deletion, guards api.Guards) error {
 }
 
 // guarded returns the deletions that the guards do not explicitly allow.
+// A built-in namespace is none, for Prune lets it go as it is.
 func guarded(ds []Deletion, g api.Guards) []Deletion {
-	return slices.DeleteFunc(slices.Clone(ds), func(d Deletion) bool { return allowed(d.Bundle, g) })
+	return slices.DeleteFunc(slices.Clone(ds), func(d Deletion) bool { return allowed(d.Bundle, g) || builtIn(d.Object) })
 }
 
 func allowed(bundle string, g api.Guards) bool {

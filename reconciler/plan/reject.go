@@ -99,5 +99,5 @@ func (r refused) Unwrap() error { return r.err }
 
 // irreplaceable objects are never recreated: their deletion deletes all that they hold.
 func irreplaceable(ref api.ObjectRef) bool {
-	return protected(ref) && ref.Kind != "PersistentVolumeClaim"
+	return Protected(ref) && ref.Kind != "PersistentVolumeClaim"
 }

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"maps"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,20 +17,11 @@ import (
 func RulesFor(ref api.ObjectRef, d api.Drift) []api.IgnoreRule {
 	var out []api.IgnoreRule
 	for _, r := range d.Ignore {
-		t := r.Target
-		if (t.Group == "" || t.Group == ref.Group) && (t.Kind == "" || t.Kind == ref.Kind) &&
-			(t.Namespace == "" || t.Namespace == ref.Namespace) && (t.Name == "" || matches(t.Name, ref.Name)) {
+		if r.Target.Matches(ref) {
 			out = append(out, r)
 		}
 	}
 	return out
-}
-
-// matches reports whether a name fits a pattern in which "*" stands for any run of characters.
-// Names hold no slash, so path.Match's "*" is that.
-func matches(pattern, name string) bool {
-	ok, err := path.Match(pattern, name)
-	return err == nil && ok
 }
 
 // Yield returns the desired object with the live values of all fields that the rules leave to others:

@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
 )
 
 func parse(t *testing.T, doc string) *unstructured.Unstructured {
@@ -62,5 +63,41 @@ func TestRulesFor(t *testing.T) {
 	}
 	if got != "/b/c" {
 		t.Errorf("rules %s, want /b/c", got)
+	}
+}
+
+// A pass leaves alone what a comparison ignores, and nothing else: both go by the same targets.
+func TestRulesFor_asComparisonsDo(t *testing.T) {
+	const (
+		desired = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: web-1, namespace: team-a}, spec: {replicas: 2}}`
+		live    = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: web-1, namespace: team-a}, spec: {replicas: 7}}`
+	)
+	for _, tt := range []struct {
+		target api.IgnoreTarget
+		want   bool
+	}{
+		{api.IgnoreTarget{}, true},
+		{api.IgnoreTarget{Group: "apps", Kind: "Deployment", Namespace: "team-a", Name: "web-1"}, true},
+		{api.IgnoreTarget{Group: "a*s"}, true},
+		{api.IgnoreTarget{Group: "a"}, false},
+		{api.IgnoreTarget{Kind: "*Deploy*"}, true},
+		{api.IgnoreTarget{Kind: "Daemon*"}, false},
+		{api.IgnoreTarget{Namespace: "team-*"}, true},
+		{api.IgnoreTarget{Namespace: "*-b"}, false},
+		{api.IgnoreTarget{Name: "*"}, true},
+		{api.IgnoreTarget{Name: "w*b*1"}, true},
+		{api.IgnoreTarget{Name: "web-?"}, false},
+		{api.IgnoreTarget{Name: "web-[1]"}, false},
+		{api.IgnoreTarget{Kind: "Deployment", Name: "other"}, false},
+	} {
+		d, l := parse(t, desired), parse(t, live)
+		spec := api.Drift{Ignore: []api.IgnoreRule{{Target: tt.target, Paths: []string{"/spec/replicas"}}}}
+		if got := len(RulesFor(api.RefOf(d), spec)) == 1; got != tt.want {
+			t.Errorf("%+v: a pass goes by the rule: %v, want %v", tt.target, got, tt.want)
+		}
+		res := drift.Compare(drift.Input{Desired: d, Live: l, DryRun: d, Spec: spec})
+		if got := res.Class == ""; got != tt.want {
+			t.Errorf("%+v: a comparison goes by the rule: %v, want %v", tt.target, got, tt.want)
+		}
 	}
 }
