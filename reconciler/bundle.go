@@ -43,6 +43,8 @@ type bundle struct {
 	held map[string]struct{}
 
 	running bool
+	// supersede ends the wait for a hook, if the bundle is in one: a newer revision makes it pointless.
+	supersede context.CancelFunc
 	// settled is set when the desired digest was applied, pruned and recorded without error.
 	settled bool
 	// force makes the next apply look at every object.
@@ -52,6 +54,8 @@ type bundle struct {
 	attempt int
 	retry   time.Time
 	stalled bool
+	// kept says that the bundle owns what left Git, and keeps it until every bundle of the revision can be rendered.
+	kept bool
 	// deadline is when waiting for health ends; zero when nobody waits.
 	deadline time.Time
 	// timedOut is set when it has.
@@ -75,6 +79,21 @@ func (b *bundle) order() {
 	b.force, b.settled, b.stalled, b.attempt, b.retry = true, false, false, 0, time.Time{}
 }
 
+// superseded ends what only the revision before is waiting for.
+func (b *bundle) superseded() {
+	if b.supersede != nil {
+		b.supersede()
+	}
+}
+
+// wants reports whether a rendering that was applied is still what Git says.
+func (b *bundle) wants(rb *api.RenderedBundle) bool {
+	if b.desired == nil || rb == nil {
+		return b.desired == rb
+	}
+	return b.desired == rb || b.desired.Err == nil && b.desired.Digest == rb.Digest
+}
+
 // unguard lets a bundle whose deletions a guard refused run at once: a new revision may allow them.
 func (b *bundle) unguard() {
 	if e := b.status.Error; e != nil && e.Reason == plan.ReasonProtected {
@@ -93,6 +112,7 @@ func (b *bundle) setDesired(rb *api.RenderedBundle, revision string) bool {
 		return false
 	}
 	b.desired, b.revision = rb, revision
+	b.superseded()
 	b.settled, b.stalled, b.attempt, b.retry = false, false, 0, time.Time{}
 	b.timedOut, b.deadline = false, time.Time{}
 	return true
@@ -132,24 +152,47 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 	b.force = false
 	inventory := b.inventory()
 	r.phaseLocked(b, api.PhaseApplying, "")
+	saw := &witness{r: r, b: b, applied: b.applied, objects: b.appliedObjects, met: map[string]bool{}}
 	r.mu.Unlock()
 	hold := &hold{ask: r.holder(b.name)}
 	held := hold.Held
 
 	if desired == nil {
-		r.removeBundle(ctx, b, inventory, hold)
+		r.removeBundle(ctx, b, inventory, hold, saw)
 		return
 	}
 	desired = r.resolve(ctx, b, desired)
-	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, Left: r.leave}
+	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, Left: r.leave, Witness: saw, Waiting: r.waiting(b, desired)}
 	if force {
 		req.Compare = apply.CompareAll
 	}
 	res := r.Applier.Apply(ctx, req)
 	if res.Err == nil && desired.Spec.PruneEnabled() {
-		res = r.prune(ctx, b, desired.Spec, res, held)
+		res = r.prune(ctx, b, desired, desired.Spec, res, held)
 	}
-	r.finish(ctx, b, desired, revision, res, hold)
+	r.finish(ctx, b, desired, revision, res, hold, saw)
+}
+
+// waiting lets another bundle work while this one waits for a hook, and ends the wait when a newer revision comes.
+func (r *Reconciler) waiting(b *bundle, desired *api.RenderedBundle) apply.Waiting {
+	return func(ctx context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithCancel(ctx)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		b.supersede = cancel
+		if !b.wants(desired) {
+			cancel()
+		}
+		r.running--
+		wake(r.kick)
+		return ctx, func() {
+			cancel()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			b.supersede = nil
+			r.running++
+		}
+	}
 }
 
 // hold remembers which objects a suspension held back while a bundle was applied.
@@ -217,15 +260,23 @@ func (r *Reconciler) resolve(ctx context.Context, b *bundle, desired *api.Render
 
 // prune deletes what the bundle owns and Git no longer names,
 // unless the guard of this revision refuses, or another bundle is taking the object over.
-func (r *Reconciler) prune(ctx context.Context, b *bundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
+func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
 	r.mu.Lock()
 	var stale, keep []api.InventoryEntry
+	broken := r.brokenLocked()
+	b.kept = false
 	for _, e := range res.Inventory {
 		id := e.Object.ID()
 		switch owner := r.desiredByLocked(id); owner {
 		case b.name:
 			keep = append(keep, e)
 		case "":
+			if broken != "" {
+				// It may have moved into the bundle that cannot be rendered.
+				b.kept = true
+				keep = append(keep, e)
+				continue
+			}
 			stale = append(stale, e)
 		default:
 			// The other bundle's apply takes it over; until then it stays on our list.
@@ -244,10 +295,24 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, spec api.BundleSpec, 
 		res.Inventory, res.Err = append(keep, stale...), guard
 		return res
 	}
-	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held})
+	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired)})
 	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
 	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
 	return res
+}
+
+// brokenLocked names a bundle of the adopted revision that cannot be rendered; empty if there is none.
+// What it holds is not known, so nothing is known to have left Git either.
+func (r *Reconciler) brokenLocked() string {
+	if r.rendering == nil {
+		return ""
+	}
+	for _, rb := range r.rendering.Bundles {
+		if rb.Err != nil {
+			return rb.Name
+		}
+	}
+	return ""
 }
 
 func hasEntry(b *bundle, id string) bool {
@@ -277,11 +342,13 @@ func (r *Reconciler) desiredByLocked(id string) string {
 }
 
 // removeBundle deletes what a bundle that left Git still owns, and then forgets the bundle.
-func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []api.InventoryEntry, hold *hold) {
+func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []api.InventoryEntry, hold *hold, saw *witness) {
 	r.mu.Lock()
 	var spec api.BundleSpec
 	if b.applied != nil {
 		spec = b.applied.Spec
+	} else {
+		spec.ServiceAccount = b.status.ServiceAccount
 	}
 	if b.status.Keep {
 		// Known even where nothing that was applied is, because the store was lost.
@@ -290,7 +357,7 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 	r.mu.Unlock()
 	res := apply.Result{Changes: api.ChangeSet{Bundle: b.name}, Inventory: inventory}
 	if spec.PruneEnabled() {
-		res = r.prune(ctx, b, spec, res, hold.Held)
+		res = r.prune(ctx, b, nil, spec, res, hold.Held)
 	} else {
 		res.Inventory = nil
 	}
@@ -301,7 +368,7 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 			return
 		}
 	}
-	r.finish(ctx, b, nil, "", res, hold)
+	r.finish(ctx, b, nil, "", res, hold, saw)
 }
 
 // forget drops a bundle of which nothing is left.
@@ -324,16 +391,16 @@ func (r *Reconciler) forget(b *bundle, changes api.ChangeSet) {
 }
 
 // finish takes over what an apply left behind, records it and decides what comes next.
-func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.RenderedBundle, revision string, res apply.Result, hold *hold) {
+func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.RenderedBundle, revision string, res apply.Result, hold *hold, saw *witness) {
 	now := r.Now()
 	r.mu.Lock()
-	r.takeEntriesLocked(b, res.Inventory)
-	var episodes []api.Episode
+	moved := r.takeEntriesLocked(b, res.Inventory)
+	episodes := saw.correctedLocked(res.Changes)
 	policy := false // it has changed
 	if desired != nil && res.Changes.Changes != nil {
 		policy = b.applied != nil && !reflect.DeepEqual(b.applied.Spec.Drift, desired.Spec.Drift)
 		b.setApplied(desired)
-		episodes = r.resolveGoneLocked(b)
+		episodes = append(episodes, r.resolveGoneLocked(b)...)
 	}
 	b.running = false
 	r.running--
@@ -343,13 +410,18 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		// We are stopping; what was done is recorded, and the rest goes on at the next start.
 	case res.Err != nil:
 		r.failLocked(b, res.Err, now)
+		if b.force || !b.wants(desired) {
+			// The error is that of a revision, or of a try, that is over.
+			b.stalled, b.attempt, b.retry = false, 0, time.Time{}
+		}
 	case heldBack != "":
-		// Nothing more can be done until the suspensions change, which runs the bundle again.
-		b.stalled = b.desired == desired
+		// Nothing more can be done until the suspensions change, which runs the bundle again:
+		// unless that happened while it ran.
+		b.stalled = b.wants(desired) && !b.force && r.activeNamedLocked(heldBack, now)
 		b.status.Phase, b.status.Message = api.PhaseSuspended, "held back by "+heldBack
 	default:
 		b.attempt, b.retry, b.stalled = 0, time.Time{}, false
-		b.settled = b.desired == desired
+		b.settled = b.wants(desired) && !b.force // an order may have come meanwhile
 		b.status.Error = nil
 		if desired != nil {
 			b.status.AppliedRevision, b.status.Digest = revision, desired.Digest
@@ -365,6 +437,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	r.mu.Unlock()
 
 	r.Health.Set(b.name, entries, checks)
+	r.movedOut(moved)
 
 	r.mu.Lock()
 	r.healthLocked(b, now)
@@ -384,8 +457,8 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	wake(r.kick)
 }
 
-// takeEntriesLocked replaces what the bundle owns.
-func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry) {
+// takeEntriesLocked replaces what the bundle owns. It returns the bundles whose objects it has taken over.
+func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry) (from []*bundle) {
 	for id := range b.entries {
 		if r.owners[id] == b.name {
 			delete(r.owners, id)
@@ -394,11 +467,45 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 	b.entries = make(map[string]api.InventoryEntry, len(inventory))
 	for _, e := range inventory {
 		id := e.Object.ID()
+		want := r.claims[id]
+		if other := r.bundles[want]; want != b.name && other != nil && hasEntry(other, id) {
+			r.owners[id] = want
+			continue // it has moved there while this bundle ran
+		}
 		b.entries[id] = e
 		// The bundle that Git names wins while an object moves from one to another.
-		if want := r.claims[id]; want == "" || want == b.name || r.owners[id] == "" {
+		if want == "" || want == b.name || r.owners[id] == "" {
 			r.owners[id] = b.name
 		}
+		if want != b.name {
+			continue
+		}
+		for _, other := range r.bundles {
+			if other != b && hasEntry(other, id) {
+				delete(other.entries, id)
+				if !slices.Contains(from, other) {
+					from = append(from, other)
+				}
+			}
+		}
+	}
+	return from
+}
+
+// movedOut has it known that objects of these bundles belong to another one now.
+func (r *Reconciler) movedOut(from []*bundle) {
+	for _, b := range from {
+		r.mu.Lock()
+		entries, checks := b.inventory(), []api.HealthCheck(nil)
+		if b.applied != nil {
+			checks = b.applied.Spec.Health
+		}
+		b.status.Objects = len(b.entries)
+		r.recordLocked(b)
+		phase := b.status.Phase
+		r.mu.Unlock()
+		r.Health.Set(b.name, entries, checks)
+		r.publish.add(b.name, phase)
 	}
 }
 

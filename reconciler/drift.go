@@ -21,16 +21,61 @@ const unknownRetry = 5 * time.Second
 // What the event says is not used: a worker asks the watch, and then the cluster, for the newest state.
 func (r *Reconciler) Saw(ref api.ObjectRef) { r.queue.add(ref.ID(), r.Now()) }
 
-// Relisted says that the watch of a kind was lost and has seen everything anew:
+// Relisted says that the watch of a kind has seen everything anew, at first or after it was lost:
 // events may be missing, so everything we own of that kind is looked at.
+// What was unknown meanwhile is compared whatever the watch says,
+// and so is what is older now than we left it: somebody has restored the cluster's store.
 func (r *Reconciler) Relisted(group, kind string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.Now()
+	delete(r.lost, kindOf{group, kind})
+	r.ofKindLocked(group, kind, func(b *bundle, e api.InventoryEntry) {
+		id := e.Object.ID()
+		if seen, there := r.Watch.Get(e.Object); there && older(seen.ResourceVersion, e.ResourceVersion) {
+			b.look[id] = struct{}{}
+		}
+		r.queue.add(id, now)
+	})
+}
+
+// lostGrace is how long a watch may be down before nothing is claimed of its objects any more.
+// Most come back within a second, and tell what happened meanwhile.
+const lostGrace = 10 * time.Second
+
+// kindOf is a group and a kind.
+type kindOf struct{ group, kind string }
+
+// Lost says that the watch of a kind is down. If it stays down, its objects are unknown until it is back.
+func (r *Reconciler) Lost(group, kind string, err error) {
+	k := kindOf{group, kind}
+	since := r.Now()
+	r.mu.Lock()
+	r.lost[k] = since
+	r.mu.Unlock()
+	time.AfterFunc(lostGrace, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if at, still := r.lost[k]; !still || !at.Equal(since) {
+			return
+		}
+		changed := map[*bundle]bool{}
+		r.ofKindLocked(group, kind, func(b *bundle, e api.InventoryEntry) {
+			b.unknown[e.Object.ID()] = "its watch is down: " + err.Error()
+			changed[b] = true
+		})
+		for b := range changed {
+			r.driftCountLocked(b)
+		}
+	})
+}
+
+// ofKindLocked calls f for everything we own of a kind.
+func (r *Reconciler) ofKindLocked(group, kind string, f func(*bundle, api.InventoryEntry)) {
 	for id, name := range r.owners {
 		if b := r.bundles[name]; b != nil {
-			if e := b.entries[id]; e.Object.Group == group && e.Object.Kind == kind {
-				r.queue.add(id, now)
+			if e, ok := b.entries[id]; ok && e.Object.Group == group && e.Object.Kind == kind {
+				f(b, e)
 			}
 		}
 	}
@@ -231,7 +276,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 // keptLocked has a bundle run again when an object changed that the last run passed over,
 // such as one with api.AnnotationPrune or api.AnnotationReconcile: what it was passed over for may be gone.
 func (r *Reconciler) keptLocked(b *bundle, e api.InventoryEntry, seen Seen, there bool) {
-	changed := there && e.MetaDigest != seen.MetaDigest || !there && r.Watch.Synced(e.Object.GVK())
+	changed := there && !api.SameLabels(e.MetaDigest, seen.MetaDigest) || !there && r.Watch.Synced(e.Object.GVK())
 	if !changed || !b.settled {
 		return
 	}
@@ -272,7 +317,7 @@ func changed(e api.InventoryEntry, s Seen) bool {
 		return true
 	case older(s.ResourceVersion, e.ResourceVersion):
 		return false // the watch has not yet seen our own write
-	case s.Generation != 0 && s.Generation == e.Generation && s.MetaDigest == e.MetaDigest:
+	case s.Generation == e.Generation && api.SameMeta(e.MetaDigest, s.MetaDigest):
 		return false // status only
 	default:
 		return true
@@ -331,6 +376,13 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.After > 0 {
 		r.queue.addAfter(t.id, verdict.After)
 	}
+	if (verdict.Episode == nil || !verdict.Episode.Open()) && r.autoscaled(t, ins.Live) {
+		// Nobody tells us when the autoscaler goes.
+		r.mu.Lock()
+		b.look[t.id] = struct{}{}
+		r.mu.Unlock()
+		r.queue.addAfter(t.id, min(scaledRetry, r.Compare))
+	}
 	// What Git has changed meanwhile is not set back to its old value first: the apply that comes writes the new one.
 	if (verdict.Write != nil || verdict.Strip != nil || verdict.Remove) && !r.superseded(b, t) {
 		r.correct(ctx, b, t, ins, verdict, since)
@@ -383,7 +435,7 @@ func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstruc
 		return
 	}
 	e.UID, e.ResourceVersion, e.Generation = string(live.GetUID()), live.GetResourceVersion(), live.GetGeneration()
-	e.MetaDigest = api.MetaDigest(live.GetLabels(), live.GetAnnotations())
+	e.MetaDigest = api.MetaDigest(live)
 	b.entries[t.id] = e
 }
 
@@ -425,7 +477,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 		r.queue.addAfter(t.id, time.Millisecond)
 		return
 	}
-	entry, err := r.write(ctx, b, t, ins, v)
+	entry, err := r.write(ctx, t, ins, v)
 	if ctx.Err() != nil {
 		return
 	}
@@ -452,6 +504,13 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	r.Metrics.corrected(since, at)
 	r.Log.Info("drift corrected", "bundle", b.name, "object", t.id, "episode", e.ID, "manager", e.By.Manager)
 	r.publish.event(apply.EventRequest{Bundle: b.name, Object: e.Object, Type: "Normal", Reason: "Corrected", Message: "drift corrected: " + summary(e)})
+	if extra := t.rendered.Spec.Drift.Extra; v.Write != nil && extra != "" && extra != api.ExtraIgnore {
+		// Writing our fields does not touch those that others added.
+		r.mu.Lock()
+		b.look[t.id] = struct{}{}
+		r.mu.Unlock()
+		r.queue.add(t.id, r.Now())
+	}
 	if ins.Live == nil || v.Remove {
 		// Another object under the old name, or none any more.
 		r.mu.Lock()
@@ -470,10 +529,10 @@ func conflict(err error) bool {
 }
 
 // write writes what the verdict asks for.
-func (r *Reconciler) write(ctx context.Context, b *bundle, t *target, ins apply.Inspection, v Verdict) (api.InventoryEntry, error) {
+func (r *Reconciler) write(ctx context.Context, t *target, ins apply.Inspection, v Verdict) (api.InventoryEntry, error) {
 	switch {
 	case v.Remove:
-		return api.InventoryEntry{}, r.Applier.RemoveExtra(ctx, api.RefOf(ins.Live), b.name)
+		return api.InventoryEntry{}, r.Applier.RemoveExtra(ctx, t.rendered, ins.Live)
 	case v.Strip != nil:
 		return r.Applier.Strip(ctx, t.rendered, ins.Live, v.Strip)
 	}

@@ -102,14 +102,17 @@ func (r *Reconciler) rebuild(ctx context.Context) ([]api.BundleRecord, error) {
 	if err != nil {
 		return nil, fmt.Errorf("rebuild the inventory from the cluster: %w", err)
 	}
-	keep := map[string]bool{}
+	known := map[string]api.BundleStatus{}
 	for _, s := range told {
-		keep[s.Name] = s.Keep
+		known[s.Name] = s
 	}
 	var out []api.BundleRecord
 	for _, name := range slices.Sorted(maps.Keys(owned)) {
 		out = append(out, api.BundleRecord{
-			Status:    api.BundleStatus{Name: name, Phase: api.PhasePending, Objects: len(owned[name]), Keep: keep[name]},
+			Status: api.BundleStatus{
+				Name: name, Phase: api.PhasePending, Objects: len(owned[name]),
+				Keep: known[name].Keep, ServiceAccount: known[name].ServiceAccount,
+			},
 			Inventory: owned[name],
 		})
 	}
@@ -145,7 +148,23 @@ func (r *Reconciler) pass(ctx context.Context) error {
 	r.baselines(ctx, &rendering)
 	r.adopt(rendering)
 	r.begin()
-	return fetchErr
+	return errors.Join(fetchErr, passing(rendering))
+}
+
+// passing is an error of a bundle's rendering that may go away by itself, such as a registry that does not answer:
+// then the pass is repeated. What only a human can end waits for a new commit.
+func passing(rendering api.Rendering) error {
+	var out error
+	for _, rb := range rendering.Bundles {
+		switch api.KindOf(rb.Err) {
+		case api.Transient, api.Waiting, api.Internal:
+			return fmt.Errorf("bundle %s: %w", rb.Name, rb.Err)
+		case api.Forbidden:
+			out = fmt.Errorf("bundle %s: %w", rb.Name, rb.Err)
+		case api.Stalled, "":
+		}
+	}
+	return out
 }
 
 // render renders a snapshot for this cluster, with the namespaces that its objects will have there.
@@ -197,11 +216,11 @@ func (r *Reconciler) gate(rendering api.Rendering) error {
 		}
 	}
 	for _, b := range r.bundles {
-		if broken[b.name] || keep[b.name] {
-			continue
+		if len(broken) > 0 || keep[b.name] {
+			continue // nothing is deleted while a bundle cannot be rendered
 		}
 		for id, e := range b.entries {
-			if claims[id] == "" && !broken[r.owners[id]] {
+			if claims[id] == "" {
 				gone = append(gone, plan.Deletion{Bundle: b.name, Object: e.Object})
 			}
 		}
@@ -251,7 +270,10 @@ func (r *Reconciler) guardLocked(bundle string, stale []api.InventoryEntry) erro
 	}
 	gone := make([]plan.Deletion, 0, len(stale))
 	for _, e := range stale {
-		gone = append(gone, plan.Deletion{Bundle: bundle, Object: e.Object})
+		// What is not there (with our label) is not deleted, so there is nothing to refuse.
+		if _, there := r.Watch.Get(e.Object); there || !r.Watch.Synced(e.Object.GVK()) {
+			gone = append(gone, plan.Deletion{Bundle: bundle, Object: e.Object})
+		}
 	}
 	return plan.GuardProtected(gone, guards(*r.rendering))
 }
@@ -293,9 +315,14 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		}
 		r.recordLocked(b)
 	}
+	whole := r.brokenLocked() == ""
 	for name, b := range r.bundles {
+		if b.kept && whole {
+			b.settled, b.stalled, b.retry = false, false, time.Time{}
+		}
 		if !there[name] {
 			b.desired, b.gone, b.settled, b.stalled, b.attempt = nil, true, false, false, 0
+			b.superseded()
 			b.unguard()
 			b.status.Message = "left Git"
 		}
@@ -325,9 +352,35 @@ func (r *Reconciler) begin() {
 	r.started = true
 	r.mu.Unlock()
 	if first {
+		r.follow()
 		r.compareEverything()
 	}
 	wake(r.kick)
+}
+
+// follow has the health of what was applied before this start followed again.
+func (r *Reconciler) follow() {
+	type set struct {
+		name    string
+		entries []api.InventoryEntry
+		checks  []api.HealthCheck
+	}
+	var sets []set
+	r.mu.Lock()
+	now := r.Now()
+	for _, b := range r.bundles {
+		if b.applied == nil || len(b.entries) == 0 {
+			continue
+		}
+		sets = append(sets, set{b.name, b.inventory(), b.applied.Spec.Health})
+		if b.settled && b.status.Phase == api.PhaseProgressing {
+			b.deadline = now.Add(b.applied.Spec.WaitTimeout())
+		}
+	}
+	r.mu.Unlock()
+	for _, s := range sets {
+		r.Health.Set(s.name, s.entries, s.checks)
+	}
 }
 
 // refuse notes an error that concerns the whole cluster.

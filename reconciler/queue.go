@@ -14,12 +14,18 @@ type queue struct {
 	order   []string
 	waiting map[string]time.Time // ID in order -> when it was added
 	working map[string]bool      // ID being worked on -> to be added again
-	timers  map[string]*time.Timer
+	timers  map[string]timer
 	closed  bool
 }
 
+// timer adds an ID later.
+type timer struct {
+	*time.Timer
+	at time.Time
+}
+
 func newQueue() *queue {
-	q := &queue{waiting: map[string]time.Time{}, working: map[string]bool{}, timers: map[string]*time.Timer{}}
+	q := &queue{waiting: map[string]time.Time{}, working: map[string]bool{}, timers: map[string]timer{}}
 	q.ready = sync.NewCond(&q.mu)
 	return q
 }
@@ -53,15 +59,21 @@ func (q *queue) addAfter(id string, d time.Duration) {
 	if q.closed {
 		return
 	}
+	at := time.Now().Add(d)
 	if t, ok := q.timers[id]; ok {
+		if t.at.Before(at) {
+			return
+		}
 		t.Stop()
 	}
-	q.timers[id] = time.AfterFunc(d, func() {
+	q.timers[id] = timer{at: at, Timer: time.AfterFunc(d, func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		delete(q.timers, id)
-		q.addLocked(id, time.Time{})
-	})
+		if q.timers[id].at.Equal(at) {
+			delete(q.timers, id)
+		}
+		q.addLocked(id, time.Now())
+	})}
 }
 
 // get blocks for the next ID and says when it was added; false means closed.
@@ -91,15 +103,6 @@ func (q *queue) done(id string, now time.Time) {
 	if again {
 		q.addLocked(id, now)
 	}
-}
-
-// pending reports whether the ID waits for a worker or is worked on.
-func (q *queue) pending(id string) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	_, working := q.working[id]
-	_, waiting := q.waiting[id]
-	return working || waiting
 }
 
 func (q *queue) close() {

@@ -85,6 +85,8 @@ type Reconciler struct {
 	// scalers are the autoscalers that Git describes
 	scalers []*unstructured.Unstructured
 	facts   api.ClusterFacts
+	// lost: kind -> since when its watch is down
+	lost    map[kindOf]time.Time
 	started bool // baselines are known, bundles may run
 	// answers says that the repository answered when last asked between two failed fetches. Only passLoop uses it.
 	answers bool
@@ -127,6 +129,7 @@ func New(cfg Config) (*Reconciler, error) {
 		owners:    map[string]string{},
 		claims:    map[string]string{},
 		applySets: map[string]string{},
+		lost:      map[kindOf]time.Time{},
 		status:    cfg.Identity,
 	}
 	r.status.Cluster = cfg.Cluster
@@ -255,5 +258,5 @@ func (r *Reconciler) passDue(ctx context.Context, attempt int, again time.Time) 
 	if !changed {
 		r.fetchWorks()
 	}
-	return changed
+	return changed || r.Renderer.Changed()
 }

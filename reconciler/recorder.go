@@ -136,13 +136,14 @@ func (rec *recorder) storeLocked() *batch {
 	return b
 }
 
-// again puts the names of a batch that failed into the next one.
-// Its episodes are not kept: who waits for one is told, and does not act on it.
+// again puts what a batch that failed holds into the next one, its episodes before those that came later:
+// who waits for one is told, and does not act on it, but an end that is not stored would leave a drift open for ever.
 func (rec *recorder) again(b *batch) {
 	rec.r.mu.Lock()
 	defer rec.r.mu.Unlock()
 	next := rec.next
 	next.any = true
+	next.episodes = append(b.episodes, next.episodes...)
 	for name := range b.dirty {
 		if !next.removed[name] {
 			next.dirty[name] = true

@@ -13,7 +13,8 @@ const (
 	retryFirst   = time.Second
 	retryLongest = 5 * time.Minute
 	// retryWaiting is for a waiting error that does not say how long.
-	retryWaiting = 2 * time.Second
+	retryWaiting        = 2 * time.Second
+	retryWaitingLongest = 30 * time.Second
 )
 
 // retryDelay says how long to wait before try number attempt (from 1) after an error.
@@ -23,11 +24,14 @@ func retryDelay(err error, attempt int) (time.Duration, bool) {
 	case api.Stalled:
 		return 0, false
 	case api.Waiting:
+		d := retryWaiting
 		var e *api.Error
 		if errors.As(err, &e) && e.After > 0 {
-			return e.After, true
+			d = e.After
 		}
-		return retryWaiting, true
+		// What takes long is asked for less and less often.
+		d = min(d*time.Duration(1+max(attempt-1, 0)/4), max(d, retryWaitingLongest))
+		return d + rand.N(d/8+1), true
 	case api.Forbidden:
 		// What was denied may be allowed by a change on the cluster that nobody tells us of.
 		return retryLongest, true

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
@@ -17,13 +18,29 @@ func (r *Reconciler) autoscalers(ctx context.Context, desired, live *unstructure
 	if live == nil || live.GetNamespace() == "" {
 		return inGit, nil
 	}
-	want, ok, _ := unstructured.NestedFieldNoCopy(desired.Object, "spec", "replicas")
-	have, _, _ := unstructured.NestedFieldNoCopy(live.Object, "spec", "replicas")
-	if !ok || fmt.Sprint(want) == fmt.Sprint(have) {
+	if !replicasDiffer(desired, live) {
 		return inGit, nil
 	}
 	there, err := r.Applier.Autoscalers(ctx, live.GetNamespace())
 	return slices.Concat(inGit, there), err
+}
+
+// scaledRetry is how often an object is looked at whose replicas are an autoscaler's, if Config.Compare is not sooner.
+const scaledRetry = time.Minute
+
+// replicasDiffer reports whether Git says how many replicas an object has, and it has another number.
+func replicasDiffer(desired, live *unstructured.Unstructured) bool {
+	if live == nil {
+		return false
+	}
+	want, ok, _ := unstructured.NestedFieldNoCopy(desired.Object, "spec", "replicas")
+	have, _, _ := unstructured.NestedFieldNoCopy(live.Object, "spec", "replicas")
+	return ok && fmt.Sprint(want) != fmt.Sprint(have)
+}
+
+// autoscaled reports whether an object has other replicas than Git says because an autoscaler owns them.
+func (r *Reconciler) autoscaled(t *target, live *unstructured.Unstructured) bool {
+	return replicasDiffer(t.desired, live) && slices.Contains(r.Detective.Leave(t.desired, live, t.near), "/spec/replicas")
 }
 
 // leave is apply.Request.Left.

@@ -30,6 +30,7 @@ func (r *Reconciler) scheduleLoop(ctx context.Context) {
 		case <-r.kick:
 		case <-timer.C:
 		case <-compare.C:
+			r.Watch.Relist()
 			r.compareEverything()
 		}
 	}
@@ -100,12 +101,6 @@ func (r *Reconciler) runnableLocked(b *bundle, now time.Time) (time.Duration, bo
 		r.blockLocked(b, api.PhaseBlocked, "waits for "+strings.Join(missing, ", "), nil)
 		return never, false
 	}
-	// Drift that was seen is recorded before an apply could write over it.
-	for id := range b.entries {
-		if len(b.entries) <= 64 && r.queue.pending(id) {
-			return 20 * time.Millisecond, false
-		}
-	}
 	return 0, true
 }
 
@@ -163,6 +158,7 @@ func (r *Reconciler) phaseLocked(b *bundle, phase api.BundlePhase, message strin
 	if b.desired != nil {
 		b.status.DependsOn = b.desired.Spec.DependsOn
 		b.status.Keep = !b.desired.Spec.PruneEnabled()
+		b.status.ServiceAccount = b.desired.Spec.ServiceAccount
 	}
 }
 

@@ -26,6 +26,8 @@ type Source interface {
 // Renderer turns a snapshot into one cluster's desired state.
 type Renderer interface {
 	Render(ctx context.Context, snap api.Snapshot, cluster string, facts api.ClusterFacts) (api.Rendering, error)
+	// Changed reports whether something else than the snapshot has changed since the last Render: the keys.
+	Changed() bool
 }
 
 // Applier writes to the cluster and looks at it.
@@ -49,7 +51,8 @@ type Applier interface {
 	Correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error)
 	// Strip applies a JSON patch (RFC 6902) that removes what others added to an object.
 	Strip(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured, patch []byte) (api.InventoryEntry, error)
-	RemoveExtra(ctx context.Context, ref api.ObjectRef, bundle string) error
+	// RemoveExtra deletes an object that is not in Git, if it is still what live is.
+	RemoveExtra(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured) error
 	PublishStatus(ctx context.Context, status api.BundleStatus, entries []api.InventoryEntry) error
 	DeleteStatus(ctx context.Context, bundle string) error
 	PublishReport(ctx context.Context, r apply.ClusterReport) error
@@ -75,6 +78,8 @@ type Watch interface {
 	Synced(gvk schema.GroupVersionKind) bool
 	// Objects calls f for every object that carries an ApplySet label.
 	Objects(f func(api.ObjectRef, Seen))
+	// Relist has everything seen anew, and then calls Relisted; see watch.Watcher.
+	Relist()
 }
 
 // Seen is what a metadata watch knows of an object.

@@ -49,6 +49,9 @@ func (r *Reconciler) HealthChanged(bundle string) {
 // healthLocked derives the phase of a bundle that is applied from the health of its objects.
 func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	sum := r.Health.Get(b.name)
+	if sum.Unseen > 0 && b.settled && b.status.Phase == api.PhaseReady {
+		return // it was ready when the agent was stopped, and nothing else is known yet
+	}
 	b.status.Objects, b.status.ReadyObjects = len(b.entries), sum.Ready
 	r.countLocked(b)
 	if b.status.Error != nil && !b.timedOut || !b.settled {

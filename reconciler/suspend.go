@@ -138,7 +138,7 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 			next.Phase, next.Message = api.PhasePending, ""
 		}
 		r.setStatusLocked(b, next)
-		if !b.running && b.desired != nil && !b.settled {
+		if !b.running && !b.settled && (b.desired != nil || b.gone) {
 			b.stalled, b.retry = false, time.Time{}
 		}
 		for id := range b.open {
@@ -146,6 +146,11 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 		}
 	}
 	r.recordLocked(nil)
+}
+
+// activeNamedLocked reports whether the suspension of that name holds at now.
+func (r *Reconciler) activeNamedLocked(name string, now time.Time) bool {
+	return slices.ContainsFunc(r.activeLocked(now), func(s api.Suspension) bool { return s.Name == name })
 }
 
 func holds(set api.Suspensions, s api.Suspension) bool {

@@ -1,0 +1,187 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+)
+
+// A Namespace document of a namespace that the cluster needs may leave Git, whatever may be deleted:
+// the namespace stays, and everything in it.
+func TestPrune_builtInNamespacesStay(t *testing.T) {
+	names := []string{"default", "kube-system", "kube-public", "kube-node-lease", "flotilla-system"}
+	fs := files{
+		"fleet.yaml":    fleet(`guards: {allowDelete: ["*"], maxDeletePercent: 100}`),
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/y.yaml": configMap("y", "one"),
+	}
+	var docs []string
+	for _, name := range names {
+		fs["a/"+name+".yaml"] = "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + name + "}\n"
+		docs = append(docs, "a/"+name+".yaml")
+	}
+	r := newRig(t, agenttest.Config{Files: fs})
+	before := map[string]types.UID{}
+	var inside []*corev1.ConfigMap
+	for _, name := range names {
+		ns, err := r.Kube.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			continue // made by the agent
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = ns.UID
+		m, err := r.Kube.CoreV1().ConfigMaps(name).Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: r.NS}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		inside = append(inside, m)
+		t.Cleanup(func() {
+			_ = r.Kube.CoreV1().ConfigMaps(name).Delete(context.WithoutCancel(t.Context()), r.NS, metav1.DeleteOptions{})
+		})
+	}
+	defer func() {
+		// What cleans up after the test takes whatever has these labels.
+		r.Stop()
+		for _, name := range names {
+			labels := fmt.Sprintf(`{"metadata":{"labels":{%q:null,%q:null,%q:null}}}`, api.LabelManagedBy, api.LabelPartOf, api.LabelBundle)
+			if _, err := r.Kube.CoreV1().Namespaces().Patch(t.Context(), name, types.MergePatchType, []byte(labels), metav1.PatchOptions{}); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	r.Start()
+	r.Ready("NS-a", "")
+	r.Delete(append(docs, "a/y.yaml")...)
+	r.gone("y")
+	r.Ready("NS-a", r.Commit(files{"a/x.yaml": configMap("x", "two")}))
+	// The whole bundle goes, and with it what it still has.
+	r.Commit(files{"a/kube-public.yaml": fs["a/kube-public.yaml"], "b/bundle.yaml": bundle("b", ""), "b/z.yaml": configMap("z", "one")})
+	r.Ready("NS-b", "")
+	r.Ready("NS-a", "")
+	r.Delete("a")
+	r.gone("x")
+	for _, name := range names {
+		ns, err := r.Kube.CoreV1().Namespaces().Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil || ns.Status.Phase != corev1.NamespaceActive || before[name] != "" && ns.UID != before[name] {
+			t.Errorf("%s is not what it was: %v", name, err)
+		}
+	}
+	for _, m := range inside {
+		now, err := r.Kube.CoreV1().ConfigMaps(m.Namespace).Get(t.Context(), m.Name, metav1.GetOptions{})
+		if err != nil || now.ResourceVersion != m.ResourceVersion {
+			t.Errorf("%s/%s was touched: %v", m.Namespace, m.Name, err)
+		}
+	}
+}
+
+// Two bundles go at once: the one that is depended on stays until the other's finalizers are done.
+func TestPrune_waitsForFinalizersAcrossBundles(t *testing.T) {
+	group := func(r *rig) string { return r.NS + ".example.com" }
+	r := start(t, files{
+		"fleet.yaml":       fleet(`guards: {allowDelete: ["*"], maxDeletePercent: 100}`),
+		"crd/bundle.yaml":  bundle("crd", ""),
+		"crd/crd.yaml":     "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: widgets.NS.example.com}\nspec: {group: NS.example.com, scope: Namespaced, names: {kind: Widget, plural: widgets}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}\n",
+		"crd/op.yaml":      configMap("operator", "one"),
+		"app/bundle.yaml":  bundle("app", "dependsOn: [NS-crd]"),
+		"app/w.yaml":       "apiVersion: NS.example.com/v1\nkind: Widget\nmetadata: {name: w, namespace: NS, finalizers: [example.com/tidy]}\n",
+		"app/x.yaml":       configMap("x", "one"),
+		"keep/bundle.yaml": bundle("keep", ""), "keep/y.yaml": configMap("y", "one"),
+	})
+	r.Ready("NS-app", "")
+	widgets := r.Dynamic.Resource(schema.GroupVersionResource{Group: group(r), Version: "v1", Resource: "widgets"}).Namespace(r.NS)
+	r.Delete("crd", "app")
+	r.Eventually("the instance is being deleted", func(ctx context.Context) error {
+		w, err := widgets.Get(ctx, "w", metav1.GetOptions{})
+		if err == nil && w.GetDeletionTimestamp() == nil {
+			err = errors.New("it is not")
+		}
+		return err
+	})
+	time.Sleep(time.Second)
+	r.get("operator")
+	r.get("x")
+	if _, err := widgets.Patch(t.Context(), "w", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	r.gone("x")
+	r.gone("operator")
+	r.Eventually("the kind is gone", func(ctx context.Context) error {
+		_, err := widgets.List(ctx, metav1.ListOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("still there"), err)
+	})
+	if m := r.get("y"); m.Data["key"] != "one" {
+		t.Error("a bundle that stays was touched")
+	}
+}
+
+// A finalizer that nobody removes is told of, with the object, and holds up nothing else for ever.
+func TestPrune_namesTheFinalizerThatHoldsItUp(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", "timeout: 1s"), "a/y.yaml": configMap("y", "one"),
+		"a/x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: NS, finalizers: [example.com/never]}\n",
+	})
+	r.Ready("NS-a", "")
+	r.Delete("a/x.yaml")
+	r.Failed("NS-a", "ConfigMap/NS/x")
+	b, err := r.Bundle(t.Context(), "NS-a")
+	if err != nil || b.Error == nil || !strings.Contains(b.Error.Message, "example.com/never") {
+		t.Errorf("%v %+v", err, b.Error)
+	}
+	// What else the next commit wants is done all the same.
+	r.Commit(files{"a/y.yaml": configMap("y", "two")})
+	r.value("y", "two")
+	r.patch("x", `{"metadata":{"finalizers":null}}`)
+	r.gone("x")
+	r.Ready("NS-a", "")
+}
+
+// An agent that lost its store does not take what controllers made from its objects for its own.
+func TestPrune_leavesWhatControllersMade(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/gone.yaml": configMap("gone", "one"),
+		"a/web.yaml":   "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: NS}\nspec: {selector: {app: web}, ports: [{port: 80}]}\n",
+		"a/slice.yaml": "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: declared, namespace: NS}\naddressType: IPv4\nendpoints: [{addresses: [10.1.2.3]}]\nports: []\n",
+	})
+	r.Ready("NS-a", "")
+	made := func(ctx context.Context) (types.UID, error) {
+		list, err := r.Kube.DiscoveryV1().EndpointSlices(r.NS).List(ctx, metav1.ListOptions{LabelSelector: "kubernetes.io/service-name=web"})
+		if err == nil && len(list.Items) != 1 {
+			err = fmt.Errorf("%d slices", len(list.Items))
+		}
+		if err != nil {
+			return "", err
+		}
+		return list.Items[0].UID, nil
+	}
+	var before types.UID
+	r.Eventually("the Service has a slice", func(ctx context.Context) (err error) {
+		before, err = made(ctx)
+		return err
+	})
+	r.Stop()
+	r.Config.Dir = t.TempDir()
+	r.DropLease()
+	r.Delete("a/gone.yaml")
+	r.Start()
+	r.gone("gone")
+	r.Ready("NS-a", "")
+	if after, err := made(t.Context()); err != nil || after != before {
+		t.Errorf("the slice was %s, and is %s: %v", before, after, err)
+	}
+}
