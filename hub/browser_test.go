@@ -2,7 +2,6 @@ package hub_test
 
 import (
 	"context"
-	"os/exec"
 	"testing"
 	"time"
 
@@ -12,33 +11,8 @@ import (
 	agentstore "github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/hub"
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
+	"github.com/flotilla-fleet/flotilla/test/browser"
 )
-
-// browser starts Chromium for a test.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		t.Fatal("no Chromium on the PATH: apt-get install -y chromium")
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true),
-	)
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 5*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 func open(ctx context.Context, t *testing.T, url string) {
 	t.Helper()
@@ -77,7 +51,7 @@ func TestBrowserSeesDriftWithoutReloading(t *testing.T) {
 	a.Commit(agentstore.Batch{Bundles: []api.BundleRecord{{Status: api.BundleStatus{Name: "podinfo", Phase: api.PhaseReady, Objects: 1, ReadyObjects: 1}}}})
 	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Acked == 2 })
 
-	ctx := browser(t)
+	ctx := browser.Start(t, 5*time.Minute)
 	open(ctx, t, h.PageURL("/"))
 	shows(ctx, t, "the cluster is ready", `document.querySelector("#row-prod-eu .state.ready") !== null`)
 	shows(ctx, t, "the page is live", `document.querySelector("#stream:not([hidden]):not(.off)") !== null`)

@@ -63,7 +63,7 @@ const (
 
 // Config is what a Client is made from.
 type Config struct {
-	// Dir holds the identity that Join wrote. It is read again for every connection.
+	// Dir holds the identity that Join wrote; Run waits where there is none yet. It is read again for every connection.
 	Dir string
 	// Cluster must be the identity's: an agent with a wrong directory is refused.
 	Cluster string
@@ -82,6 +82,10 @@ type Config struct {
 type Client struct {
 	cfg    Config
 	notify chan struct{}
+	joined chan struct{} // there is a new identity
+
+	// replacing is held while the identity on disk is replaced.
+	replacing sync.Mutex
 
 	mu sync.Mutex
 	// status is guarded by mu.
@@ -118,7 +122,7 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Client{cfg: cfg, notify: make(chan struct{}, 1)}, nil
+	return &Client{cfg: cfg, notify: make(chan struct{}, 1), joined: make(chan struct{}, 1)}, nil
 }
 
 // Notify asks for a look at the outbox now. The store's Grew does the same by itself.
@@ -154,7 +158,7 @@ func (c *Client) setAcked(seq uint64) {
 // Run keeps a stream open until ctx ends. It never gives up: a hub may come back,
 // and a refused agent may be joined again.
 func (c *Client) Run(ctx context.Context) error {
-	wait := minWait
+	wait, told := minWait, ""
 	for {
 		begin := time.Now()
 		err := c.connect(ctx)
@@ -166,30 +170,45 @@ func (c *Client) Run(ctx context.Context) error {
 		if errors.Is(err, errRenewed) {
 			continue
 		}
-		limit := maxWait
-		if k := api.KindOf(err); k == api.Forbidden || k == api.Stalled {
-			limit = refusedWait
-		}
 		if time.Since(begin) > lasting {
 			wait = minWait
 		}
-		c.cfg.Log.Warn("no connection to the hub", "error", err, "retry", wait)
+		limit, before := maxWait, told
+		told = ""
+		switch k := api.KindOf(err); {
+		case k != api.Forbidden && k != api.Stalled:
+			c.cfg.Log.Warn("no connection to the hub", "error", err, "retry", wait)
+		case errors.Is(err, ErrNoIdentity): // whoever lets the agent join knows why it has not
+			limit = refusedWait
+		default: // a human must act, and is told once
+			limit, told = refusedWait, err.Error()
+			if told != before {
+				c.cfg.Log.Error("no connection to the hub", "error", err)
+			}
+		}
 		// Half of the wait is random, so that a fleet does not come back all at once.
 		pause := wait/2 + rand.N(wait)
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-c.joined:
+			wait = minWait
+			continue
 		case <-time.After(pause):
 		}
 		wait = min(2*wait, limit)
 	}
 }
 
-// errRenewed ends a stream because there is a new certificate to use.
+// errRenewed ends a stream because there is a new certificate to use, or one to be asked for.
 var errRenewed = errors.New("the certificate was renewed")
 
 // connect runs one connection from dial to end.
 func (c *Client) connect(ctx context.Context) error {
+	select {
+	case <-c.joined: // it is the one that is read now
+	default:
+	}
 	id, err := LoadIdentity(c.cfg.Dir)
 	if err != nil {
 		return &api.Error{Kind: api.Stalled, Reason: "NoIdentity", Err: err, Hint: "use flotilla join"}
@@ -204,7 +223,7 @@ func (c *Client) connect(ctx context.Context) error {
 	hc := httpClient(id.mutual())
 	defer hc.CloseIdleConnections()
 	if now := c.cfg.Now(); now.After(id.renewAt()) && now.Before(id.NotAfter) {
-		switch err := renew(ctx, hc, id, c.cfg.Dir); {
+		switch err := c.renew(ctx, hc, id); {
 		case err == nil:
 			return errRenewed
 		case api.KindOf(err) == api.Forbidden:

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -9,17 +10,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/pki"
 )
 
-// The files of an identity. Key and certificate share a file, so that they always fit together.
-const (
-	identityFile = "identity.pem"
-	caFile       = "ca.pem"
-	hubFile      = "hub.json"
-)
+// identityFile holds an identity: key, certificate and what is known of the hub share a file, so that they always fit together.
+const identityFile = "identity.pem"
+
+// hubBlock is the type of the PEM block that holds a hubInfo.
+const hubBlock = "FLOTILLA HUB"
 
 // Identity is how an agent shows who it is.
 type Identity struct {
@@ -29,9 +31,14 @@ type Identity struct {
 	AgentID string
 	// NotBefore and NotAfter are the certificate's times.
 	NotBefore, NotAfter time.Time
+	// Joined is the digest of what the agent joined with; see JoinConfig.Digest.
+	Joined string
 
+	hub         hubInfo
 	certificate tls.Certificate
 	roots       *x509.CertPool
+	// file is what is written.
+	file []byte
 }
 
 // ErrNoIdentity is returned where nobody has joined yet.
@@ -39,39 +46,46 @@ var ErrNoIdentity = errors.New("this agent has not joined a hub")
 
 // LoadIdentity reads what Join wrote.
 func LoadIdentity(dir string) (Identity, error) {
-	b, err := os.ReadFile(filepath.Join(dir, identityFile))
+	file := filepath.Join(dir, identityFile)
+	b, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return Identity{}, ErrNoIdentity
 	}
 	if err != nil {
 		return Identity{}, fmt.Errorf("identity: %w", err)
 	}
-	cert, err := tls.X509KeyPair(b, b)
+	id, err := parseIdentity(b)
 	if err != nil {
-		return Identity{}, fmt.Errorf("identity %q: %w", filepath.Join(dir, identityFile), err)
+		return Identity{}, fmt.Errorf("identity %q: %w", file, err)
+	}
+	return id, nil
+}
+
+func parseIdentity(file []byte) (Identity, error) {
+	cert, err := tls.X509KeyPair(file, file)
+	if err != nil {
+		return Identity{}, err
 	}
 	who, err := pki.IdentityOf(cert.Leaf)
 	if err != nil {
-		return Identity{}, fmt.Errorf("identity: %w", err)
-	}
-	ca, err := os.ReadFile(filepath.Join(dir, caFile))
-	if err != nil {
-		return Identity{}, fmt.Errorf("identity: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return Identity{}, fmt.Errorf("identity: no certificate in %q", filepath.Join(dir, caFile))
+		return Identity{}, err
 	}
 	var hub hubInfo
-	if b, err = os.ReadFile(filepath.Join(dir, hubFile)); err != nil {
-		return Identity{}, fmt.Errorf("identity: %w", err)
+	for block, rest := pem.Decode(file); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != hubBlock {
+			continue
+		}
+		if err := json.Unmarshal(block.Bytes, &hub); err != nil {
+			return Identity{}, fmt.Errorf("the hub: %w", err)
+		}
 	}
-	if err := json.Unmarshal(b, &hub); err != nil {
-		return Identity{}, fmt.Errorf("identity %q: %w", filepath.Join(dir, hubFile), err)
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(hub.CA)) {
+		return Identity{}, errors.New("the hub's authority is missing")
 	}
 	return Identity{
-		URL: hub.URL, Cluster: who.Cluster, AgentID: who.AgentID,
-		NotBefore: who.NotBefore, NotAfter: who.NotAfter, certificate: cert, roots: roots,
+		URL: hub.URL, Cluster: who.Cluster, AgentID: who.AgentID, NotBefore: who.NotBefore, NotAfter: who.NotAfter,
+		Joined: hub.Joined, hub: hub, certificate: cert, roots: roots, file: file,
 	}, nil
 }
 
@@ -81,27 +95,39 @@ func (id Identity) renewAt() time.Time {
 	return issued.Add(id.NotAfter.Sub(issued) * 2 / 3)
 }
 
+// hubInfo is what an agent knows of its hub.
 type hubInfo struct {
 	URL string `json:"url"`
+	// CA is the authority's certificate in PEM.
+	CA     string `json:"ca"`
+	Joined string `json:"joined"`
+}
+
+// newIdentity puts together what the hub has issued, and refuses what does not fit together.
+func newIdentity(hub hubInfo, key *ecdsa.PrivateKey, certPEM []byte) (Identity, error) {
+	keyPEM, err := pki.MarshalKey(key)
+	if err != nil {
+		return Identity{}, err
+	}
+	about, err := json.Marshal(hub)
+	if err != nil {
+		return Identity{}, err
+	}
+	id, err := parseIdentity(slices.Concat(certPEM, keyPEM, pem.EncodeToMemory(&pem.Block{Type: hubBlock, Bytes: about})))
+	if err != nil {
+		return Identity{}, fmt.Errorf("what the hub issued is no identity: %w", err)
+	}
+	return id, nil
 }
 
 // saveIdentity writes an identity so that a crash leaves the old one or the new one.
-func saveIdentity(dir, url string, keyPEM, certPEM, caPEM []byte) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("identity: %w", err)
+func saveIdentity(dir string, id Identity) error {
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = writeFile(filepath.Join(dir, identityFile), id.file)
 	}
-	hub, err := json.Marshal(hubInfo{URL: url})
 	if err != nil {
-		return err
-	}
-	// The file that says "joined" comes last.
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{caFile, caPEM}, {hubFile, hub}, {identityFile, append(append([]byte{}, certPEM...), keyPEM...)}} {
-		if err := writeFile(filepath.Join(dir, f.name), f.data); err != nil {
-			return fmt.Errorf("identity: %w", err)
-		}
+		return fmt.Errorf("identity: %w", err)
 	}
 	return nil
 }
@@ -140,7 +166,10 @@ func pinned(hash, host string) *tls.Config {
 				_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, DNSName: host})
 				return err
 			}
-			return fmt.Errorf("the server at %q does not have the CA with the hash %s", host, hash)
+			return &api.Error{
+				Kind: api.Forbidden, Reason: "UnknownHub", Hint: "if the hub was begun anew, " + joinAgain,
+				Err: fmt.Errorf("the server at %q does not have the CA with the hash %s", host, hash),
+			}
 		},
 	}
 }

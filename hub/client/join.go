@@ -1,10 +1,16 @@
 package client
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -33,59 +39,98 @@ type JoinConfig struct {
 	Dir string
 }
 
-// Join trades a join token for an identity, and writes it to a directory.
-// A refusal is an *api.Error of kind Forbidden that says why.
+// Validate says what is wrong with the address and the pin of a hub, as far as it can be known without asking the hub.
+func (cfg JoinConfig) Validate() error {
+	if _, _, err := hubAddress(cfg.URL); err != nil {
+		return err
+	}
+	if cfg.CAFile == "" && !strings.HasPrefix(cfg.CAHash, "sha256:") {
+		return errors.New("join: the hub's CA hash (sha256:…) or CA file is required")
+	}
+	return nil
+}
+
+// Digest tells join material apart without giving the token away, which is random and long.
+func (cfg JoinConfig) Digest() string {
+	sum := sha256.Sum256([]byte(cfg.URL + "\x00" + cfg.Token + "\x00" + cfg.CAHash + "\x00" + cfg.CAFile))
+	return hex.EncodeToString(sum[:])
+}
+
+// Join trades a join token for an identity, and writes it to a directory, in the place of one that is there.
+// A refusal is an *api.Error of kind Forbidden that says why. It is not for a directory whose Client runs: use its Join.
 func Join(ctx context.Context, cfg JoinConfig) (Identity, error) {
+	id, err := enroll(ctx, cfg)
+	if err == nil {
+		err = saveIdentity(cfg.Dir, id)
+	}
+	return id, err
+}
+
+// Join joins anew while the Client runs, which then uses the new identity at once. The old one stays until there is a new one.
+// Of cfg, the fields about the agent need not be set.
+func (c *Client) Join(ctx context.Context, cfg JoinConfig) error {
+	cfg.Dir, cfg.Cluster, cfg.AgentID, cfg.Version = c.cfg.Dir, c.cfg.Cluster, c.cfg.Outbox.AgentID(), c.cfg.Version
+	id, err := enroll(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	c.replacing.Lock()
+	defer c.replacing.Unlock()
+	if err := saveIdentity(cfg.Dir, id); err != nil {
+		return err
+	}
+	select {
+	case c.joined <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// joinAgain is the hint of refusals that only a new token ends.
+const joinAgain = "join again with a new token; see flotilla join --help"
+
+// enroll asks the hub for an identity.
+func enroll(ctx context.Context, cfg JoinConfig) (Identity, error) {
+	if cfg.Dir == "" || cfg.Token == "" || cfg.Cluster == "" || cfg.AgentID == "" {
+		return Identity{}, errors.New("join: Dir, Token, Cluster and AgentID are required")
+	}
+	if err := cfg.Validate(); err != nil {
+		return Identity{}, err
+	}
 	base, host, err := hubAddress(cfg.URL)
 	if err != nil {
 		return Identity{}, err
 	}
-	var conf *tls.Config
-	switch {
-	case cfg.Dir == "" || cfg.Token == "" || cfg.Cluster == "" || cfg.AgentID == "":
-		return Identity{}, errors.New("join: Dir, Token, Cluster and AgentID are required")
-	case cfg.CAFile != "":
+	conf := pinned(cfg.CAHash, host)
+	if cfg.CAFile != "" {
 		if conf, err = trusting(cfg.CAFile); err != nil {
 			return Identity{}, err
 		}
-	case strings.HasPrefix(cfg.CAHash, "sha256:"):
-		conf = pinned(cfg.CAHash, host)
-	default:
-		return Identity{}, errors.New("join: the hub's CA hash (sha256:…) or CA file is required")
 	}
 	hc := httpClient(conf)
 	defer hc.CloseIdleConnections()
-	key, err := pki.NewKey()
+	key, csr, err := request()
 	if err != nil {
 		return Identity{}, err
 	}
-	csr, err := pki.Request(key)
-	if err != nil {
-		return Identity{}, err
-	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	res, err := hubv1.NewEnrollmentServiceClient(hc, base).Join(ctx, connect.NewRequest(&hubv1.JoinRequest{
 		Token: cfg.Token, Cluster: cfg.Cluster, AgentId: cfg.AgentID, Csr: csr, AgentVersion: cfg.Version,
 	}))
 	if err != nil {
-		return Identity{}, fmt.Errorf("join %q: %w", base, clientError(err))
+		err = clientError(err)
+		if e, ok := errors.AsType[*api.Error](err); ok && e.Kind == api.Forbidden && e.Hint == "" {
+			e.Hint = joinAgain
+		}
+		return Identity{}, fmt.Errorf("join %q: %w", base, err)
 	}
-	keyPEM, err := pki.MarshalKey(key)
-	if err != nil {
-		return Identity{}, err
-	}
-	if err := saveIdentity(cfg.Dir, base, keyPEM, res.Msg.GetCertificate(), res.Msg.GetCaBundle()); err != nil {
-		return Identity{}, err
-	}
-	return LoadIdentity(cfg.Dir)
+	return newIdentity(hubInfo{URL: base, CA: string(res.Msg.GetCaBundle()), Joined: cfg.Digest()}, key, res.Msg.GetCertificate())
 }
 
 // renew replaces an identity by one with a new key and a new certificate.
-func renew(ctx context.Context, hc *http.Client, id Identity, dir string) error {
-	key, err := pki.NewKey()
-	if err != nil {
-		return err
-	}
-	csr, err := pki.Request(key)
+func (c *Client) renew(ctx context.Context, hc *http.Client, id Identity) error {
+	key, csr, err := request()
 	if err != nil {
 		return err
 	}
@@ -95,11 +140,28 @@ func renew(ctx context.Context, hc *http.Client, id Identity, dir string) error 
 	if err != nil {
 		return fmt.Errorf("renew: %w", clientError(err))
 	}
-	keyPEM, err := pki.MarshalKey(key)
+	hub := id.hub
+	hub.CA = string(res.Msg.GetCaBundle())
+	fresh, err := newIdentity(hub, key, res.Msg.GetCertificate())
 	if err != nil {
 		return err
 	}
-	return saveIdentity(dir, id.URL, keyPEM, res.Msg.GetCertificate(), res.Msg.GetCaBundle())
+	c.replacing.Lock()
+	defer c.replacing.Unlock()
+	if now, err := LoadIdentity(c.cfg.Dir); err == nil && !bytes.Equal(now.file, id.file) {
+		return nil // the agent has joined anew meanwhile
+	}
+	return saveIdentity(c.cfg.Dir, fresh)
+}
+
+// request makes a key and the request of a certificate for it.
+func request() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	csr, err := pki.Request(key)
+	return key, csr, err
 }
 
 func hubAddress(raw string) (base, host string, err error) {
@@ -116,6 +178,7 @@ func httpClient(conf *tls.Config) *http.Client {
 	protocols.SetHTTP2(true)
 	return &http.Client{Transport: &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: answerTimeout}).DialContext,
 		TLSClientConfig:     conf,
 		TLSHandshakeTimeout: answerTimeout,
 		Protocols:           &protocols,
@@ -128,7 +191,14 @@ func clientError(err error) error {
 	if err == nil {
 		return nil
 	}
+	if own, ok := errors.AsType[*api.Error](err); ok { // of the check of the pin
+		return own
+	}
 	out := &api.Error{Kind: api.Transient, Reason: "HubUnreachable", Err: err}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		out.Kind, out.Reason, out.Hint = api.Forbidden, "UnknownHub", "if the hub was begun anew, "+joinAgain
+		return out
+	}
 	var ce *connect.Error
 	if !errors.As(err, &ce) {
 		return out

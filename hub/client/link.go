@@ -142,6 +142,8 @@ func (l *link) loop(ctx context.Context, received <-chan error) (err error) {
 			if welcomed { // a renewal that failed before dialling is tried again by the next connection
 				return errRenewed
 			}
+		case <-l.joined:
+			return errRenewed
 		case m := <-l.in:
 			welcomed = welcomed || m.GetWelcome() != nil
 			err = l.handle(ctx, m)

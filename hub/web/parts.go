@@ -110,6 +110,8 @@ func tone(word any) string {
 		return w
 	case string(api.OutcomeCorrected), string(api.OutcomeResolved):
 		return "ready"
+	case string(api.OutcomeIgnored):
+		return string(api.PhaseSuspended)
 	case string(api.OutcomeReported), string(api.OutcomeContested):
 		return "drifted"
 	default:
@@ -204,6 +206,8 @@ func did(e api.Episode) string {
 		return "contested: " + who(e.By) + " keeps taking it back"
 	case api.OutcomeResolved:
 		return "over without us: the object matches Git again"
+	case api.OutcomeIgnored:
+		return "no longer looked at, and may stand as before"
 	case api.OutcomeFailed:
 		return "the correction was refused"
 	}

@@ -46,7 +46,7 @@ type Config struct {
 	ChartCredentialsFile string
 	// AgeKeyFiles hold the identities that decrypt Secrets.
 	AgeKeyFiles []string
-	// JoinFile is the hub's join material; needed once. Empty, and without an identity
+	// JoinFile is the hub's join material; needed once, and again to join anew. Empty, and without an identity
 	// from an earlier join, means that there is no hub.
 	JoinFile string
 	// Listen is where /healthz and /metrics are served. Empty means nowhere.
@@ -169,7 +169,7 @@ func (a *Agent) openStages() error {
 		return err
 	}
 	a.watch, err = watch.New(watch.Config{
-		REST: a.cfg.REST, Log: log("watch"), Handler: a.saw, Relisted: a.relisted, OnSuspensions: a.suspensions,
+		REST: a.cfg.REST, Log: log("watch"), Handler: a.saw, Relisted: a.relisted, Lost: a.lost, OnSuspensions: a.suspensions,
 	})
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func (a *Agent) openStages() error {
 func (a *Agent) saw(e watch.Event) {
 	switch e.Ref.ID() {
 	case reportID:
-		if !e.Deleted && e.Before.MetaDigest != e.MetaDigest {
+		if !e.Deleted && !api.SameLabels(e.Before.MetaDigest, e.MetaDigest) {
 			poke(a.ordered)
 		}
 	case leaseID:
@@ -213,15 +213,17 @@ func poke(c chan struct{}) {
 }
 
 func (a *Agent) relisted(k schema.GroupVersionKind) { a.reconciler.Relisted(k.Group, k.Kind) }
-func (a *Agent) suspensions(set api.Suspensions)    { a.reconciler.SetSuspensions(set) }
+
+func (a *Agent) lost(k schema.GroupVersionKind, err error) { a.reconciler.Lost(k.Group, k.Kind, err) }
+func (a *Agent) suspensions(set api.Suspensions)           { a.reconciler.SetSuspensions(set) }
 
 // Close releases what New opened. Call it when Run has returned.
 func (a *Agent) Close() error { return a.teardown.Close() }
 
 // Run works until ctx ends and everything has stopped.
-// It fails when another agent holds the cluster, or when it cannot join its hub.
+// It fails when another agent holds the cluster, or when its join file makes no sense. The hub cannot stop it.
 func (a *Agent) Run(ctx context.Context) error {
-	hub, err := a.join(ctx)
+	hub, err := a.hub()
 	if err != nil {
 		return err
 	}
@@ -242,6 +244,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.reconciler.Run(ctx) })
 	if hub != nil {
 		g.Go(func() error { return hub.Run(ctx) })
+	}
+	if hub != nil && a.cfg.JoinFile != "" {
+		g.Go(func() error { return a.keepJoined(ctx, hub) })
 	}
 	if a.cfg.Listen != "" {
 		g.Go(func() error { return a.serve(ctx) })
@@ -319,23 +324,34 @@ func (a *Agent) holdLease(ctx context.Context) error {
 	}
 }
 
-// orders follows the orders to sync that are written on the agent's report.
+// orders follows the orders to sync that are written on the agent's report. Any that is not the last one seen is new:
+// the time in it is of the clock of whoever gave it, and says nothing.
 // An order from before this agent's start needs no obeying: a start looks at everything.
 func (a *Agent) orders(ctx context.Context) error {
-	last := a.now()
+	last, _, err := a.applier.SyncOrder(ctx)
+	if err != nil && api.KindOf(err) != api.Stalled && ctx.Err() == nil { // stalled: no agent was here before
+		a.cfg.Log.Warn("the last order to sync cannot be read, and may be obeyed once more", "error", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.ordered:
 		}
-		at, bundle, err := a.applier.SyncOrder(ctx)
-		if err == nil && at.After(last) {
-			last = at
-			a.cfg.Log.Info("sync ordered on the cluster", "bundle", bundle)
-			err = a.reconciler.Sync(bundle)
+		order, bundle, err := a.applier.SyncOrder(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				a.cfg.Log.Warn("read the order to sync", "error", err)
+				time.AfterFunc(time.Second, func() { poke(a.ordered) })
+			}
+			continue
 		}
-		if err != nil && ctx.Err() == nil {
+		if order == "" || order == last {
+			continue
+		}
+		last = order
+		a.cfg.Log.Info("sync ordered on the cluster", "bundle", bundle)
+		if err := a.reconciler.Sync(bundle); err != nil && ctx.Err() == nil {
 			a.cfg.Log.Warn("order to sync", "error", err)
 		}
 	}

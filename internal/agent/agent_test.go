@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
 func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
@@ -224,6 +226,54 @@ func TestAgent_rebuildsALostStore(t *testing.T) {
 	after, err := r.Kube.CoreV1().ConfigMaps("app").Get(t.Context(), "settings", metav1.GetOptions{})
 	if err != nil || after.UID != before.UID || after.ResourceVersion != before.ResourceVersion {
 		t.Errorf("settings was written again: %v, %s then %s", err, before.ResourceVersion, after.ResourceVersion)
+	}
+}
+
+// One person's clock that is ahead does not make the agent deaf to everybody else's orders.
+func TestAgent_obeysOrdersWhateverTheirClock(t *testing.T) {
+	r := newRig(t, app())
+	r.Ready("app", "")
+	ahead, err := apply.New(apply.Config{
+		REST: controlplanetest.RESTConfigOf(t, r.Plane), Now: func() time.Time { return time.Now().Add(time.Hour) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	quotas := r.Kube.CoreV1().ResourceQuotas("app")
+	counts := func(want bool) func(context.Context) error {
+		return func(ctx context.Context) error {
+			try := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}
+			_, err := r.Kube.CoreV1().ConfigMaps("app").Create(ctx, try, metav1.CreateOptions{DryRun: []string{"All"}})
+			if apierrors.IsForbidden(err) != want {
+				return fmt.Errorf("not yet (%v)", err)
+			}
+			return nil
+		}
+	}
+	for _, order := range []struct {
+		name string
+		by   *apply.Applier
+	}{{"first", ahead}, {"second", r.Applier}, {"third", ahead}} {
+		quota := &corev1.ResourceQuota{
+			ObjectMeta: metav1.ObjectMeta{Name: order.name},
+			Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/configmaps": resource.MustParse("0")}},
+		}
+		if _, err := quotas.Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.Eventually("the quota counts", counts(true))
+		revision := r.Repo.Commit(map[string]string{"app/" + order.name + ".yaml": configMap(order.name, "x")})
+		r.Failed("app", "exceeded quota", order.name)
+		// Nobody tells the agent that the quota is gone: by itself it tries again in five minutes.
+		if err := quotas.Delete(t.Context(), order.name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		r.Eventually("the quota is gone", counts(false))
+		if err := order.by.OrderSync(t.Context(), "app"); err != nil {
+			t.Fatal(err)
+		}
+		r.Eventually("the "+order.name+" order is obeyed", r.setting(order.name, "x"))
+		r.Ready("app", revision)
 	}
 }
 

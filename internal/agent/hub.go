@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -24,38 +25,48 @@ type JoinMaterial struct {
 
 // ReadJoinFile reads join material from a file. The token never stands in an error.
 func ReadJoinFile(file string) (JoinMaterial, error) {
-	var m JoinMaterial
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return m, err
+	bad := func(err error) (JoinMaterial, error) {
+		return JoinMaterial{}, &api.Error{Kind: api.Stalled, Reason: "BadJoinFile", File: file, Err: err, Hint: "make one with flotilla join"}
 	}
-	if err := json.Unmarshal(b, &m); err != nil || m.URL == "" || m.Token == "" {
-		return m, &api.Error{
-			Kind: api.Stalled, Reason: "BadJoinFile", File: file,
-			Err: errors.New("this is no join material: it needs url, token and caHash"), Hint: "make one with POST /api/v1/join-tokens at the hub",
-		}
+	b, err := os.ReadFile(file)
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return bad(e.Err)
+	}
+	if err != nil {
+		return bad(err)
+	}
+	var m JoinMaterial
+	if err := json.Unmarshal(b, &m); err != nil || m.URL == "" || m.Token == "" || m.CAHash == "" {
+		return bad(errors.New("this is no join material: it needs url, token and caHash"))
+	}
+	if err := m.config().Validate(); err != nil {
+		return bad(err)
 	}
 	return m, nil
+}
+
+func (m JoinMaterial) config() client.JoinConfig {
+	return client.JoinConfig{URL: m.URL, Token: m.Token, CAHash: m.CAHash}
 }
 
 // IdentityDir is where an agent's identity at the hub lies below its directory.
 func IdentityDir(dir string) string { return filepath.Join(dir, "identity") }
 
-// join makes the client of the hub. An agent that has joined before does not need its join file again.
-// It returns nil if there is no hub.
-func (a *Agent) join(ctx context.Context) (*client.Client, error) {
+// hub makes the client of the hub, without asking the hub anything: the cluster must not wait for it.
+// It returns nil if there is no hub. A join file that makes no sense is a mistake in the configuration, and an error.
+func (a *Agent) hub() (*client.Client, error) {
 	dir := IdentityDir(a.cfg.Dir)
 	_, err := client.LoadIdentity(dir)
-	switch {
-	case err == nil:
-	case a.cfg.JoinFile == "" && errors.Is(err, client.ErrNoIdentity):
+	if a.cfg.JoinFile == "" && errors.Is(err, client.ErrNoIdentity) {
 		a.cfg.Log.Info("no hub: drift is kept in the store, and shown by the BundleDeployments")
 		return nil, nil //nolint:nilnil // no hub is a choice, not an error
-	case a.cfg.JoinFile == "":
-		return nil, err
-	default:
-		if err := a.enroll(ctx, dir); err != nil {
-			return nil, err
+	}
+	if a.cfg.JoinFile != "" {
+		_, bad := ReadJoinFile(a.cfg.JoinFile)
+		// One that was removed after it had been used is not missed.
+		used := errors.Is(bad, fs.ErrNotExist) && !errors.Is(err, client.ErrNoIdentity)
+		if bad != nil && !used {
+			return nil, bad
 		}
 	}
 	return client.New(client.Config{
@@ -64,30 +75,92 @@ func (a *Agent) join(ctx context.Context) (*client.Client, error) {
 	})
 }
 
-// enroll joins the hub, and keeps trying while the hub cannot be reached.
-func (a *Agent) enroll(ctx context.Context, dir string) error {
-	m, err := ReadJoinFile(a.cfg.JoinFile)
-	if err != nil {
-		return err
-	}
-	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
-		_, err := client.Join(ctx, client.JoinConfig{
-			URL: m.URL, Token: m.Token, CAHash: m.CAHash, Cluster: a.cfg.Cluster,
-			AgentID: a.store.AgentID(), Version: a.cfg.Version, Dir: dir,
-		})
-		if err == nil {
-			a.cfg.Log.Info("joined the hub", "hub", m.URL)
-			return nil
+const (
+	// joinLook is how often the join file is looked at.
+	joinLook = 5 * time.Second
+	// A hub that cannot be reached is soon asked again. One that refused is not: it notes every attempt.
+	joinWait, joinWaitMax       = time.Second, time.Minute
+	refusedWait, refusedWaitMax = time.Minute, 15 * time.Minute
+)
+
+// joiner joins the hub with the join file, and joins anew when there is another one.
+type joiner struct {
+	*Agent
+	client *client.Client
+
+	// tried is what was tried last; before next it is not tried again. wait is how long that is.
+	tried JoinMaterial
+	next  time.Time
+	wait  time.Duration
+	// told is the last error that a human must mend: it is logged once.
+	told string
+}
+
+// keepJoined looks at the join file until ctx ends. Whatever the hub says, the agent goes on.
+func (a *Agent) keepJoined(ctx context.Context, c *client.Client) error {
+	j := &joiner{Agent: a, client: c}
+	for {
+		pause := joinLook
+		if due := j.look(ctx); !due.IsZero() {
+			pause = min(pause, time.Until(due))
 		}
-		if k := api.KindOf(err); k == api.Forbidden || k == api.Stalled || ctx.Err() != nil {
-			return err
-		}
-		a.cfg.Log.Warn("join", "error", err, "retry", wait)
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+			return nil
+		case <-time.After(pause):
 		}
+	}
+}
+
+// look joins the hub if that is needed and due. It returns when the next attempt is due, zero for none.
+func (j *joiner) look(ctx context.Context) time.Time {
+	m, err := ReadJoinFile(j.cfg.JoinFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // removed after it was used, or about to be replaced
+		return time.Time{}
+	case err != nil:
+		j.tell(err)
+		return time.Time{}
+	case j.joinedWith(m):
+		j.told = ""
+		return time.Time{}
+	}
+	if m != j.tried {
+		j.tried, j.next, j.wait, j.told = m, time.Time{}, 0, ""
+	}
+	if time.Now().Before(j.next) {
+		return j.next
+	}
+	err = j.client.Join(ctx, m.config())
+	switch k := api.KindOf(err); {
+	case err == nil:
+		j.cfg.Log.Info("joined the hub", "hub", m.URL)
+		return time.Time{}
+	case ctx.Err() != nil:
+		return time.Time{}
+	case k == api.Forbidden || k == api.Stalled:
+		j.wait = min(max(2*j.wait, refusedWait), refusedWaitMax)
+		j.tell(err)
+	default:
+		j.wait = min(max(2*j.wait, joinWait), joinWaitMax)
+		j.cfg.Log.Warn("cannot join the hub yet", "error", err, "retry", j.wait)
+	}
+	j.next = time.Now().Add(j.wait)
+	return j.next
+}
+
+// joinedWith says whether the identity on disk is this agent's and comes from the join material.
+// That of a store that was lost is another agent's.
+func (j *joiner) joinedWith(m JoinMaterial) bool {
+	id, err := client.LoadIdentity(IdentityDir(j.cfg.Dir))
+	return err == nil && id.Joined == m.config().Digest() && id.Cluster == j.cfg.Cluster && id.AgentID == j.store.AgentID()
+}
+
+// tell logs an error that lasts until somebody acts.
+func (j *joiner) tell(err error) {
+	if s := err.Error(); s != j.told {
+		j.told = s
+		j.cfg.Log.Error("cannot join the hub; the cluster is kept as Git says all the same", "file", j.cfg.JoinFile, "error", err)
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
 )
@@ -21,17 +24,21 @@ import (
 // persons says what episodes call the people who change objects, as the fleet file wants it.
 type persons struct {
 	// key makes pseudonyms that cannot be found out by trying names. It never leaves the agent's directory.
-	key     []byte
-	changed chan struct{}
+	key []byte
+	// markFile holds the mark of the policy from when it is put in force until it is taken away.
+	markFile string
+	changed  chan struct{}
 
 	mu sync.Mutex
 	// mode is empty until a revision was adopted: then nobody is named, and the policy is left as it is.
 	mode api.Persons
+	// mark is of the policy that is in force; empty while none is known to be.
+	mark string
 }
 
 // newPersons reads the key from the agent's directory, or makes it.
 func newPersons(dir string) (*persons, error) {
-	p := &persons{changed: make(chan struct{}, 1)}
+	p := &persons{changed: make(chan struct{}, 1), markFile: filepath.Join(dir, "persons.mark")}
 	file := filepath.Join(dir, "persons.key")
 	key, err := os.ReadFile(file)
 	switch {
@@ -73,25 +80,67 @@ func (p *persons) wanted() api.Persons {
 	return p.mode
 }
 
-// name is what an episode calls a user; empty for nothing.
-func (p *persons) name(user string) string {
-	switch p.wanted() {
+// name says which stamps prove who made a change (none if the mark is empty), and what an episode calls a user;
+// empty for nothing.
+func (p *persons) name() (mark string, call func(user string) string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch p.mode {
 	case api.PersonsName:
-		return user
+		return p.mark, func(user string) string { return user }
 	case api.PersonsHash:
-		mac := hmac.New(sha256.New, p.key)
-		mac.Write([]byte(user))
-		return "person-" + hex.EncodeToString(mac.Sum(nil)[:8])
+		return p.mark, p.pseudonym
 	default:
-		return ""
+		return "", func(string) string { return "" }
 	}
 }
+
+func (p *persons) pseudonym(user string) string {
+	mac := hmac.New(sha256.New, p.key)
+	mac.Write([]byte(user))
+	return "person-" + hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// inForce notes which policy is in force; the empty mark is none.
+func (p *persons) inForce(mark string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mark = mark
+}
+
+// lastMark is that of the policy that was put in force and not taken away since; empty if there is none.
+func (p *persons) lastMark() (string, error) {
+	mark, err := os.ReadFile(p.markFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return string(mark), err
+}
+
+// newMark makes a mark that no stamp carries yet.
+func (p *persons) newMark() (string, error) {
+	mark := rand.Text()
+	return mark, os.WriteFile(p.markFile, []byte(mark), 0o600)
+}
+
+// forgetMark has the next policy make another mark.
+func (p *persons) forgetMark() error {
+	p.inForce("")
+	if err := os.Remove(p.markFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// stampCheck is how often it is looked whether the policy that stamps names still stands.
+const stampCheck = 5 * time.Minute
 
 // stamp keeps the admission policy that stamps names on the cluster where it is wanted, and off where not.
 func (a *Agent) stamp(ctx context.Context) error {
 	retry := time.NewTimer(time.Hour)
 	defer retry.Stop()
 	wait := time.Second
+	var done api.Persons
 	for {
 		select {
 		case <-ctx.Done():
@@ -106,8 +155,11 @@ func (a *Agent) stamp(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil:
-			a.cfg.Log.Info("persons", "mode", mode)
-			retry.Stop()
+			if done != mode {
+				a.cfg.Log.Info("persons", "mode", mode)
+			}
+			done, wait = mode, time.Second
+			retry.Reset(stampCheck)
 		default:
 			a.cfg.Log.Warn("persons", "mode", mode, "error", err, "retry", wait)
 			retry.Reset(wait)
@@ -116,16 +168,55 @@ func (a *Agent) stamp(ctx context.Context) error {
 	}
 }
 
+// setStamp puts the policy in force or takes it away. A person is named only by a policy that is known to stand.
 func (a *Agent) setStamp(ctx context.Context, mode api.Persons) error {
 	if mode == api.PersonsOff {
-		return a.applier.RemoveOwn(ctx, drift.StampPolicy(""))
+		// The mark goes first: what happens from now on is not stamped, and must not look as if it were.
+		if err := a.persons.forgetMark(); err != nil {
+			return err
+		}
+		return a.applier.RemoveOwn(ctx, drift.StampPolicy("", ""))
 	}
 	user, err := a.applier.User(ctx)
 	if err != nil {
 		return err
 	}
-	if err := a.applier.EnsureOwn(ctx, drift.StampPolicy(user)); err != nil {
-		return fmt.Errorf("the admission policy that names persons (it needs Kubernetes 1.36): %w", err)
+	mark, err := a.persons.lastMark()
+	if err != nil {
+		return err
 	}
+	stands, err := a.stands(ctx, drift.StampPolicy(user, mark))
+	if err != nil {
+		return needs136(err)
+	}
+	if mark == "" || !stands {
+		a.persons.inForce("")
+		// Somebody may have changed objects without a stamp: those of before prove nothing any more.
+		if mark, err = a.persons.newMark(); err != nil {
+			return err
+		}
+	}
+	if err := a.applier.EnsureOwn(ctx, drift.StampPolicy(user, mark)); err != nil {
+		return needs136(err)
+	}
+	a.persons.inForce(mark)
 	return nil
+}
+
+func needs136(err error) error {
+	return fmt.Errorf("the admission policy that names persons (it needs Kubernetes 1.36): %w", err)
+}
+
+// stands reports whether all objects are on the cluster as they were written.
+func (a *Agent) stands(ctx context.Context, objs []*unstructured.Unstructured) (bool, error) {
+	for _, o := range objs {
+		in := a.applier.Inspect(ctx, api.RenderedBundle{}, o)
+		if in.Err != nil {
+			return false, in.Err
+		}
+		if in.Live == nil || !equality.Semantic.DeepEqual(in.Live.Object["spec"], in.DryRun.Object["spec"]) {
+			return false, nil
+		}
+	}
+	return true, nil
 }

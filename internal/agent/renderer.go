@@ -1,9 +1,18 @@
 package agent
 
 import (
+	"context"
+	"errors"
 	"log/slog"
+	"path"
 	"path/filepath"
+	"strconv"
+	"strings"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/render/sops"
 	"github.com/flotilla-fleet/flotilla/sources/chart"
@@ -21,16 +30,83 @@ type RendererConfig struct {
 }
 
 // NewRenderer makes the renderer that agents use, and commands that show what an agent would do.
-func NewRenderer(cfg RendererConfig) (*render.Renderer, error) {
+func NewRenderer(cfg RendererConfig) (Checked, error) {
 	keys, err := sops.Open(sops.Config{Files: cfg.AgeKeyFiles})
 	if err != nil {
-		return nil, err
+		return Checked{}, err
 	}
 	charts, err := chart.New(chart.Config{
 		Dir: filepath.Join(cfg.CacheDir, "charts"), CredentialsFile: cfg.ChartCredentialsFile, Log: cfg.Log,
 	})
 	if err != nil {
-		return nil, err
+		return Checked{}, err
 	}
-	return render.New(render.Config{Keys: keys, Charts: charts})
+	r, err := render.New(render.Config{Keys: keys, Charts: charts})
+	return Checked{r}, err
+}
+
+// Checked is a renderer that also finds health expressions which can never be evaluated: rendering knows no CEL.
+// They fail their bundle, before anything of it is applied.
+type Checked struct{ *render.Renderer }
+
+// Render is render.Renderer.Render.
+func (c Checked) Render(ctx context.Context, snap api.Snapshot, cluster string, facts api.ClusterFacts) (api.Rendering, error) {
+	r, err := c.Renderer.Render(ctx, snap, cluster, facts)
+	if err != nil {
+		return r, err
+	}
+	for i, b := range r.Bundles {
+		if b.Err != nil || len(b.Spec.Health) == 0 {
+			continue
+		}
+		if err := health.Validate(b.Spec.Health); err != nil {
+			r.Bundles[i] = api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Warnings: b.Warnings, Err: inBundleFile(err, snap.Tree, b.Dir)}
+		}
+	}
+	return r, nil
+}
+
+// inBundleFile adds the file and the line to an error about a field of a bundle.yaml.
+func inBundleFile(err error, tree api.Tree, dir string) error {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		return err
+	}
+	at := *e
+	at.File = path.Join(dir, "bundle.yaml")
+	if data, err := tree.ReadFile(at.File); err == nil {
+		at.Line = lineOf(data, at.Field)
+	}
+	return &at
+}
+
+// lineOf finds the line of a field, or of its nearest parent that is written down; 0 if there is none.
+func lineOf(data []byte, field string) int {
+	var doc yaml.Node
+	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
+		return 0
+	}
+	n := doc.Content[0]
+	line := n.Line
+	for key := range strings.SplitSeq(field, ".") {
+		next := -1
+		switch n.Kind {
+		case yaml.MappingNode:
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == key {
+					line, next = n.Content[i].Line, i+1
+				}
+			}
+		case yaml.SequenceNode:
+			if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(n.Content) {
+				line, next = n.Content[i].Line, i
+			}
+		default: // a scalar has no fields
+		}
+		if next < 0 {
+			break
+		}
+		n = n.Content[next]
+	}
+	return line
 }

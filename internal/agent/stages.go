@@ -53,13 +53,15 @@ func (w watcher) SetKinds(kinds []schema.GroupVersionKind) { w.Watcher.SetKinds(
 type detective struct {
 	cluster string
 	limits  drift.Limits
-	person  func(user string) string
+	// person is persons.name.
+	person func() (stamps string, call func(user string) string)
 }
 
 func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
+	stamps, call := d.person()
 	res := drift.Compare(drift.Input{
 		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Spec: o.Spec,
-		Autoscalers: drift.AutoscalersIn(o.Neighbours), Matched: o.Known, Person: d.person,
+		Autoscalers: drift.AutoscalersIn(o.Neighbours), Matched: o.Known, Stamps: stamps, Person: call,
 	})
 	uid := ""
 	if o.Live != nil {

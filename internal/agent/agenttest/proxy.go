@@ -25,6 +25,7 @@ type Proxy struct {
 	URL string
 
 	forward *httputil.ReverseProxy
+	server  *httptest.Server
 
 	mu       sync.Mutex
 	spoil    func(*http.Request) *Fault
@@ -66,7 +67,7 @@ func newProxy(t testing.TB, rc *rest.Config) *Proxy {
 		FlushInterval: -1,
 	}}
 	s := httptest.NewServer(p)
-	p.URL = s.URL
+	p.URL, p.server = s.URL, s
 	t.Cleanup(func() {
 		s.CloseClientConnections() // watches do not end by themselves
 		s.Close()
@@ -80,6 +81,9 @@ func (p *Proxy) Spoil(choose func(*http.Request) *Fault) {
 	defer p.mu.Unlock()
 	p.spoil = choose
 }
+
+// Break closes all connections, and with them all watches.
+func (p *Proxy) Break() { p.server.CloseClientConnections() }
 
 // Requests returns the requests since the last call, watches left out.
 func (p *Proxy) Requests() []Request {

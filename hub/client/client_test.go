@@ -1,0 +1,65 @@
+package client_test
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/hub"
+	"github.com/flotilla-fleet/flotilla/hub/client"
+	"github.com/flotilla-fleet/flotilla/hub/hubtest"
+	"github.com/flotilla-fleet/flotilla/hub/view"
+)
+
+// A renewal does not make an agent forget what it joined with: it would join again with a token that is used up.
+func TestRenewalKeepsWhatWasJoinedWith(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{CertificateLife: 4 * time.Second})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(h)
+	before, err := client.LoadIdentity(a.IdentityDir())
+	if err != nil || before.Joined == "" {
+		t.Fatalf("identity is %+v, %v", before, err)
+	}
+	a.Run()
+	hubtest.Eventually(t, "a later end", func() bool {
+		id, err := client.LoadIdentity(a.IdentityDir())
+		if err != nil || id.Joined != before.Joined || id.URL != before.URL {
+			t.Fatalf("identity became %+v, %v", id, err)
+		}
+		return id.NotAfter.After(before.NotAfter)
+	})
+}
+
+// A Client that runs changes over to the hub that it joins, at once, and leaves no half-written file.
+func TestClientJoinsAnotherHub(t *testing.T) {
+	from, to := hubtest.Start(t, hub.Config{}), hubtest.Start(t, hub.Config{})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(from)
+	a.Run()
+	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Connected })
+	m, err := to.CreateJoinToken(t.Context(), hub.JoinTokenRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := client.JoinConfig{URL: m.URL, Token: m.Token, CAHash: from.CAHash()}
+	if err := a.Client.Join(t.Context(), join); err == nil {
+		t.Fatal("joined a hub that is not the one in the pin")
+	}
+	if id, err := client.LoadIdentity(a.IdentityDir()); err != nil || id.URL != "https://"+from.AgentAddr() {
+		t.Fatalf("a refused join left %+v, %v", id, err)
+	}
+	join.CAHash = to.CAHash()
+	if err := a.Client.Join(t.Context(), join); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	a.Commit(hubtest.Status("prod-eu", "2222222222222222222222222222222222222222"))
+	hubtest.Eventually(t, "the other hub hears from it", func() bool {
+		cs := hubtest.Get[view.List[view.Cluster]](to, "/api/v1/clusters").Items
+		return len(cs) == 1 && cs[0].Connected
+	})
+	t.Logf("changed over in %s", time.Since(begun))
+	if files, err := filepath.Glob(filepath.Join(a.IdentityDir(), "*")); err != nil || len(files) != 1 {
+		t.Errorf("the identity's directory holds %q, %v", files, err)
+	}
+}
