@@ -119,6 +119,13 @@ func TestAdopt(t *testing.T) {
 			[]string{"one"},
 		},
 		{
+			"plain YAML, a list of which Git leaves defaults out",
+			drifted("one", "plain", "Deployment/plain/plain", app+"env", `[{"name":"LEVEL","value":"info","default":true}]`, `[{"name":"LEVEL","value":"debug"}]`),
+			adopt.OnlyDrifted,
+			map[string][2]string{"plain/web.yaml": {"- {name: LEVEL, value: info}", "- name: LEVEL\n          value: debug"}},
+			[]string{"one"},
+		},
+		{
 			"an entry of replicas", drifted("three", "over", "Deployment/web/web", "/spec/replicas", "1", "4"),
 			adopt.OnlyDrifted,
 			map[string][2]string{"over/staging/kustomization.yaml": {"count: 1", "count: 4"}},
@@ -222,6 +229,10 @@ func TestAdoptRefuses(t *testing.T) {
 		{"another fleet", nil, drifted("four", "plain", "ConfigMap/plain/plain", "/data/colour", `"red"`, `"blue"`), "no cluster"},
 		{"another commit", nil, drifted("one", "plain", "ConfigMap/plain/gone", "/data/colour", `"red"`, `"blue"`), "does not hold it"},
 		{"Git that has moved on", nil, drifted("one", "plain", "ConfigMap/plain/plain", "/data/colour", `"green"`, `"blue"`), "Git has moved on"},
+		{"Git that has set what was added", nil, drifted("one", "plain", "ConfigMap/plain/plain", "/data/colour", "", `"blue"`), "Git has moved on"},
+		{"Git that has dropped what was changed", nil, drifted("one", "plain", "ConfigMap/plain/plain", "/data/shape", `"round"`, `"square"`), "Git has moved on"},
+		{"Git that has added an item of what was added", nil, drifted("one", "plain", "Deployment/plain/plain", app+"env/[name=LEVEL]", "", `{"name":"LEVEL","value":"debug"}`), "Git has moved on"},
+		{"Git that has changed a list", nil, drifted("one", "plain", "Deployment/plain/plain", app+"env", `[{"name":"LEVEL","value":"warn"}]`, `[{"name":"LEVEL","value":"debug"}]`), "Git has moved on"},
 		{"a fleet that does not render", broken, drifted("one", "plain", "ConfigMap/plain/plain", "/data/colour", `"red"`, `"blue"`), "two/cluster.yaml"},
 		{"an encrypted file", encrypted, drifted("one", "plain", "ConfigMap/plain/plain", "/data/colour", `"red"`, `"blue"`), "encrypted"},
 	} {

@@ -2,6 +2,7 @@ package adopt
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -72,16 +73,59 @@ func find1(b api.RenderedBundle, ref api.ObjectRef) *unstructured.Unstructured {
 // current refuses an episode that is about something else than what the repository says now:
 // adopting it would undo somebody's later decision.
 func current(e api.Episode, object map[string]any) error {
+	const decide = "Git has moved on since: decide anew"
 	for _, f := range e.Fields {
-		want, err := parseJSON(f.Desired)
 		have, there := get(object, drift.Parts(f.Path))
-		if err != nil || !there || isCollection(want) || isCollection(have) || same(want, have) {
-			continue
+		want, err := parseJSON(f.Desired)
+		switch {
+		case f.Desired == "" && there:
+			return refusal(e, fmt.Sprintf("this checkout says %s at %s, and the drift was from nothing", brief(have), f.Path), decide)
+		case f.Desired == "":
+		case err == nil && !there:
+			return refusal(e, fmt.Sprintf("this checkout says nothing at %s, and the drift was from %s", f.Path, f.Desired), decide)
+		case err == nil && !covers(want, have):
+			return refusal(e, fmt.Sprintf("this checkout says %s at %s, and the drift was from %s", brief(have), f.Path, f.Desired), decide)
 		}
-		return refusal(e, fmt.Sprintf("this checkout says %v at %s, and the drift was from %s", have, f.Path, f.Desired),
-			"Git has moved on since: decide anew")
 	}
 	return nil
+}
+
+// covers reports whether what the API server made of a value can come from what Git says:
+// it has all that Git has, and perhaps defaults besides.
+func covers(want, have any) bool {
+	switch h := have.(type) {
+	case map[string]any:
+		w, ok := want.(map[string]any)
+		if !ok {
+			return len(h) == 0 && want == nil
+		}
+		for k, v := range h {
+			if v != nil && !covers(w[k], v) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		w, ok := want.([]any)
+		if !ok {
+			return len(h) == 0 && want == nil
+		}
+		return slices.EqualFunc(w, h, covers)
+	}
+	return !isCollection(want) && same(want, have)
+}
+
+// brief is a value as a message shows it.
+func brief(v any) string {
+	const most = 100
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	if len(b) > most {
+		return strings.ToValidUTF8(string(b[:most]), "") + "…"
+	}
+	return string(b)
 }
 
 func isCollection(v any) bool {

@@ -14,8 +14,12 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -26,6 +30,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/cli"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
 )
 
@@ -54,6 +59,7 @@ type rig struct {
 	hub      *hubtest.Hub
 	config   string // kubeconfig
 	kube     kubernetes.Interface
+	dynamic  dynamic.Interface
 	out      bytes.Buffer // everything that any command said
 }
 
@@ -94,6 +100,9 @@ func newRig(t *testing.T) *rig {
 	hand := rest.CopyConfig(rc)
 	hand.UserAgent, hand.QPS = "kubectl-edit/test", -1
 	if r.kube, err = kubernetes.NewForConfig(hand); err != nil {
+		t.Fatal(err)
+	}
+	if r.dynamic, err = dynamic.NewForConfig(rc); err != nil {
 		t.Fatal(err)
 	}
 	r.eventually("the bundle is applied", func() error {
@@ -435,6 +444,59 @@ func TestDriftCommands(t *testing.T) {
 			t.Errorf("code %d\n%s", code, talk)
 		}
 		r.refuses(3, "there is no suspension", r.on("resume", name, "--yes")...)
+	})
+
+	// What nobody can read holds everything: then, of all times, resume must work.
+	t.Run("resume beside a suspension that cannot be read", func(t *testing.T) {
+		resource := r.dynamic.Resource(schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: "suspensions"})
+		broken := func(name string) {
+			t.Helper()
+			_, err := resource.Create(t.Context(), &unstructured.Unstructured{Object: map[string]any{
+				"apiVersion": api.APIVersion, "kind": "Suspension", "metadata": map[string]any{"name": name},
+				// The API server takes such a time, Go does not.
+				"spec": map[string]any{"scope": map[string]any{"all": true}, "reason": "INC-3", "until": "2030-01-31t10:00:00z"},
+			}}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		gone := func(name string) {
+			t.Helper()
+			if _, err := resource.Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("%s is still there (%v)", name, err)
+			}
+		}
+		t.Cleanup(func() { r.flotilla("", r.on("resume", "--all", "--yes")...) })
+		r.must(r.on("suspend", "--bundle", "app", "--for", "10m", "--reason", "INC-4", "--name", "cli-other")...)
+		broken("cli-broken")
+		code, _, talk := r.flotilla("", r.on("resume", "cli-other", "--yes")...)
+		if code != 0 || !strings.Contains(talk, `warning: Suspension "cli-broken" cannot be read`) || !strings.Contains(talk, "still suspended: everything") {
+			t.Errorf("another one: code %d\n%s", code, talk)
+		}
+		gone("cli-other")
+		r.must(r.on("resume", "cli-broken", "--yes")...)
+		gone("cli-broken")
+		broken("cli-broken")
+		r.must(r.on("resume", "--all", "--yes")...)
+		gone("cli-broken")
+	})
+
+	t.Run("status says where an error is", func(t *testing.T) {
+		r.repo.Commit(map[string]string{"app/more.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {nam: more}\n"})
+		t.Cleanup(func() { r.repo.Do(gitserver.Commit{Delete: []string{"app/more.yaml"}}) })
+		r.eventually("the error is told", func() error {
+			var got struct{ Bundles []api.BundleStatus }
+			if err := json.Unmarshal([]byte(r.must(r.on("status", "-o", "json")...)), &got); err != nil {
+				return err
+			}
+			for _, b := range got.Bundles {
+				if e := b.Error; e != nil && e.Kind == api.Stalled && e.Reason == "BadManifest" && e.File == "app/more.yaml" &&
+					e.Line == 1 && e.Field == "metadata.name" && strings.Contains(e.Message, "app/more.yaml:1:") {
+					return nil
+				}
+			}
+			return fmt.Errorf("bundles are %+v", got.Bundles)
+		})
 	})
 
 	t.Run("the shell is helped", func(t *testing.T) {

@@ -65,7 +65,7 @@ With --join it joins a hub at its first start; without, it works alone.`,
 
 // agentGC is how much garbage the agent lets pile up, in percent of what it needs.
 // It spends a few seconds of CPU on a thousand bundles, and shares its node's memory with others.
-const agentGC = 50
+const agentGC = 30
 
 func spareMemory() {
 	if os.Getenv("GOGC") == "" {

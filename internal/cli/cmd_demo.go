@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/tools/clientcmd"
 
 	fleetexample "github.com/flotilla-fleet/flotilla/fleet-example"
 	"github.com/flotilla-fleet/flotilla/internal/demo"
@@ -24,7 +25,8 @@ func newDemo(logger func() *slog.Logger) *cobra.Command {
 a hub and one agent per cluster; all of it real, on the loopback address only.
 
 When all is ready, DIR/demo.json says where everything is. Ctrl-C stops everything.
-What is killed is started again after a second, with its data.`,
+A Git server, hub or agent that is killed is started again after a second, with its data.
+A control plane is not: it is back when the demo is started again.`,
 		Example: `  flotilla demo --dir demo
   flotilla demo --dir demo --clusters 5`,
 		Args: cobra.NoArgs,
@@ -59,11 +61,11 @@ Try it, in another terminal:
   # 1. Push a change for production only, and watch it arrive on the dashboard.
   git clone %s fleet && cd fleet
   sed -i 's/newTag: .*/newTag: 6.9.2/' apps/podinfo/overlays/prod/kustomization.yaml
-  git commit -am 'Roll out podinfo 6.9.2 to production' && git push
+  git -c user.name=you -c user.email=you@example.com commit -am 'Roll out podinfo 6.9.2 to production' && git push
 
   # 2. Change something by hand: it is seen, recorded and corrected at once.
   kubectl --kubeconfig %s -n podinfo scale deployment podinfo --replicas 5
-
+%s
   # 3. Break glass: no correction for ten minutes; drift is still recorded.
   %s suspend --kubeconfig %s --bundle podinfo --for 10m --reason INC-123
   %s resume --kubeconfig %s --all
@@ -73,8 +75,23 @@ Try it, in another terminal:
   FLOTILLA_TOKEN=%s %s drift --hub %s
 
 Ctrl-C stops everything.
-`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, f.Repo.URL, prod.Kubeconfig,
+`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, f.Repo.URL, prod.Kubeconfig, withoutKubectl(prod.Kubeconfig),
 		exe, prod.Kubeconfig, exe, prod.Kubeconfig, exe, prod.Kubeconfig, f.Hub.Token, exe, f.Hub.URL)
+}
+
+// withoutKubectl is what scales podinfo where there is no kubectl: the control plane keeps
+// the certificates of its kubeconfig beside it. It is empty where the kubeconfig cannot be read.
+func withoutKubectl(kubeconfig string) string {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return ""
+	}
+	pki := filepath.Join(filepath.Dir(kubeconfig), "pki")
+	return fmt.Sprintf(`  # The same without kubectl:
+  curl -X PATCH --cacert %s/ca.crt --cert %s/admin.crt --key %s/admin.key \
+    -H 'Content-Type: application/merge-patch+json' -d '{"spec":{"replicas":5}}' \
+    %s/apis/apps/v1/namespaces/podinfo/deployments/podinfo/scale
+`, pki, pki, pki, cfg.Host)
 }
 
 func mustGetwd() string {

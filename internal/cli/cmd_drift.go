@@ -25,7 +25,7 @@ Without a hub, or with --kubeconfig, the cluster itself is asked, which knows th
   CLASS  changed: another value       removed: the field is gone    added: a field that is not in Git
          missing: the object is gone  extra: an object that is not in Git
   BY     the field manager that owns the live value, or the person where the cluster stamps names
-  DONE   pending, corrected, reported, suspended, contested, resolved or failed; ×3: it has begun three times
+  DONE   pending, corrected, reported, suspended, contested, resolved, ignored or failed; ×3: it has begun three times
 
 From here: flotilla drift show ID, flotilla drift explain OBJECT;
 to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.`,

@@ -14,7 +14,6 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
-	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/sources/directory"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
@@ -64,7 +63,7 @@ func (f repository) snapshot(ctx context.Context, log *slog.Logger) (api.Snapsho
 
 // newRenderer makes the renderer of a command. Charts from outside the repository are kept in the user's cache directory,
 // and fetched with the credentials of $FLOTILLA_CHART_CREDENTIALS, a file like Docker's config.json.
-func newRenderer(ageKeyFiles []string) (*render.Renderer, error) {
+func newRenderer(ageKeyFiles []string) (agent.Checked, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()

@@ -51,7 +51,11 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 		}
 		all, err := applier.Suspensions(cmd.Context())
 		if err != nil {
-			return err
+			if len(all) == 0 {
+				return err
+			}
+			// One that cannot be understood is among them. It may hold everything, and is ended like any other.
+			fmt.Fprintf(cmd.ErrOrStderr(), "warning: %v\n", err)
 		}
 		chosen, err := choose(all, names, scope)
 		if err != nil {

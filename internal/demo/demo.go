@@ -1,8 +1,9 @@
 // Package demo brings up a whole fleet on one machine:
 // local control planes, a Git server with the example repository, a hub and one agent per cluster.
 //
-// Everything is real and runs as a process of its own, so that any of it can be killed;
-// what dies is started again after a second, as a cluster would do.
+// Everything is real and runs as a process of its own, so that any of it can be killed.
+// The Git server, the hub and the agents are started again after a second, with their data, as a cluster would do.
+// A control plane is not: its cluster stays away, as one that is lost does, until the next demo in the same directory.
 // Nothing outlives the demo, and nothing listens on anything but the loopback address.
 package demo
 
