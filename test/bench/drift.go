@@ -87,14 +87,15 @@ func (b *bench) mark(ctx context.Context, m *marks, count int) error {
 	tick := time.NewTicker(time.Duration(float64(time.Second) / b.o.rate))
 	defer tick.Stop()
 	var wg sync.WaitGroup
-	defer wg.Wait()
 	failed := make(chan error, count)
 	for i := range count {
 		select {
 		case <-tick.C:
 		case err := <-failed:
+			wg.Wait()
 			return err
 		case <-ctx.Done():
+			wg.Wait()
 			return ctx.Err()
 		}
 		// 4n objects, of which every (4n/count)-th is edited, in an order that changes the kind each time.
@@ -113,7 +114,13 @@ func (b *bench) mark(ctx context.Context, m *marks, count int) error {
 			m.edited[gvr.Resource+"/"+name] = time.Now()
 		})
 	}
-	return nil
+	wg.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
 }
 
 // wait waits until every edit is undone.
@@ -123,7 +130,7 @@ func (m *marks) wait(ctx context.Context, count int) error {
 		m.mu.Lock()
 		edited, undone := len(m.edited), len(m.undone)
 		m.mu.Unlock()
-		if undone >= edited && edited > 0 {
+		if undone >= edited {
 			return nil
 		}
 		select {
@@ -149,14 +156,22 @@ func (b *bench) distribution(ctx context.Context, m *marks) error {
 		return err
 	}
 	var detect, correct []time.Duration
+	var missed []string
 	for key, at := range m.edited {
 		correct = append(correct, m.undone[key].Sub(at))
 		if when, ok := stored[key]; ok {
 			detect = append(detect, when.Sub(at))
+		} else {
+			missed = append(missed, key)
 		}
 	}
 	b.percentiles("API write to episode stored", detect)
 	b.percentiles("API write to live value restored", correct)
+	b.remark("missed (edits without an episode): %d of %d", len(missed), len(m.edited))
+	if len(missed) > 0 {
+		slices.Sort(missed)
+		return fmt.Errorf("%d of %d edits have no episode, such as %s", len(missed), len(m.edited), missed[0])
+	}
 	return nil
 }
 
@@ -196,11 +211,18 @@ func (b *bench) percentiles(what string, all []time.Duration) {
 	at := func(q float64) time.Duration {
 		return all[min(len(all)-1, int(q*float64(len(all))))].Round(time.Millisecond)
 	}
-	b.results = append(b.results, result{
-		Bundles: b.n, Row: "percentiles", Times: len(all), Wall: at(0.99),
-		Note: fmt.Sprintf("  %s (%d): p50 %v, p90 %v, p99 %v, longest %v", what, len(all), at(0.5), at(0.9), at(0.99), at(1)),
-	})
+	b.remark("%s (%d): p50 %v, p90 %v, p99 %v, longest %v", what, len(all), at(0.5), at(0.9), at(0.99), at(1))
+	last := &b.results[len(b.results)-1]
+	last.Times, last.Wall = len(all), at(0.99)
 }
+
+// remark adds a line below the table.
+func (b *bench) remark(format string, args ...any) {
+	b.results = append(b.results, result{Bundles: b.n, Row: remarkRow, Note: fmt.Sprintf("  "+format, args...)})
+}
+
+// remarkRow is the name of rows that are lines below the table.
+const remarkRow = "percentiles"
 
 // statusUpdates writes the status of Ingresses, as a controller does, and counts what the agent asks about it.
 func (b *bench) statusUpdates(ctx context.Context) error {

@@ -114,14 +114,28 @@ func deployment(namespace string, i, version int) object {
 	})
 }
 
-// files are one bundle in the fleet repository, with its Deployment at a version.
-func files(i, version int) map[string]string {
+// plainObjects are four that no controller does anything about.
+func plainObjects(namespace string, i int) []object {
+	cm := newObject("v1", "ConfigMap", "configmaps", namespace, i, nil)
+	cm.body["data"] = map[string]any{"config.yaml": "listen: :8080\nlog: {format: json, level: info}\n", "region": "eu-central-1"}
+	role := newObject("rbac.authorization.k8s.io/v1", "Role", "roles", namespace, i, nil)
+	role.body["rules"] = []any{map[string]any{
+		"apiGroups": []any{""}, "resources": []any{"configmaps"}, "resourceNames": []any{bundleName(i)}, "verbs": []any{"get", "watch"},
+	}}
+	binding := newObject("rbac.authorization.k8s.io/v1", "RoleBinding", "rolebindings", namespace, i, nil)
+	binding.body["roleRef"] = map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": bundleName(i)}
+	binding.body["subjects"] = []any{map[string]any{"kind": "ServiceAccount", "name": bundleName(i), "namespace": namespace}}
+	return []object{cm, serviceAccount(namespace, i), role, binding}
+}
+
+// files are one bundle with its objects in the fleet repository.
+func files(objs []object, i int) map[string]string {
 	dir := "apps/" + bundleName(i) + "/"
 	out := map[string]string{
 		dir + "bundle.yaml": fmt.Sprintf("apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: %s}\nspec: {namespace: %s}\n",
 			bundleName(i), agentNamespace),
 	}
-	for _, o := range objects(agentNamespace, i, version) {
+	for _, o := range objs {
 		text, err := yaml.Marshal(o.body)
 		if err != nil {
 			panic(err) // only strings, numbers and maps
@@ -134,5 +148,5 @@ func files(i, version int) map[string]string {
 // deploymentFile is the one file that a new version of a bundle changes.
 func deploymentFile(i, version int) (name, text string) {
 	name = "apps/" + bundleName(i) + "/deployment.yaml"
-	return name, files(i, version)[name]
+	return name, files([]object{deployment(agentNamespace, i, version)}, i)[name]
 }

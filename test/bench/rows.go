@@ -84,6 +84,14 @@ func measure(ctx context.Context, o options, n int, progress io.Writer) (_ []res
 	return b.results, b.ratios(ctx)
 }
 
+// objects are the four of one bundle.
+func (b *bench) objects(namespace string, i, version int) []object {
+	if b.o.plain {
+		return plainObjects(namespace, i)
+	}
+	return objects(namespace, i, version)
+}
+
 func (b *bench) say(format string, args ...any) {
 	fmt.Fprintf(b.progress, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
@@ -105,10 +113,13 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	b.repo = b.git.Dir("fleet")
 	write := map[string]string{"clusters/" + clusterName + "/cluster.yaml": clusterYAML}
 	for i := range b.n {
-		maps.Copy(write, files(i, b.version))
+		maps.Copy(write, files(b.objects(agentNamespace, i, b.version), i))
 	}
 	if err = b.commit(ctx, write); err != nil {
 		return err
+	}
+	if b.o.plain {
+		return nil
 	}
 	b.say("%d bundles: floor", b.n)
 	// A fresh API server is slow at first.
@@ -136,6 +147,9 @@ func (b *bench) floor(ctx context.Context) error {
 func (b *bench) ratios(ctx context.Context) error {
 	if err := b.agent.stop(); err != nil {
 		return err
+	}
+	if b.o.plain {
+		return nil
 	}
 	if err := b.floor(ctx); err != nil {
 		return err
@@ -249,7 +263,7 @@ func (b *bench) row(ctx context.Context, name, note string, times int, f func(co
 		return err
 	}
 	b.results = append(b.results, r)
-	b.say("%s: %v, CPU %v, peak %d MB, requests %v", name, r.Wall, r.CPU, r.Peak>>20, r.Requests)
+	b.say("%s: %v, CPU %v, memory %d MB (peak %d MB), requests %v", name, r.Wall, r.CPU, r.Resident>>20, r.Peak>>20, r.Requests)
 	return nil
 }
 

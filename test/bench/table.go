@@ -12,9 +12,9 @@ import (
 func table(w io.Writer, all []result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	columns := append(append([]string{}, verbs...), dryRunVerb, leaseVerb, otherVerb)
-	fmt.Fprintf(t, "bundles\twhat\twall\tfloor\thealthy\tratio\tCPU\tpeak\t%s\n", strings.Join(columns, "\t"))
+	fmt.Fprintf(t, "bundles\twhat\twall\tfloor\thealthy\tratio\tCPU\tpeak\tmemory\t%s\n", strings.Join(columns, "\t"))
 	for _, r := range all {
-		if r.Row == "percentiles" {
+		if r.Row == remarkRow {
 			continue
 		}
 		wall, low, healthy, ratio := "-", "-", "-", "-"
@@ -28,7 +28,7 @@ func table(w io.Writer, all []result) error {
 		if r.Times > 1 {
 			note += fmt.Sprintf(" (median of %d)", r.Times)
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%d MB", r.Bundles, note, wall, low, healthy, ratio, seconds(r.CPU), r.Peak>>20)
+		fmt.Fprintf(t, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%d MB\t%d MB", r.Bundles, note, wall, low, healthy, ratio, seconds(r.CPU), r.Peak>>20, r.Resident>>20)
 		for _, c := range columns {
 			fmt.Fprintf(t, "\t%d", r.Requests[c])
 		}
@@ -38,7 +38,7 @@ func table(w io.Writer, all []result) error {
 		return err
 	}
 	for _, r := range all {
-		if r.Row == "percentiles" {
+		if r.Row == remarkRow {
 			fmt.Fprintln(w, r.Note)
 		}
 	}

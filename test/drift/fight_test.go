@@ -75,6 +75,66 @@ func TestFight(t *testing.T) {
 	}
 }
 
+// A rival that takes other fields each time fights for the same object, which is contested all the same.
+func TestFightWithOtherFields(t *testing.T) {
+	var data []string
+	for i := range 40 {
+		data = append(data, fmt.Sprintf("k%d: git", i))
+	}
+	r := startWith(t, agenttest.Config{
+		Files: files{
+			"app/bundle.yaml": bundle(""),
+			"app/cm.yaml":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: settings, namespace: NS}\ndata: {" + strings.Join(data, ", ") + "}\n",
+		},
+		Change: func(c *agent.Config) {
+			c.Fights = drift.Limits{ContestWindow: 10 * time.Second, FirstBackoff: 2 * time.Second, LongestBackoff: 8 * time.Second}
+		},
+	})
+	ctx, stop := context.WithCancel(t.Context())
+	var writer sync.WaitGroup
+	writes := 0
+	writer.Go(func() {
+		for ctx.Err() == nil {
+			o, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(ctx, "settings", metav1.GetOptions{})
+			mine := false
+			if err == nil {
+				for _, v := range o.Data {
+					mine = mine || v == "rival"
+				}
+			}
+			if err == nil && !mine && writes < len(data) {
+				_ = r.tryEdit(ctx, "rival", "cm/settings", fmt.Sprintf(`{"data":{"k%d":"rival"}}`, writes))
+				writes++
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+	e := r.open("cm/settings", outcome(api.OutcomeContested))
+	if !strings.Contains(e.Hint, "rival") || e.NextCorrection.IsZero() {
+		t.Errorf("episode is %+v", e)
+	}
+	r.metricIs("flotilla_drift_contested", 1)
+	// A second round is longer than the first.
+	r.open("cm/settings", func(next api.Episode) error {
+		if next.Outcome != api.OutcomeContested || next.ID == e.ID {
+			return fmt.Errorf("%s is %s", next.ID, next.Outcome)
+		}
+		if wait := next.NextCorrection.Sub(next.Onset); wait < 3*time.Second {
+			t.Errorf("the second round is %s", wait)
+		}
+		return nil
+	})
+	stop()
+	writer.Wait()
+	r.drifted(0)
+	if es := r.closed(); writes > 6 || len(es) > 6 {
+		t.Errorf("the agent went along %d times, in %d episodes", writes, len(es))
+	}
+}
+
 // A dry run that fails leaves the object unknown: neither in sync nor drifted.
 func TestFailedDryRunIsUnknown(t *testing.T) {
 	r := startWith(t, agenttest.Config{
@@ -161,6 +221,29 @@ func TestRefusedCorrection(t *testing.T) {
 		t.Errorf("error is %q", e.Error)
 	}
 	r.metricIs("flotilla_drift_failed", 1)
+}
+
+// A correction never deletes, whatever Git allows: what only recreating would put right is reported as failed,
+// and recreated when somebody asks for a sync.
+func TestCorrectionNeverRecreates(t *testing.T) {
+	r := start(t, marked(files{
+		"app/bundle.yaml": bundle(""),
+		"app/cm.yaml":     strings.Replace(configMap("settings", "one"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/force: enabled}", 1),
+	}))
+	before := r.get("cm/settings")
+	r.edit("cm/settings", `{"immutable":true,"data":{"key":"two"}}`)
+	e := r.open("cm/settings", outcome(api.OutcomeFailed))
+	if !strings.Contains(e.Error, "flotilla.dev/force") {
+		t.Errorf("error is %q", e.Error)
+	}
+	r.settle()
+	r.stays("cm/settings", "data.key", "two")
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	r.back("cm/settings", before)
+	r.is("cm/settings", "data.key", "one")
+	r.drifted(0)
 }
 
 // Status-only updates cost no look at the object.

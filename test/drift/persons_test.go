@@ -37,37 +37,29 @@ func (r *rig) as(user string) *rig {
 	return &rig{&inner, r.t, r.listen}
 }
 
-// The API server stamps the user's name where the fleet file asks for it; the episode names the person,
-// a pseudonym, or nobody; the stamp is never drift; and the policy goes when it is switched off.
-func TestPersons(t *testing.T) {
-	const alice = "alice@example.com"
-	r := startWith(t, agenttest.Config{Files: marked(files{
-		"fleet.yaml": fleet("persons: name"), "app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one"),
-	})})
-	hands := r.as(alice)
+// stamped waits until the policy that the agent put in force is seen to work with somebody's hands.
+func (r *rig) stamped(hands *rig, user string) (mark string) {
+	r.t.Helper()
 	r.Eventually("the API server stamps names", func(ctx context.Context) error {
+		b, err := os.ReadFile(r.Config.Dir + "/persons.mark")
+		if err != nil {
+			return err
+		}
 		if err := hands.tryEdit(ctx, "kubectl-annotate", "cm/mark", fmt.Sprintf(`{"metadata":{"annotations":{"x":"%d"}}}`, time.Now().UnixNano())); err != nil {
 			return err
 		}
-		if r.get("cm/mark").GetAnnotations()[api.AnnotationLastEditor] != alice {
+		a := r.get("cm/mark").GetAnnotations()
+		if mark = string(b); a[api.AnnotationLastEditor] != user || !strings.HasSuffix(a[api.AnnotationLastEditorFrom], "/"+mark) {
 			return errors.New("not yet")
 		}
 		return nil
 	})
-	r.settle()
-	r.drifted(0)
-	hands.edit("cm/settings", `{"data":{"key":"by name"}}`)
-	r.is("cm/settings", "data.key", "one")
-	// The stamp outlives the correction, and is no drift.
-	r.stays("cm/settings", "metadata.annotations.flotilla|dev/last-editor", alice)
-	r.settle()
-	r.drifted(0)
+	return mark
+}
 
-	r.Ready("NS-app", r.Commit(files{"fleet.yaml": fleet("persons: hash"), "app/more.yaml": configMap("more", "1")}))
-	hands.edit("cm/settings", `{"data":{"key":"by hash"}}`)
-	r.is("cm/settings", "data.key", "one")
-
-	r.Commit(files{"fleet.yaml": fleet("persons: off"), "app/more.yaml": configMap("more", "2")})
+// policyGone waits until nothing stamps names any more.
+func (r *rig) policyGone() {
+	r.t.Helper()
 	r.Eventually("the policy is gone", func(ctx context.Context) error {
 		_, err := r.Dynamic.Resource(policies).Get(ctx, drift.StampName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -75,33 +67,119 @@ func TestPersons(t *testing.T) {
 		}
 		return errors.Join(errors.New("it is there"), err)
 	})
-	hands.edit("cm/settings", `{"data":{"key":"by nobody"}}`)
-	r.is("cm/settings", "data.key", "one")
+}
+
+// reported has the drift of an object reported and not corrected, so that its episode can be looked at.
+func reported(text string) string {
+	return strings.Replace(text, "namespace: NS", `namespace: NS, annotations: {flotilla.dev/drift: report}`, 1)
+}
+
+// The API server stamps the user's name where the fleet file asks for it; the episode names the person,
+// a pseudonym, or nobody; the stamp is never drift; and the policy goes when it is switched off.
+func TestPersons(t *testing.T) {
+	const alice = "alice@example.com"
+	r := startWith(t, agenttest.Config{Files: marked(files{
+		"fleet.yaml": fleet("persons: name"), "app/bundle.yaml": bundle(""),
+		"app/cm.yaml": reported(configMap("settings", "one")), "app/kept.yaml": configMap("kept", "one"),
+	})})
+	hands := r.as(alice)
+	first := r.stamped(hands, alice)
+	r.settle()
+	r.drifted(0)
+	hands.edit("cm/kept", `{"data":{"key":"by name"}}`)
+	r.is("cm/kept", "data.key", "one")
+	// The stamp outlives the correction, and is no drift.
+	r.stays("cm/kept", "metadata.annotations.flotilla|dev/last-editor", alice)
+	r.settle()
 	r.drifted(0)
 
-	seen := map[string]api.Episode{}
+	// by waits for the episode of an edit, and ends the drift again.
+	by := func(value string) api.Attribution {
+		t.Helper()
+		hands.edit("cm/settings", fmt.Sprintf(`{"data":{"key":%q}}`, value))
+		e := r.open("cm/settings", func(e api.Episode) error {
+			if len(e.Fields) != 1 || !strings.Contains(e.Fields[0].Live, value) {
+				return fmt.Errorf("fields are %+v", e.Fields)
+			}
+			return nil
+		})
+		hands.edit("cm/settings", `{"data":{"key":"one"}}`)
+		r.drifted(0)
+		return e.By
+	}
+	if got := by("by name"); got.Person != alice || got.Confidence != api.ConfidencePerson {
+		t.Errorf("by name: %+v", got)
+	}
+	r.Ready("NS-app", r.Commit(files{"fleet.yaml": fleet("persons: hash"), "app/more.yaml": configMap("more", "1")}))
+	hash := by("by hash")
+	if !strings.HasPrefix(hash.Person, "person-") || hash.Confidence != api.ConfidencePerson {
+		t.Errorf("by hash: %+v", hash)
+	}
+	if again := by("by the same hash"); again.Person != hash.Person {
+		t.Errorf("the pseudonyms of one person are %q and %q", hash.Person, again.Person)
+	}
+	r.Commit(files{"fleet.yaml": fleet("persons: off"), "app/more.yaml": configMap("more", "2")})
+	r.policyGone()
+	if got := by("by nobody"); got.Person != "" || got.Confidence == api.ConfidencePerson {
+		t.Errorf("by nobody: %+v", got)
+	}
+	// What was stamped before proves nothing when it is switched on again.
+	r.Commit(files{"fleet.yaml": fleet("persons: name"), "app/more.yaml": configMap("more", "3")})
+	if again := r.stamped(hands, alice); again == first {
+		t.Errorf("the mark is %q as before", again)
+	}
+	r.Commit(files{"fleet.yaml": fleet("persons: off"), "app/more.yaml": configMap("more", "4")})
+	r.policyGone()
+	by("by nobody")
+
+	seen := 0
 	for _, e := range r.closed() {
-		if e.Object.Name == "settings" {
-			seen[e.Evidence.Live] = e
+		if e.Object.Name != "settings" {
+			continue
+		}
+		seen++
+		if e.By.Person != "" || strings.Contains(e.Evidence.Live, alice) {
+			t.Errorf("the episode names the person although that is off: %+v, %s", e.By, e.Evidence.Live)
 		}
 	}
-	got := map[string]string{}
-	for live, e := range seen {
-		for _, word := range []string{"by name", "by hash", "by nobody"} {
-			if strings.Contains(live, word) {
-				got[word] = e.By.Person
+	if seen != 1 {
+		t.Errorf("%d episodes", seen) // the same fields within an hour are one, whose last look counts
+	}
+}
+
+// Alice edits, Bob scales: a write to /scale carries no stamp, and hers stays on the object. What Bob did is not hers.
+func TestPersonIsNotTheOther(t *testing.T) {
+	const alice = "alice@example.com"
+	r := startWith(t, agenttest.Config{Files: marked(files{
+		"fleet.yaml": fleet("persons: name"), "app/bundle.yaml": bundle(""),
+		"app/web.yaml": strings.Replace(deployment, "annotations: {", "annotations: {flotilla.dev/drift: report, ", 1),
+	})})
+	hands := r.as(alice)
+	r.stamped(hands, alice)
+	r.settle()
+	hands.editAs("kubectl-set", "deploy/web", `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"web:2"}]`)
+	image := func(e api.Episode) error {
+		for _, f := range e.Fields {
+			if strings.HasSuffix(f.Path, "/image") && f.By.Person == alice {
+				return nil
 			}
 		}
+		return fmt.Errorf("fields are %+v", e.Fields)
 	}
-	// The same fields within an hour are one episode, whose last look counts.
-	if len(seen) != 1 || got["by nobody"] != "" {
-		t.Errorf("persons are %q in %d episodes", got, len(seen))
-	}
-	for _, e := range seen {
-		if strings.Contains(e.Evidence.Live, alice) {
-			t.Error("the evidence names the person although that is off")
+	r.open("deploy/web", image)
+	r.as("bob@example.com").editAs("kubectl", "deploy/web", `{"spec":{"replicas":3}}`, "scale")
+	r.open("deploy/web", func(e api.Episode) error {
+		for _, f := range e.Fields {
+			if f.Path != "/spec/replicas" {
+				continue
+			}
+			if f.By.Person != "" || f.By.Confidence != api.ConfidenceTool || f.By.Subresource != "scale" {
+				t.Errorf("replicas are by %+v", f.By)
+			}
+			return image(e)
 		}
-	}
+		return fmt.Errorf("fields are %+v", e.Fields)
+	})
 }
 
 // With a pseudonym the name is nowhere but on the object.
@@ -113,15 +191,7 @@ func TestPersonsHash(t *testing.T) {
 				"fleet.yaml": fleet("persons: " + string(mode)), "app/bundle.yaml": bundle("drift: {mode: report}"), "app/cm.yaml": configMap("settings", "one"),
 			})})
 			hands := r.as(alice)
-			r.Eventually("the API server stamps names", func(ctx context.Context) error {
-				if err := hands.tryEdit(ctx, "kubectl-annotate", "cm/mark", fmt.Sprintf(`{"metadata":{"annotations":{"x":"%d"}}}`, time.Now().UnixNano())); err != nil {
-					return err
-				}
-				if r.get("cm/mark").GetAnnotations()[api.AnnotationLastEditor] != alice {
-					return errors.New("not yet")
-				}
-				return nil
-			})
+			r.stamped(hands, alice)
 			hands.edit("cm/settings", `{"data":{"key":"two"}}`)
 			e := r.open("cm/settings", outcome(api.OutcomeReported))
 			if !strings.HasPrefix(e.By.Person, want) || e.By.Confidence != api.ConfidencePerson {

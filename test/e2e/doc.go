@@ -4,4 +4,5 @@
 //
 // The tests share one demo and run in the order of the story.
 // Waits have generous ends; how long things really took is logged, and measured in test/bench.
+// What the product promises to people is asserted, with slack for slow machines: see promised.
 package e2e

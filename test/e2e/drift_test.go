@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,6 +23,18 @@ func scale(t *testing.T, cluster string, replicas int, tool string) {
 	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)
 	_, err := kube(t, cluster).AppsV1().Deployments("podinfo").Patch(t.Context(), "podinfo", types.MergePatchType, patch,
 		metav1.PatchOptions{FieldManager: tool})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kubectlScale sets podinfo's replicas as "kubectl scale" does: through the subresource.
+func kubectlScale(t *testing.T, cluster string, replicas int) {
+	t.Helper()
+	err := kube(t, cluster).AppsV1().RESTClient().Patch(types.MergePatchType).
+		Namespace("podinfo").Resource("deployments").Name("podinfo").SubResource("scale").
+		Param("fieldManager", "kubectl").Body(fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, replicas)).
+		Do(t.Context()).Error()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,18 +88,26 @@ func TestDrift_editIsSeenExplainedAndCorrected(t *testing.T) {
 		t.Fatal(err)
 	}
 	since := time.Now()
-	scale(t, "prod-us", want+3, "kubectl-edit")
+	kubectlScale(t, "prod-us", want+3)
+	explained := func(e api.Episode) bool {
+		if !ofObject("Deployment", "podinfo")(e) || len(e.Fields) != 1 {
+			return false
+		}
+		f := e.Fields[0]
+		return f.Path == "/spec/replicas" && f.Desired == fmt.Sprint(want) && f.Live == fmt.Sprint(want+3) &&
+			f.By.Manager == "kubectl" && f.By.Operation == "Update" && f.By.Subresource == "scale"
+	}
 	var e api.Episode
-	eventually(t, "the hub shows the edit", episode("all", "prod-us", since, ofObject("Deployment", "podinfo"), &e))
+	eventually(t, "the hub shows the edit", episode("all", "prod-us", since, explained, &e))
+	promised(t, "the hub shows field, both values and manager", since, shownWithin)
 	eventually(t, "the edit is corrected", replicasAre(t, "prod-us", want))
-	eventually(t, "the hub shows the correction", episode("closed", "prod-us", since, ofObject("Deployment", "podinfo"), &e))
-	if e.Outcome != api.OutcomeCorrected || len(e.Fields) != 1 {
+	promised(t, "the edit is corrected", since, correctedWithin)
+	eventually(t, "the hub shows the correction", episode("closed", "prod-us", since, explained, &e))
+	if e.Outcome != api.OutcomeCorrected {
 		t.Fatalf("episode is %+v", e)
 	}
-	f := e.Fields[0]
-	if f.Path != "/spec/replicas" || f.Desired != fmt.Sprint(want) || f.Live != fmt.Sprint(want+3) || f.By.Manager != "kubectl-edit" {
-		t.Fatalf("field is %+v", f)
-	}
+	told(t, "prod-us", "Drifted", "Deployment", "podinfo")
+	told(t, "prod-us", "Corrected", "Deployment", "podinfo")
 }
 
 func TestDrift_deletedConfigMapComesBack(t *testing.T) {
@@ -128,8 +150,14 @@ func TestDrift_undeclaredAnnotationIsLeftAlone(t *testing.T) {
 	}
 	since := time.Now()
 	scale(t, "prod-us", want+1, "kubectl-patch")
+	// The look at the annotation may touch the episode of an earlier test.
+	this := func(e api.Episode) bool {
+		return ofObject("Deployment", "podinfo")(e) &&
+			slices.ContainsFunc(e.Fields, func(f api.FieldDiff) bool { return f.Live == fmt.Sprint(want+1) })
+	}
 	var e api.Episode
-	eventually(t, "the edit is corrected", episode("closed", "prod-us", since, ofObject("Deployment", "podinfo"), &e))
+	eventually(t, "the edit is corrected", replicasAre(t, "prod-us", want))
+	eventually(t, "the hub shows the correction", episode("closed", "prod-us", since, this, &e))
 	for _, f := range e.Fields {
 		if f.Path != "/spec/replicas" {
 			t.Errorf("field %s is called drift", f.Path)
@@ -139,6 +167,36 @@ func TestDrift_undeclaredAnnotationIsLeftAlone(t *testing.T) {
 	if err != nil || d.Annotations["example.com/note"] != "mine" {
 		t.Fatalf("the annotation is gone (%v): %v", err, d.Annotations)
 	}
+}
+
+// suspend breaks glass on a cluster. Whatever becomes of the test, the next one finds podinfo as it was before.
+func suspend(t *testing.T, name string, args ...string) {
+	t.Helper()
+	want, err := replicas(t.Context(), t, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := cluster(t, name).Kubeconfig
+	flotilla(t, append([]string{"suspend", "--kubeconfig", config}, args...)...)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it has ended here
+		defer cancel()
+		if out, err := exec.CommandContext(ctx, world.binary, "resume", "--kubeconfig", config, "--all", "--yes").CombinedOutput(); err != nil {
+			t.Errorf("resume: %v\n%s", err, out)
+		}
+		for {
+			got, err := replicas(ctx, t, name)
+			if err == nil && got == want {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				t.Errorf("podinfo on %s has %d replicas (%v), want %d", name, got, err, want)
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
 }
 
 func TestSuspend_onlyThere(t *testing.T) {
@@ -151,7 +209,8 @@ func TestSuspend_onlyThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flotilla(t, "suspend", "--kubeconfig", c.Kubeconfig, "--bundle", "podinfo", "--for", "10m", "--reason", "INC-1")
+	suspend(t, "prod-eu", "--bundle", "podinfo", "--for", "10m", "--reason", "INC-1")
+	ordered := time.Now()
 	eventually(t, "the hub shows the suspension", func(ctx context.Context) error {
 		var v view.Cluster
 		if err := hubGet(ctx, "/api/v1/clusters/prod-eu", &v); err != nil {
@@ -162,6 +221,7 @@ func TestSuspend_onlyThere(t *testing.T) {
 		}
 		return nil
 	})
+	promised(t, "the suspension holds", ordered, suspendedWithin)
 	since := time.Now()
 	scale(t, "prod-eu", there+2, "kubectl-replace")
 	scale(t, "prod-us", elsewhere+2, "kubectl-replace")
@@ -179,12 +239,11 @@ func TestSuspend_onlyThere(t *testing.T) {
 }
 
 func TestSuspend_expires(t *testing.T) {
-	c := cluster(t, "prod-eu")
 	want, err := replicas(t.Context(), t, "prod-eu")
 	if err != nil {
 		t.Fatal(err)
 	}
-	flotilla(t, "suspend", "--kubeconfig", c.Kubeconfig, "--object", "Deployment/podinfo/podinfo", "--for", "4s", "--reason", "INC-2")
+	suspend(t, "prod-eu", "--object", "Deployment/podinfo/podinfo", "--for", "4s", "--reason", "INC-2")
 	since := time.Now()
 	scale(t, "prod-eu", want+4, "k9s")
 	var e api.Episode

@@ -2,7 +2,11 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,42 +15,71 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
-// uids returns the identities of everything that flotilla owns in podinfo's namespace:
-// an object that was deleted and made anew has another.
-func uids(t *testing.T, cluster string) map[string]string {
+// version is an object's identity, and what moves when somebody writes to it.
+type version struct{ uid, at string }
+
+// versions returns the Deployments, ConfigMaps and Services of the demo's bundles. An object that was deleted
+// and made anew has another identity, and one that was changed, another version.
+func versions(t *testing.T, cluster string) map[string]version {
 	t.Helper()
-	out := map[string]string{}
+	out := map[string]version{}
 	k := kube(t, cluster)
 	opts := metav1.ListOptions{LabelSelector: api.LabelManagedBy + "=" + api.ManagedBy}
+	add := func(kind string, o metav1.Object, at string) {
+		if o.GetNamespace() != api.SystemNamespace { // the agent's own, which it writes all the time
+			out[kind+"/"+o.GetNamespace()+"/"+o.GetName()] = version{string(o.GetUID()), at}
+		}
+	}
 	deployments, err := k.AppsV1().Deployments("").List(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range deployments.Items {
-		out["Deployment/"+o.Namespace+"/"+o.Name] = string(o.UID)
+		// The controller writes its status: only the generation tells of the rest.
+		add("Deployment", &o, fmt.Sprint("generation ", o.Generation))
 	}
-	maps, err := k.CoreV1().ConfigMaps("").List(t.Context(), opts)
+	configs, err := k.CoreV1().ConfigMaps("").List(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range maps.Items {
-		out["ConfigMap/"+o.Namespace+"/"+o.Name] = string(o.UID)
+	for _, o := range configs.Items {
+		add("ConfigMap", &o, "resourceVersion "+o.ResourceVersion)
+	}
+	services, err := k.CoreV1().Services("").List(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range services.Items {
+		add("Service", &o, "resourceVersion "+o.ResourceVersion)
+	}
+	for _, kind := range []string{"Deployment", "ConfigMap", "Service"} {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(out)), func(id string) bool { return strings.HasPrefix(id, kind) }) {
+			t.Fatalf("%s has no %s of a bundle, so nothing can be told from them", cluster, kind)
+		}
 	}
 	return out
 }
 
-func sameObjects(t *testing.T, cluster string, before map[string]string) {
+// untouched checks that nothing was deleted, and nothing written to but what the test itself changed.
+func untouched(t *testing.T, cluster string, before map[string]version, changed ...string) {
 	t.Helper()
-	after := uids(t, cluster)
-	for id, uid := range before {
-		if after[id] != uid {
-			t.Errorf("%s on %s was %s and is %q: it was deleted", id, cluster, uid, after[id])
+	after := versions(t, cluster)
+	for id, was := range before {
+		is := after[id]
+		switch {
+		case is.uid != was.uid:
+			t.Errorf("%s on %s was %s and is %q: it was deleted", id, cluster, was.uid, is.uid)
+		case is.at != was.at && !slices.Contains(changed, id):
+			t.Errorf("%s on %s was at %s and is at %s: it was written to", id, cluster, was.at, is.at)
 		}
 	}
 }
 
+// podinfo is what the tests change.
+const podinfo = "Deployment/podinfo/podinfo"
+
 func TestKill_agentReportsWhatItMissed(t *testing.T) {
-	before := uids(t, "staging-eu")
+	before := versions(t, "staging-eu")
 	want, err := replicas(t.Context(), t, "staging-eu")
 	if err != nil {
 		t.Fatal(err)
@@ -60,11 +93,12 @@ func TestKill_agentReportsWhatItMissed(t *testing.T) {
 	if e.By.Manager != "kubectl-edit" {
 		t.Errorf("attributed to %+v", e.By)
 	}
-	sameObjects(t, "staging-eu", before)
+	untouched(t, "staging-eu", before, podinfo)
 	refresh(t)
 }
 
 func TestKill_hubLosesNoReport(t *testing.T) {
+	before := versions(t, "prod-us")
 	want, err := replicas(t.Context(), t, "prod-us")
 	if err != nil {
 		t.Fatal(err)
@@ -75,11 +109,12 @@ func TestKill_hubLosesNoReport(t *testing.T) {
 	eventually(t, "correction needs no hub", replicasAre(t, "prod-us", want))
 	var e api.Episode
 	eventually(t, "the hub has it when it is back", episode("closed", "prod-us", since, ofObject("Deployment", "podinfo"), &e))
+	untouched(t, "prod-us", before, podinfo)
 	refresh(t)
 }
 
 func TestKill_gitServerKeepsTheLastGoodState(t *testing.T) {
-	before := uids(t, "prod-eu")
+	before := versions(t, "prod-eu")
 	want, err := replicas(t.Context(), t, "prod-eu")
 	if err != nil {
 		t.Fatal(err)
@@ -96,6 +131,6 @@ func TestKill_gitServerKeepsTheLastGoodState(t *testing.T) {
 		prodOverlay: regexp.MustCompile(`newTag: .*`).ReplaceAllString(text, "newTag: 6.99.1"),
 	})
 	eventually(t, "prod-eu follows", onRevision("prod-eu", revision))
-	sameObjects(t, "prod-eu", before)
+	untouched(t, "prod-eu", before, podinfo)
 	refresh(t)
 }

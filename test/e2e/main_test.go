@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -205,6 +206,47 @@ func eventually(t *testing.T, what string, ask func(context.Context) error) time
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// What the product promises, from the moment that somebody did something.
+const (
+	liveWithin      = 10 * time.Second // a push is live, and the hub shows it
+	shownWithin     = 2 * time.Second  // a change by hand is on the hub
+	correctedWithin = 3 * time.Second  // and is set back
+	suspendedWithin = time.Second      // an order to suspend holds
+
+	// slack is how many times longer a slow machine may take: here a whole fleet shares a few cores
+	// with the tests. A promise broken on a machine of its own shows in test/bench, which takes none.
+	slack = 3
+)
+
+// promised fails the test if something that is so now took longer since begun than people are told.
+func promised(t *testing.T, what string, begun time.Time, limit time.Duration) {
+	t.Helper()
+	took := time.Since(begun)
+	t.Logf("%s after %d ms of %d", what, took.Milliseconds(), limit.Milliseconds())
+	if took > slack*limit {
+		t.Errorf("%s after %s, promised is %s", what, took.Round(time.Millisecond), limit)
+	}
+}
+
+// told waits until the cluster holds an Event of the agent with a reason, about an object.
+func told(t *testing.T, cluster, reason, kind, name string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("an Event %s about %s/%s", reason, kind, name), func(ctx context.Context) error {
+		list, err := kube(t, cluster).CoreV1().Events("").List(ctx, metav1.ListOptions{
+			FieldSelector: "reportingComponent=flotilla.dev/agent,reason=" + reason,
+		})
+		if err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if e.InvolvedObject.Kind == kind && e.InvolvedObject.Name == name && e.Message != "" {
+				return nil
+			}
+		}
+		return fmt.Errorf("none among %d", len(list.Items))
+	})
 }
 
 // hubGet asks the hub's JSON API.

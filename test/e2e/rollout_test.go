@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -49,6 +50,7 @@ func TestRollout_prodOnly(t *testing.T) {
 		t.Fatalf("%s names no newTag", prodOverlay)
 	}
 	revision := push(t, "Roll out podinfo 6.99.0 to production", map[string]string{prodOverlay: changed})
+	pushed := time.Now()
 	for _, name := range []string{"prod-eu", "prod-us"} {
 		eventually(t, name+" runs the new image", func(ctx context.Context) error {
 			got, err := image(ctx, t, name)
@@ -58,9 +60,12 @@ func TestRollout_prodOnly(t *testing.T) {
 			return err
 		})
 	}
+	promised(t, "both production clusters run the new image", pushed, liveWithin)
 	for _, c := range world.file.Clusters {
 		eventually(t, "the hub shows "+c.Name+" at the new revision", onRevision(c.Name, revision))
 	}
+	promised(t, "the hub shows the new revision everywhere", pushed, liveWithin)
+	told(t, "prod-eu", "Applied", "BundleDeployment", "podinfo")
 	if after, err := image(t.Context(), t, "staging-eu"); err != nil || after != before {
 		t.Fatalf("staging-eu went from %s to %s (%v), and should not have moved", before, after, err)
 	}
@@ -84,6 +89,7 @@ func TestRollout_badFileKeepsTheLastGoodState(t *testing.T) {
 	if _, err := image(t.Context(), t, "prod-eu"); err != nil {
 		t.Fatalf("podinfo must still be there: %v", err)
 	}
+	told(t, "prod-eu", "Failed", "BundleDeployment", "podinfo")
 	revision := push(t, "Mend podinfo", map[string]string{"apps/podinfo/bundle.yaml": good})
 	eventually(t, "prod-eu is mended", onRevision("prod-eu", revision))
 }
