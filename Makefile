@@ -1,7 +1,6 @@
 # Every target only names a command. "make test" and "make lint" are what CI runs.
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=$(VERSION)
-BENCH   := -bundles 100,200,300,1000
 MODULES := . test/controlplane
 LINT    := $(CURDIR)/bin/golangci-lint
 
@@ -25,7 +24,9 @@ fmt: $(LINT)
 	for dir in $(MODULES); do (cd $$dir && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 bench: build controlplane
-	go run ./test/bench $(BENCH)
+	go run ./test/bench -bundles 100,200,300,1000
+	go run ./test/bench -bundles 500 -rows install,edits,status
+	go run ./test/bench -bundles 2500 -plain -rows install,idle
 
 image:
 	docker build --build-arg VERSION=$(VERSION) -t flotilla:$(VERSION) .

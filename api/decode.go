@@ -47,7 +47,7 @@ func decode(file string, data []byte, kind string, into any) error {
 		Kind       string `yaml:"kind"`
 	}
 	if err := yaml.Unmarshal(data, &head); err != nil {
-		return yamlError(file, err)
+		return yamlError(file, data, err)
 	}
 	at := locator{file, data}
 	if head.APIVersion != APIVersion {
@@ -59,7 +59,7 @@ func decode(file string, data []byte, kind string, into any) error {
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	dec.KnownFields(true)
 	if err := dec.Decode(into); err != nil {
-		return yamlError(file, err)
+		return yamlError(file, data, err)
 	}
 	if err := dec.Decode(&struct{}{}); !errors.Is(err, io.EOF) {
 		return at.errorf("", "more than one YAML document")
@@ -73,7 +73,7 @@ var (
 )
 
 // yamlError turns the decoder's words into file, line and field.
-func yamlError(file string, err error) error {
+func yamlError(file string, data []byte, err error) error {
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")
 	msg = strings.TrimPrefix(msg, "unmarshal errors:\n  ")
 	msg, _, _ = strings.Cut(msg, "\n")
@@ -83,7 +83,7 @@ func yamlError(file string, err error) error {
 		msg = strings.Replace(msg, m[0], "", 1)
 	}
 	if m := yamlUnknown.FindStringSubmatch(msg); m != nil {
-		e.Field, msg = m[1], "unknown field"
+		e.Field, msg = locator{file, data}.path(m[1], e.Line), "unknown field"
 	}
 	e.Err = errors.New(msg)
 	return e
@@ -121,6 +121,37 @@ func (l locator) line(field string) int {
 		n, line = next, k.Line
 	}
 	return line
+}
+
+// path returns the whole path of the key that is written on a line; the key alone where that could be several.
+func (l locator) path(key string, line int) string {
+	var doc yaml.Node
+	if yaml.Unmarshal(l.data, &doc) != nil {
+		return key
+	}
+	var found []string
+	var walk func(n *yaml.Node, at string)
+	walk = func(n *yaml.Node, at string) {
+		for i, c := range n.Content {
+			switch {
+			case n.Kind == yaml.DocumentNode:
+				walk(c, "")
+			case n.Kind == yaml.SequenceNode:
+				walk(c, at+strconv.Itoa(i)+".")
+			case n.Kind == yaml.MappingNode && i%2 == 1:
+				k := n.Content[i-1]
+				if k.Value == key && k.Line == line {
+					found = append(found, at+key)
+				}
+				walk(c, at+k.Value+".")
+			}
+		}
+	}
+	walk(&doc, "")
+	if len(found) != 1 {
+		return key
+	}
+	return found[0]
 }
 
 func child(n *yaml.Node, key string) (at, value *yaml.Node) {

@@ -43,6 +43,9 @@ type bundle struct {
 	held map[string]struct{}
 
 	running bool
+	// counted says that it holds one of the workers' places, and busyFor is what takes it away when it takes long.
+	counted bool
+	busyFor *time.Timer
 	// supersede ends the wait for a hook, if the bundle is in one: a newer revision makes it pointless.
 	supersede context.CancelFunc
 	// settled is set when the desired digest was applied, pruned and recorded without error.
@@ -183,14 +186,12 @@ func (r *Reconciler) waiting(b *bundle, desired *api.RenderedBundle) apply.Waiti
 		if !b.wants(desired) {
 			cancel()
 		}
-		r.running--
-		wake(r.kick)
+		r.yieldLocked(b)
 		return ctx, func() {
 			cancel()
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			b.supersede = nil
-			r.running++
 		}
 	}
 }
@@ -362,20 +363,25 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 		res.Inventory = nil
 	}
 	if res.Err == nil && len(res.Inventory) == 0 {
-		res.Err = r.Applier.DeleteStatus(ctx, b.name)
-		if res.Err == nil {
-			r.forget(b, res.Changes)
+		if res.Err = r.forget(ctx, b, res); res.Err == nil {
+			r.announce(ctx, b.name, res)
 			return
 		}
 	}
 	r.finish(ctx, b, nil, "", res, hold, saw)
 }
 
-// forget drops a bundle of which nothing is left.
-func (r *Reconciler) forget(b *bundle, changes api.ChangeSet) {
-	r.Health.Remove(b.name)
+// forget drops a bundle of which nothing is left, here and on the cluster.
+func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) error {
+	// What is being published just now would bring it back.
+	r.publish.removal.Lock()
+	defer r.publish.removal.Unlock()
+	if err := r.Applier.DeleteStatus(ctx, b.name); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.Health.Remove(b.name)
 	episodes := r.resolveAllLocked(b, "the bundle left Git")
 	for id := range b.entries {
 		delete(r.owners, id)
@@ -384,10 +390,11 @@ func (r *Reconciler) forget(b *bundle, changes api.ChangeSet) {
 	r.names = nil
 	delete(r.applySets, apply.ApplySetID(b.name))
 	r.recordRemovedLocked(b.name, episodes...)
-	r.Log.Info("bundle removed", "bundle", b.name, "pruned", changes.Count(api.Pruned))
-	r.running--
+	r.Log.Info("bundle removed", "bundle", b.name, "pruned", res.Changes.Count(api.Pruned))
+	r.doneLocked(b)
 	r.advanceLocked()
 	wake(r.kick)
+	return nil
 }
 
 // finish takes over what an apply left behind, records it and decides what comes next.
@@ -402,8 +409,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		b.setApplied(desired)
 		episodes = append(episodes, r.resolveGoneLocked(b)...)
 	}
-	b.running = false
-	r.running--
+	r.doneLocked(b)
 	heldBack := hold.back(res.Changes, desired, b.entries)
 	switch {
 	case ctx.Err() != nil:
@@ -494,18 +500,20 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 
 // movedOut has it known that objects of these bundles belong to another one now.
 func (r *Reconciler) movedOut(from []*bundle) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, b := range from {
-		r.mu.Lock()
-		entries, checks := b.inventory(), []api.HealthCheck(nil)
+		if r.bundles[b.name] != b {
+			continue // it was all that it had
+		}
+		var checks []api.HealthCheck
 		if b.applied != nil {
 			checks = b.applied.Spec.Health
 		}
 		b.status.Objects = len(b.entries)
 		r.recordLocked(b)
-		phase := b.status.Phase
-		r.mu.Unlock()
-		r.Health.Set(b.name, entries, checks)
-		r.publish.add(b.name, phase)
+		r.Health.Set(b.name, b.inventory(), checks)
+		r.publish.add(b.name, b.status.Phase)
 	}
 }
 

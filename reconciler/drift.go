@@ -238,6 +238,9 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	if owned {
 		t.entry = &entry
 	}
+	if to := r.claims[id]; to != "" && to != b.name {
+		return nil // it moves to another bundle, whose apply takes care of it
+	}
 	switch {
 	case desired == nil && owned:
 		return nil // left Git; pruning is the apply's business
@@ -351,6 +354,9 @@ func (r *Reconciler) unknownObject(b *bundle, id string, err error) {
 func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.Inspection, since time.Time) {
 	now := r.Now()
 	verdict := r.observe(b, t, ins, now)
+	if verdict.Opened && r.halfDone(ctx, b, t, ins, now) {
+		return // the apply that comes says so
+	}
 	r.mu.Lock()
 	delete(b.unknown, t.id)
 	delete(b.look, t.id)
@@ -394,15 +400,55 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 func (r *Reconciler) superseded(b *bundle, t *target) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if t.extra || b.settled || b.desired == nil || b.desired.Err != nil || b.desired == b.applied {
-		return false
+	want, pending := r.pendingLocked(b, t)
+	return pending && (want == nil || apply.Digest(want) != apply.Digest(t.desired))
+}
+
+// pendingLocked returns what a newer revision, which is yet to be applied as a whole, says of the object:
+// nil if it has left Git. The second result is false if there is no such revision.
+func (r *Reconciler) pendingLocked(b *bundle, t *target) (*unstructured.Unstructured, bool) {
+	switch {
+	case t.extra || b.settled:
+		return nil, false
+	case b.gone:
+		return nil, true
+	case b.desired == nil || b.desired.Err != nil || b.desired == b.applied:
+		return nil, false
 	}
 	for _, o := range b.desired.Objects {
 		if api.RefOf(o).ID() == t.id {
-			return apply.Digest(o) != apply.Digest(t.desired)
+			return o, true
 		}
 	}
-	return true // it has left Git, and is pruned
+	return nil, true
+}
+
+// halfDone reports whether the object is as the newer revision says, which is yet to be applied as a whole:
+// we were stopped in the middle of that, and nobody else did anything.
+func (r *Reconciler) halfDone(ctx context.Context, b *bundle, t *target, ins apply.Inspection, now time.Time) bool {
+	r.mu.Lock()
+	want, pending := r.pendingLocked(b, t)
+	var rendered api.RenderedBundle
+	if pending && b.desired != nil {
+		rendered = *b.desired
+	}
+	r.mu.Unlock()
+	switch {
+	case !pending:
+		return false
+	case want == nil:
+		return ins.Live == nil // it has left Git, and is gone
+	case apply.Digest(want) == apply.Digest(t.desired):
+		return false
+	}
+	next := *t
+	next.rendered, next.desired = rendered, want
+	look := r.Applier.Inspect(ctx, rendered, want)
+	if look.Err != nil || look.Live == nil {
+		return false
+	}
+	verdict := r.observe(b, &next, look, now)
+	return verdict.Episode == nil || !verdict.Episode.Open()
 }
 
 // observe asks the detective, with the object's last episode and the suspension that covers it.

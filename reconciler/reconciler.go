@@ -90,7 +90,8 @@ type Reconciler struct {
 	started bool // baselines are known, bundles may run
 	// answers says that the repository answered when last asked between two failed fetches. Only passLoop uses it.
 	answers bool
-	running int
+	// running counts the bundles that hold a worker's place, and applying all that are being applied.
+	running, applying int
 }
 
 // New checks the configuration. Nothing is started before Run.

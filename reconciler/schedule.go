@@ -54,14 +54,53 @@ func (r *Reconciler) schedule(ctx context.Context) time.Duration {
 			next = min(next, wait)
 			continue
 		}
-		if r.running >= r.Workers {
-			break // the next one that finishes wakes us
+		if r.running >= r.Workers || r.applying >= slowFactor*r.Workers {
+			break // the next one that finishes, or takes long, wakes us
 		}
-		b.running = true
-		r.running++
+		r.runLocked(b)
 		r.wg.Go(func() { r.runBundle(ctx, b) })
 	}
 	return max(next, time.Millisecond)
+}
+
+// A bundle that takes long, because something in it does not answer, must not hold up the others:
+// after slowAfter its place is free for another one. There are never more than slowFactor times as many as there are workers.
+const (
+	slowAfter  = 2 * time.Second
+	slowFactor = 8
+)
+
+// runLocked gives a bundle a worker's place.
+func (r *Reconciler) runLocked(b *bundle) {
+	b.running, b.counted = true, true
+	r.running++
+	r.applying++
+	var slow *time.Timer
+	slow = time.AfterFunc(slowAfter, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if b.busyFor == slow { // else it is done, and perhaps runs again
+			r.yieldLocked(b)
+		}
+	})
+	b.busyFor = slow
+}
+
+// yieldLocked lets another bundle have the place of one that goes on.
+func (r *Reconciler) yieldLocked(b *bundle) {
+	if b.counted {
+		b.counted = false
+		r.running--
+		wake(r.kick)
+	}
+}
+
+// doneLocked ends the run of a bundle.
+func (r *Reconciler) doneLocked(b *bundle) {
+	r.yieldLocked(b)
+	b.busyFor.Stop()
+	b.running, b.busyFor = false, nil
+	r.applying--
 }
 
 // namesLocked returns the names of the bundles in order: every run of the scheduler goes through them.

@@ -195,8 +195,11 @@ func (r *Reconciler) announce(ctx context.Context, name string, res apply.Result
 
 // publisher writes BundleDeployments and Events, behind the work, so that nothing waits for it.
 type publisher struct {
-	r       *Reconciler
-	wake    chan struct{}
+	r    *Reconciler
+	wake chan struct{}
+	// removal is held for reading while a bundle's status is written, and for writing while one is removed.
+	removal sync.RWMutex
+
 	mu      sync.Mutex
 	dirty   map[string]time.Time // bundle -> when it may be written
 	passing time.Time            // when the last phase that may pass is written
@@ -371,6 +374,8 @@ func (p *publisher) write(ctx context.Context, due []string, events []apply.Even
 }
 
 func (p *publisher) status(ctx context.Context, name string) {
+	p.removal.RLock()
+	defer p.removal.RUnlock()
 	p.r.mu.Lock()
 	b := p.r.bundles[name]
 	if b == nil {

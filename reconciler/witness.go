@@ -32,7 +32,7 @@ func (w *witness) Applied(ref api.ObjectRef) *unstructured.Unstructured {
 }
 
 // Found stores what drifted. It corrects nothing: the apply that asks is about to write.
-func (w *witness) Found(_ context.Context, ref api.ObjectRef, in apply.Inspection) error {
+func (w *witness) Found(ctx context.Context, ref api.ObjectRef, in apply.Inspection) error {
 	if w.applied == nil {
 		return nil
 	}
@@ -49,7 +49,7 @@ func (w *witness) Found(_ context.Context, ref api.ObjectRef, in apply.Inspectio
 		return nil
 	}
 	verdict := w.r.observe(w.b, t, in, now)
-	if verdict.Episode == nil {
+	if verdict.Episode == nil || verdict.Opened && w.r.halfDone(ctx, w.b, t, in, now) {
 		return nil
 	}
 	if err := w.r.store(w.b, id, *verdict.Episode); err != nil {

@@ -38,6 +38,9 @@ func decrypt(keys *sops.Keyring, name string, data []byte) ([]byte, []string, er
 			}
 		}
 		locate(err, nodes)
+		if path.Ext(name) == ".env" {
+			locateLine(err, data)
+		}
 		return nil, nil, err
 	}
 	return plain, secretsIn(name, plain), nil
@@ -63,6 +66,26 @@ func locate(err error, docs []*yaml.Node) {
 	// Documents that were encrypted as one share their metadata. Which of them holds another field cannot be told.
 	if len(docs) == 1 || len(docs) > 1 && strings.HasPrefix(e.Field, "sops") {
 		e.Line = docs[0].Line
+	}
+}
+
+// locateLine does for a file of KEY=VALUE lines what locate does for documents.
+func locateLine(err error, data []byte) {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Line > 0 {
+		return
+	}
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		n++
+		key, value, _ := strings.Cut(line, "=")
+		if e.Field == "" && strings.HasPrefix(value, sopsMark) {
+			e.Field = key
+		}
+		if e.Field != "" && key == strings.ReplaceAll(e.Field, "sops.", "sops_") {
+			e.Line = n
+			return
+		}
 	}
 }
 

@@ -102,6 +102,37 @@ func TestKustomize_refuses(t *testing.T) {
 	}
 }
 
+// kustomize keeps no lines, but the file that a variable is used in is known.
+func TestKustomize_unsetVariable(t *testing.T) {
+	const deployment = "apiVersion: apps/v1\nkind: Deployment\n# not ${tag}\nmetadata: {name: d}\nspec:\n  template: {spec: {containers: [{name: c, image: 'y:%s'}]}}\n"
+	const kustomization = "namespace: team\nresources: [../../base]\n"
+	for _, tt := range []struct {
+		name, uses string
+		overlay    string
+		want       api.Error
+	}{
+		{"in the base", "${tag}", kustomization, api.Error{File: "base/deployment.yaml", Line: 6, Field: "spec/template/spec/containers/0/image"}},
+		{
+			"in a generator", "v1", kustomization + "configMapGenerator:\n- name: g\n  literals:\n  - a=$${tag} ${tags:-x}\n  - b=${tag}\n",
+			api.Error{File: "k/overlay/kustomization.yaml", Line: 7, Field: "data/b"},
+		},
+		{
+			"in a file that is not known", "v1", kustomization + "configMapGenerator: [{name: g, files: [x.txt]}]\n",
+			api.Error{File: "k/overlay/kustomization.yaml", Field: "data/x.txt"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			files := shared().With("base/deployment.yaml", strings.Replace(deployment, "%s", tt.uses, 1), "k/overlay/kustomization.yaml", tt.overlay, "k/overlay/x.txt", "${tag}")
+			out, err := renderFiles(t, files, "one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.want.Reason = "Substitution"
+			wantError(t, bundle(t, out, "k").Err, tt.want, `variable "tag" is not set`)
+		})
+	}
+}
+
 // An alias that expands without bound ends in an error, wherever it stands.
 func TestKustomize_bomb(t *testing.T) {
 	var b strings.Builder

@@ -194,7 +194,7 @@ func TestRender_errorsOfAll(t *testing.T) {
 		},
 		{
 			"bad fleet file", fleet().With("fleet.yaml", head+"kind: Fleet\nspec:\n  variabels: {}\n"), "one",
-			api.Error{File: "fleet.yaml", Line: 4, Field: "variabels"},
+			api.Error{File: "fleet.yaml", Line: 4, Field: "spec.variabels"},
 			"unknown field",
 		},
 		{
@@ -212,7 +212,7 @@ func TestRender_errorsOfAll(t *testing.T) {
 		},
 		{
 			"bundle file without a name", fleet().With("b/bundle.yaml", head+"kind: Bundle\nmetadata: {nam: b}\n"), "one",
-			api.Error{File: "b/bundle.yaml", Line: 3, Field: "nam"},
+			api.Error{File: "b/bundle.yaml", Line: 3, Field: "metadata.nam"},
 			"unknown field",
 		},
 		{
@@ -250,7 +250,7 @@ func TestRender_errorsOfOneBundle(t *testing.T) {
 		{
 			"unknown field",
 			[]string{"b/bundle.yaml", head + "kind: Bundle\nmetadata: {name: b}\nspec:\n  kustomise: {}\n"},
-			api.Error{File: "b/bundle.yaml", Line: 5, Field: "kustomise"},
+			api.Error{File: "b/bundle.yaml", Line: 5, Field: "spec.kustomise"},
 			"unknown field",
 		},
 		{

@@ -142,6 +142,31 @@ func TestSOPS_errors(t *testing.T) {
 			"there is no age key",
 		},
 		{"changed since", keys, strings.Replace(enc, "name: s", "name: t", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "sops.mac"}, "MAC does not match"},
+		{
+			"value damaged", keys, strings.Replace(enc, "password: ENC[AES256_GCM,data:", "password: ENC[AES256_GCM,data:AAAA", 1),
+			api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "stringData.password"},
+			"changed after it was encrypted",
+		},
+		{
+			"value damaged beside a plain document", keys, configMap("y", "sops: x") + "---\n" + strings.Replace(enc, "password: ENC[", "password: ENX[", 1),
+			api.Error{Reason: "NotDecrypted", File: name, Line: 6, Field: "stringData.password"},
+			"changed after it was encrypted",
+		},
+		{
+			"changed since, beside a plain document", keys, configMap("y", "sops: x") + "---\n" + strings.Replace(enc, "name: s", "name: t", 1),
+			api.Error{Reason: "NotDecrypted", File: name, Line: 6, Field: "sops.mac"},
+			"MAC does not match",
+		},
+		{
+			"changed since, several documents encrypted as one", keys, strings.Replace(several, "name: first", "name: fourth", 1),
+			api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "sops.mac"},
+			"MAC does not match",
+		},
+		{
+			"data key damaged", keys, strings.Replace(enc, "BEGIN AGE", "BEGAN AGE", 1),
+			api.Error{Reason: "NoKey", File: name, Line: 1, Field: "stringData.password"},
+			"encrypted with sops",
+		},
 		{"value moved", keys, strings.Replace(enc, "password: ENC", "passwort: ENC", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "stringData.passwort"}, "changed after it was encrypted"},
 		{
 			"metadata lost", keys, enc[:strings.Index(enc, "sops:")],
@@ -152,6 +177,28 @@ func TestSOPS_errors(t *testing.T) {
 		t.Run(tt.test, func(t *testing.T) {
 			out := mustRender(t, newRenderer(t, render.Config{Keys: tt.keys}), fleet().With(name, tt.file).Snapshot(), "one")
 			wantError(t, bundle(t, out, "a").Err, tt.want, tt.text)
+		})
+	}
+}
+
+func TestSOPS_errorsOfEnvFile(t *testing.T) {
+	keys, to := key(t)
+	enc := encrypt(t, to, "g.env", "", "user=x\npassword="+password+"\n")
+	mac := 1 + strings.Count(enc[:strings.Index(enc, "sops_mac=")], "\n")
+	for _, tt := range []struct {
+		test, file string
+		keys       *sops.Keyring
+		want       api.Error
+		text       string
+	}{
+		{"no keys", enc, nil, api.Error{Reason: "NoKey", Line: 1, Field: "user"}, "there is no age key"},
+		{"value moved", strings.Replace(enc, "password=", "passwort=", 1), keys, api.Error{Reason: "NotDecrypted", Line: 2, Field: "passwort"}, "was changed"},
+		{"value lost", enc[strings.Index(enc, "password="):], keys, api.Error{Reason: "NotDecrypted", Line: mac - 1, Field: "sops.mac"}, "MAC does not match"},
+	} {
+		t.Run(tt.test, func(t *testing.T) {
+			files := fleet().With("a/kustomization.yaml", "namespace: x\nsecretGenerator: [{name: g, envs: [g.env]}]\n", "a/g.env", tt.file)
+			tt.want.File = "a/g.env"
+			wantError(t, bundle(t, mustRender(t, newRenderer(t, render.Config{Keys: tt.keys}), files.Snapshot(), "one"), "a").Err, tt.want, tt.text)
 		})
 	}
 }

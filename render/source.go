@@ -46,7 +46,37 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 			vars = p.variables
 		}
 		objects, err := manifest.Objects(docs, vars)
+		locateUnset(err, v.tree)
 		return built{objects: objects, warnings: warnings, kustomization: from}, err
+	}
+}
+
+// locateUnset adds the line to an error about a variable that is not set, where the document did not know it:
+// kustomize keeps no lines. It is the first of the file that refers to the variable, comments last.
+func locateUnset(err error, tree api.Tree) {
+	name, unset := manifest.Unset(err)
+	e, ok := errors.AsType[*api.Error](err)
+	if !unset || !ok || e.Line > 0 {
+		return
+	}
+	data, err := tree.ReadFile(e.File) // as it is in Git: where it is encrypted, decrypting would move the lines
+	if err != nil {
+		return
+	}
+	reference := regexp.MustCompile(`(^|[^$])\$\{` + name + `[:}]`)
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		n++
+		if !reference.MatchString(line) {
+			continue
+		}
+		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
+			e.Line = n
+			return
+		}
+		if e.Line == 0 {
+			e.Line = n
+		}
 	}
 }
 

@@ -446,6 +446,31 @@ func TestDriftCommands(t *testing.T) {
 		r.refuses(3, "there is no suspension", r.on("resume", name, "--yes")...)
 	})
 
+	// A mistyped name holds nothing, and what ended by itself is not resumed: both are said.
+	t.Run("suspend what is not there", func(t *testing.T) {
+		t.Cleanup(func() { r.flotilla("", r.on("resume", "--all", "--yes")...) })
+		for _, tt := range []struct {
+			scope []string
+			says  string // empty: no warning
+		}{
+			{[]string{"--bundle", "app"}, ""},
+			{[]string{"--bundle", "ap"}, `warning: there is no bundle "ap" on this cluster now; known are: app`},
+			{[]string{"--object", "ConfigMap/app/settings"}, ""},
+			{[]string{"--object", "ConfigMap/app/setings"}, `warning: flotilla has no object "ConfigMap/app/setings" on this cluster now; known of its kind are: `},
+		} {
+			code, out, talk := r.flotilla("", r.on(append([]string{"suspend", "--for", "10m", "--reason", "INC-5"}, tt.scope...)...)...)
+			if code != 0 || strings.TrimSpace(out) == "" || !strings.Contains(talk, tt.says) || tt.says == "" && strings.Contains(talk, "warning") {
+				t.Errorf("%v: code %d\n%s%s", tt.scope, code, out, talk)
+			}
+		}
+		r.must(r.on("suspend", "--bundle", "app", "--for", "2s", "--reason", "INC-6", "--name", "cli-short")...)
+		time.Sleep(3 * time.Second)
+		code, _, talk := r.flotilla("", r.on("resume", "--all", "--yes")...)
+		if code != 0 || !regexp.MustCompile(`had ended already: bundles \[app\], at .*\(cli-short\)`).MatchString(talk) || !strings.Contains(talk, "resumed bundles [ap]") {
+			t.Errorf("resume: code %d\n%s", code, talk)
+		}
+	})
+
 	// What nobody can read holds everything: then, of all times, resume must work.
 	t.Run("resume beside a suspension that cannot be read", func(t *testing.T) {
 		resource := r.dynamic.Resource(schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: "suspensions"})

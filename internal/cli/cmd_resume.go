@@ -66,9 +66,14 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 				return err
 			}
 		}
+		now := time.Now()
 		for _, s := range chosen {
 			if err := applier.Resume(cmd.Context(), s.Name); err != nil {
 				return err
+			}
+			if !s.Active(now) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "had ended already: %s, at %s (%s)\n", s.Scope, s.Until.Local().Format(time.RFC1123), s.Name)
+				continue
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "resumed %s (%s)\n", s.Scope, s.Name)
 		}

@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,9 +110,68 @@ or even the agent is down, and the cluster's RBAC and audit log guard it.`,
 		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", made.Name)
 		fmt.Fprintf(cmd.ErrOrStderr(), "suspended %s until %s; end it with: flotilla resume %s\n",
 			made.Scope, made.Until.Local().Format(time.RFC1123), made.Name)
+		warnUnknown(cmd.Context(), cmd.ErrOrStderr(), applier, made.Scope)
 		return nil
 	}
 	return cmd
+}
+
+// warnUnknown tells which bundles and objects of a suspension's scope are not on the cluster: a name may be mistyped.
+// It never stands in the way of the suspension, which may well be made before they come.
+func warnUnknown(ctx context.Context, w io.Writer, applier *apply.Applier, scope api.Scope) {
+	if len(scope.Bundles) > 0 {
+		all, err := applier.BundleStatuses(ctx)
+		if err != nil {
+			fmt.Fprintf(w, "warning: whether the cluster has such bundles could not be looked up: %v\n", err)
+			return
+		}
+		names := make([]string, 0, len(all))
+		for _, b := range all {
+			names = append(names, b.Name)
+		}
+		for _, b := range scope.Bundles {
+			if !slices.Contains(names, b) {
+				fmt.Fprintf(w, "warning: there is no bundle %q on this cluster now; known are: %s\n", b, listed(names))
+			}
+		}
+	}
+	if len(scope.Objects) == 0 {
+		return
+	}
+	inventory, err := applier.Inventory(ctx)
+	if err != nil {
+		fmt.Fprintf(w, "warning: whether flotilla has such objects on the cluster could not be looked up: %v\n", err)
+		return
+	}
+	for _, o := range scope.Objects {
+		one := api.Scope{Objects: []api.ObjectRef{o}}
+		found := false
+		var names []string // those of the same kind
+		for _, entries := range inventory {
+			for _, e := range entries {
+				found = found || one.Covers("", e.Object)
+				if e.Object.Kind == o.Kind {
+					names = append(names, e.Object.String())
+				}
+			}
+		}
+		if !found {
+			slices.Sort(names)
+			fmt.Fprintf(w, "warning: flotilla has no object %q on this cluster now; known of its kind are: %s\n", o, listed(names))
+		}
+	}
+}
+
+// listed joins names for people, up to a bound.
+func listed(names []string) string {
+	const most = 20
+	switch n := len(names); {
+	case n == 0:
+		return "none"
+	case n > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), n-most)
+	}
+	return strings.Join(names, ", ")
 }
 
 // applier returns what writes to the chosen cluster.

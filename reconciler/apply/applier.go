@@ -44,10 +44,11 @@ type Applier struct {
 	now     func() time.Time
 	clock   *serverClock
 	own     *client
-	slots   chan struct{}
-	kinds   *kinds
-	events  *eventLimiter
-	status  *statusCache
+	// slots are for requests that are answered soon, and all for all that are on their way.
+	slots, all chan struct{}
+	kinds      *kinds
+	events     *eventLimiter
+	status     *statusCache
 
 	base *rest.Config
 	// challengeFor is Config.Challenge
@@ -85,6 +86,7 @@ func New(cfg Config) (*Applier, error) {
 		log: cfg.Log, version: cfg.AgentVersion, now: cfg.Now,
 		clock:   &serverClock{now: cfg.Now},
 		slots:   make(chan struct{}, cfg.Concurrency),
+		all:     make(chan struct{}, slowFactor*cfg.Concurrency),
 		clients: map[api.ServiceAccount]*client{},
 		events:  newEventLimiter(cfg.Now),
 		status:  newStatusCache(),
@@ -133,14 +135,30 @@ func (a *Applier) clientFor(sa *api.ServiceAccount) (*client, error) {
 	return c, nil
 }
 
-// acquire takes one of the global slots; it fails when ctx ends first.
-func (a *Applier) acquire(ctx context.Context) error {
-	select {
-	case a.slots <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+// An object that takes long, because a webhook does not answer or it waits to be gone, must not hold up the others:
+// after slowAfter its slot is free for another one. There are never more than slowFactor times as many as there are slots.
+const (
+	slowAfter  = time.Second
+	slowFactor = 8
+)
 
-func (a *Applier) release() { <-a.slots }
+// acquire takes one of the global slots; it fails when ctx ends first. release must be called once.
+func (a *Applier) acquire(ctx context.Context) (release func(), err error) {
+	for i, c := range []chan struct{}{a.all, a.slots} {
+		select {
+		case c <- struct{}{}:
+		case <-ctx.Done():
+			if i > 0 {
+				<-a.all
+			}
+			return nil, ctx.Err()
+		}
+	}
+	free := sync.OnceFunc(func() { <-a.slots })
+	slow := time.AfterFunc(slowAfter, free)
+	return func() {
+		slow.Stop()
+		free()
+		<-a.all
+	}, nil
+}

@@ -218,12 +218,13 @@ func (r *run) stage(ctx context.Context, objs []*unstructured.Unstructured) {
 		if isCRD(api.RefOf(o)) {
 			crds = append(crds, o)
 		}
-		if err := r.a.acquire(ctx); err != nil {
+		release, err := r.a.acquire(ctx)
+		if err != nil {
 			r.done(plan.Step{Object: api.RefOf(o), Action: api.Failed, Reason: "cancelled", Err: err}, nil)
 			continue
 		}
 		wg.Go(func() {
-			defer r.a.release()
+			defer release()
 			r.done(r.a.object(ctx, r.c, in, r.req))
 		})
 	}

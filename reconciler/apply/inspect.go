@@ -61,10 +61,11 @@ func (a *Applier) Inspect(ctx context.Context, bundle api.RenderedBundle, desire
 	if err != nil {
 		return Inspection{Err: err}
 	}
-	if err := a.acquire(ctx); err != nil {
+	release, err := a.acquire(ctx)
+	if err != nil {
 		return Inspection{Err: Classify(ref, "", err)}
 	}
-	defer a.release()
+	defer release()
 	at, err := a.kinds.place(ref)
 	if err != nil {
 		return Inspection{Err: Classify(ref, bundle.Origin[ref.ID()], err)}
@@ -139,10 +140,11 @@ func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desire
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
-	if err := a.acquire(ctx); err != nil {
+	release, err := a.acquire(ctx)
+	if err != nil {
 		return api.InventoryEntry{}, err
 	}
-	defer a.release()
+	defer release()
 	at, err := a.kinds.place(ref)
 	if err != nil {
 		return api.InventoryEntry{}, err
@@ -263,12 +265,13 @@ func (a *Applier) Diff(ctx context.Context, req DiffRequest) ([]Difference, erro
 	var refs []api.ObjectRef
 	for i, o := range ordered {
 		refs = append(refs, api.RefOf(o))
-		if err := a.acquire(ctx); err != nil {
+		release, err := a.acquire(ctx)
+		if err != nil {
 			wg.Wait()
 			return nil, err
 		}
 		wg.Go(func() {
-			defer a.release()
+			defer release()
 			looked[i] = a.diffObject(ctx, r, req, o)
 		})
 	}

@@ -116,12 +116,13 @@ func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, e
 			out[i].step = plan.Step{Object: e.Object, Action: api.Skipped, Reason: "left Git; it goes when " + stays + " is gone"}
 			continue
 		}
-		if err := a.acquire(ctx); err != nil {
+		release, err := a.acquire(ctx)
+		if err != nil {
 			out[i].step = plan.Step{Object: e.Object, Action: api.Failed, Reason: "cancelled", Err: err}
 			continue
 		}
 		wg.Go(func() {
-			defer a.release()
+			defer release()
 			out[i] = a.pruneObject(ctx, c, in)
 		})
 	}
@@ -283,10 +284,11 @@ func (a *Applier) RemoveExtra(ctx context.Context, bundle api.RenderedBundle, li
 	if err != nil {
 		return Classify(ref, "", err)
 	}
-	if err := a.acquire(ctx); err != nil {
+	release, err := a.acquire(ctx)
+	if err != nil {
 		return Classify(ref, "", err)
 	}
-	defer a.release()
+	defer release()
 	at, err := a.kinds.place(ref)
 	if err != nil {
 		return Classify(ref, "", err)

@@ -17,10 +17,11 @@ func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *un
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
-	if err := a.acquire(ctx); err != nil {
+	release, err := a.acquire(ctx)
+	if err != nil {
 		return api.InventoryEntry{}, Classify(ref, "", err)
 	}
-	defer a.release()
+	defer release()
 	at, err := a.kinds.place(ref)
 	if err != nil {
 		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)

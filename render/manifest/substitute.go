@@ -27,6 +27,12 @@ func (e unsetError) Error() string {
 	return fmt.Sprintf("variable %q is not set on this cluster and has no default", e.name)
 }
 
+// Unset returns the name of the variable that an error of Substitute is about, if it is that the variable is not set.
+func Unset(err error) (name string, ok bool) {
+	unset, ok := errors.AsType[unsetError](err)
+	return unset.name, ok
+}
+
 // Expand replaces ${name} and ${name:-default} in s; $${ stands for a literal ${.
 // The default is used where the variable is unset or empty.
 // Values are taken as they are: a ${ in a value is not looked at again.
@@ -163,8 +169,8 @@ func (s *substituter) scalar(n *yaml.Node, path string, onlyText bool) error {
 		if ref := s.doc.describe(); ref != "" {
 			e.Err = fmt.Errorf("%s: %w", ref, err)
 		}
-		if unset, ok := errors.AsType[unsetError](err); ok {
-			e.Hint = "set it in cluster.yaml or fleet.yaml, or write ${" + unset.name + ":-default}"
+		if name, ok := Unset(err); ok {
+			e.Hint = "set it in cluster.yaml or fleet.yaml, or write ${" + name + ":-default}"
 		}
 		return e
 	}

@@ -343,3 +343,75 @@ func TestRender_anotherKeyIsNoticed(t *testing.T) {
 	}
 	r.Ready("NS-a", "")
 }
+
+// A bundle under another name takes over what it had, and the old name goes without a fight or a trace of one.
+func TestRevision_aRenamedBundleDoesNotFight(t *testing.T) {
+	r := start(t, with(files{"a/bundle.yaml": bundle("a", ""), "a/web.yaml": deployment("web", 1, "")}, many("a", 8)))
+	r.Ready("NS-a", "")
+	old := "NS-a"
+	for _, name := range []string{"b", "c", "b"} {
+		r.Applied(r.Commit(files{"a/bundle.yaml": bundle(name, "")}))
+		r.Ready("NS-"+name, "")
+		r.Eventually("the old name is gone", func(ctx context.Context) error {
+			if _, err := r.Bundle(ctx, old); err == nil {
+				return errors.New("still there")
+			}
+			return nil
+		})
+		old = "NS-" + name
+	}
+	time.Sleep(2 * time.Second)
+	all, err := r.Applier.BundleStatuses(t.Context())
+	if err != nil || len(all) != 1 {
+		t.Errorf("%d bundles: %v", len(all), err)
+	}
+	r.Stop()
+	for _, e := range r.Episodes() {
+		t.Errorf("drift where there is none: %s %s %s by %s: %+v", e.Object, e.Class, e.Outcome, e.By.Manager, e.Fields)
+	}
+	if rec := r.Records(); len(rec) != 1 {
+		t.Errorf("%d bundles in the store", len(rec))
+	}
+}
+
+// An agent that was killed in the middle of a commit does not take its own work for drift.
+func TestWitness_ourOwnHalfDoneWorkIsNoDrift(t *testing.T) {
+	r := start(t, with(files{"a/bundle.yaml": bundle("a", ""), "a/web.yaml": deployment("web", 1, ""), "a/old.yaml": configMap("old", "one")}, many("a", 8)))
+	r.Ready("NS-a", "")
+	r.Stop()
+	store, err := os.ReadFile(r.Config.Dir + "/agent.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	change := files{"a/web.yaml": strings.Replace(deployment("web", 2, ""), "main:1", "main:2", 1)}
+	for i := range 8 {
+		change[fmt.Sprintf("a/a-%d.yaml", i)] = configMap(fmt.Sprintf("a-%d", i), "two")
+	}
+	revision := r.Do(gitserver.Commit{Write: change, Delete: []string{"a/old.yaml"}})
+	r.Ready("NS-a", revision)
+	r.gone("old")
+	r.Stop()
+	// What was stored last is what was stored before: as if it had been killed then.
+	if err := os.WriteFile(r.Config.Dir+"/agent.db", store, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// It looks before it applies: that is held back for a while.
+	held, err := r.Applier.Suspend(t.Context(), api.Suspension{Scope: api.Scope{Bundles: []string{r.NS + "-a"}}, Reason: "INC-1", Until: time.Now().Add(time.Hour), Actor: "tester"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	r.adopted(revision)
+	time.Sleep(2 * time.Second)
+	if err := r.Applier.Resume(t.Context(), held.Name); err != nil {
+		t.Fatal(err)
+	}
+	r.Applied(revision)
+	r.Ready("NS-a", revision)
+	r.value("a-3", "two")
+	r.Stop()
+	for _, e := range r.Episodes() {
+		t.Errorf("drift where there is none: %s %s %s by %s: %+v", e.Object, e.Class, e.Outcome, e.By.Manager, e.Fields)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -178,4 +179,45 @@ func TestSync_forces(t *testing.T) {
 	if err := r.Applier.OrderSync(t.Context(), r.NS+"-none"); err == nil {
 		t.Error("an order for a bundle that does not exist was taken")
 	}
+}
+
+// Bundles whose requests are not answered hold up no other: neither by their number nor by that of their objects.
+func TestSchedule_slowBundlesHoldUpNobody(t *testing.T) {
+	fs := files{"z/bundle.yaml": bundle("z", ""), "z/y.yaml": configMap("y", "one")}
+	for i := range 20 {
+		dir := fmt.Sprintf("hang%d", i)
+		maps.Copy(fs, many(dir, 3))
+		fs[dir+"/bundle.yaml"] = bundle(dir, "")
+	}
+	r := proxied(t, fs)
+	r.Ready("NS-z", "")
+	for i := range 20 {
+		r.Ready(fmt.Sprintf("NS-hang%d", i), "")
+	}
+	const hang = 25 * time.Second
+	first := make(chan time.Time, 1)
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if !agenttest.IsWrite(req) || !strings.Contains(req.URL.Path, "/configmaps/hang") {
+			return nil
+		}
+		select {
+		case first <- time.Now():
+		default:
+		}
+		return &agenttest.Fault{Wait: hang, Status: http.StatusGatewayTimeout}
+	})
+	change := files{"z/y.yaml": configMap("y", "two")}
+	for i := range 20 {
+		for j := range 3 {
+			name := fmt.Sprintf("hang%d-%d", i, j)
+			change[fmt.Sprintf("hang%d/%s.yaml", i, name)] = configMap(name, "two")
+		}
+	}
+	r.Commit(change)
+	begun := <-first
+	r.value("y", "two")
+	if waited := time.Since(begun); waited >= hang {
+		t.Errorf("y came after %v, when the first of the others was given up", waited)
+	}
+	r.Proxy.Spoil(nil)
 }
