@@ -374,7 +374,7 @@ func TestAgent_startsWithABrokenRepository(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if e := report.Status.Error; e == nil || e.File != "fleet.yaml" || e.Line != 3 || e.Field != "nonsense" {
+		if e := report.Status.Error; e == nil || e.File != "fleet.yaml" || e.Line != 3 || e.Field != "spec.nonsense" {
 			return fmt.Errorf("error is %+v", e)
 		}
 		return nil
