@@ -81,7 +81,7 @@ func TestRollout_badFileKeepsTheLastGoodState(t *testing.T) {
 		if err := hubGet(ctx, "/api/v1/clusters/prod-eu", &c); err != nil {
 			return err
 		}
-		if c.Error == nil || c.Error.File != "apps/podinfo/bundle.yaml" || c.Error.Line == 0 || c.Error.Field != "nonsense" {
+		if c.Error == nil || c.Error.File != "apps/podinfo/bundle.yaml" || c.Error.Line == 0 || c.Error.Field != "spec.nonsense" {
 			return fmt.Errorf("error is %+v", c.Error)
 		}
 		return nil
