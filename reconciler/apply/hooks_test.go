@@ -69,6 +69,21 @@ var (
 	postBoth = []api.HookPhase{api.HookPostInstall, api.HookPostUpgrade}
 )
 
+// ended waits until a Job has ended, as hooks of the last time have. One that is deleted and created anew while its Pod
+// is being created makes the Job controller wait for five minutes.
+func (r *rig) ended(name string) {
+	r.t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		conditions, _, _ := unstructured.NestedSlice(r.get("Job", name).Object, "status", "conditions")
+		for _, c := range conditions {
+			if m, _ := c.(map[string]any); m["type"] == "Complete" && m["status"] == "True" {
+				return
+			}
+		}
+	}
+	r.t.Fatalf("the Job %s does not end", name)
+}
+
 // A hook replaces what a hook left behind, and never what somebody else put under its name.
 func TestHookReplacesOnlyHooks(t *testing.T) {
 	t.Parallel()
@@ -119,6 +134,9 @@ func TestHookReplacesOnlyHooks(t *testing.T) {
 	}
 	for _, tt := range tests {
 		before := r.create("kubectl-create", tt.live)
+		if before.GetKind() == "Job" {
+			r.ended(tt.name)
+		}
 		b := r.hooked(tt.name, r.hook(tt.hook, 0, preBoth...))
 		b.Hooks[0].DeletePolicies = []string{"before-hook-creation"}
 		if tt.refused != "" || tt.name == "claim" || tt.name == "paused" {
