@@ -1,0 +1,549 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/redact"
+	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+	"github.com/flotilla-fleet/flotilla/sources/git"
+)
+
+// differ knows what a pass knows before it decides.
+type differ struct {
+	applier *apply.Applier
+	talk    io.Writer
+	r       api.Rendering
+	// claims: object ID -> bundles that declare it
+	claims map[string][]string
+	// owned: bundle -> what it owns; told: bundle -> what the cluster tells of it.
+	owned map[string][]api.InventoryEntry
+	told  map[string]api.BundleStatus
+	// applied: bundle -> what it was last applied from, where that is known
+	applied map[string]*api.RenderedBundle
+	// extra: ID of an object that carries a bundle's label, and was never in Git
+	extra map[string]bool
+	// history renders the repository at another commit, which past reads.
+	past    *commits
+	history func(ctx context.Context, revision string) (api.Rendering, error)
+	held    api.Suspensions
+	scalers []*unstructured.Unstructured // those in Git
+	coming  []*unstructured.Unstructured // CRDs and namespaces
+	// broken is the first bundle that cannot be rendered; empty if all can.
+	broken string
+	// failures are what the command ends with.
+	failures []error
+}
+
+// lookAhead reads all that does not depend on a bundle.
+func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys []string) (*differ, error) {
+	ctx := cmd.Context()
+	applier, err := k.applier(quiet(cmd))
+	if err != nil {
+		return nil, err
+	}
+	snap, done, err := repo.snapshot(ctx, quiet(cmd))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	renderer, err := newRenderer(keys)
+	if err != nil {
+		return nil, err
+	}
+	facts, err := applier.Facts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rendering, err := renderer.Render(ctx, snap, cluster, facts)
+	if err != nil {
+		return nil, err
+	}
+	d := &differ{
+		applier: applier, talk: cmd.ErrOrStderr(), r: applier.Resolve(ctx, rendering),
+		claims: map[string][]string{}, owned: map[string][]api.InventoryEntry{},
+		told: map[string]api.BundleStatus{}, applied: map[string]*api.RenderedBundle{}, extra: map[string]bool{},
+		past: &commits{repo: repo, log: quiet(cmd)},
+	}
+	d.history = func(ctx context.Context, revision string) (api.Rendering, error) {
+		if revision == snap.Revision {
+			return d.r, nil
+		}
+		old, err := d.past.at(ctx, revision)
+		if err != nil {
+			return api.Rendering{}, err
+		}
+		r, err := renderer.Render(ctx, old, cluster, facts)
+		return applier.Resolve(ctx, r), err
+	}
+	d.index()
+	if err := d.suspensions(ctx); err != nil {
+		return nil, err
+	}
+	return d, d.inventory(ctx)
+}
+
+// commits reads a repository at other commits; it is opened when first asked for.
+type commits struct {
+	repo repository
+	log  *slog.Logger
+
+	dir string
+	src *git.Source
+	err error
+}
+
+// at returns the snapshot of a commit. A directory has commits only if it is a Git checkout.
+func (c *commits) at(ctx context.Context, revision string) (api.Snapshot, error) {
+	if c.src == nil && c.err == nil {
+		c.err = c.open(ctx)
+	}
+	if c.err != nil {
+		return api.Snapshot{}, c.err
+	}
+	return c.src.At(ctx, revision)
+}
+
+func (c *commits) open(ctx context.Context) (err error) {
+	if c.dir, err = os.MkdirTemp("", "flotilla-"); err != nil {
+		return err
+	}
+	f := c.repo
+	src, err := git.New(git.Config{URL: f.repo, Branch: f.branch, Dir: c.dir, CredentialsFile: f.credentials, CAFile: f.ca, Log: c.log})
+	if err != nil {
+		return err
+	}
+	c.src = src
+	_, err = src.Fetch(ctx)
+	return err
+}
+
+func (c *commits) close() {
+	if c.src != nil {
+		_ = c.src.Close()
+	}
+	if c.dir != "" {
+		_ = os.RemoveAll(c.dir)
+	}
+}
+
+// index notes what the revision holds.
+func (d *differ) index() {
+	for _, rb := range d.r.Bundles {
+		if rb.Err != nil {
+			d.broken = cmp.Or(d.broken, rb.Name)
+		}
+		for _, o := range rb.Objects {
+			ref := api.RefOf(o)
+			d.claims[ref.ID()] = append(d.claims[ref.ID()], rb.Name)
+			switch ref.Kind {
+			case "HorizontalPodAutoscaler", "ScaledObject":
+				d.scalers = append(d.scalers, o)
+			case "CustomResourceDefinition", "Namespace":
+				d.coming = append(d.coming, o)
+			}
+		}
+	}
+}
+
+// suspensions reads those that hold now, as the agent takes them.
+func (d *differ) suspensions(ctx context.Context) error {
+	set, err := d.applier.Suspensions(ctx)
+	if err != nil {
+		if e, ok := errors.AsType[*api.Error](err); !ok || e.Reason != "BadSuspension" {
+			return err
+		}
+		fmt.Fprintf(d.talk, "warning: %v\n", err)
+	}
+	limit := cmp.Or(time.Duration(d.r.Fleet.Spec.SuspendMax), api.DefaultSuspendMax)
+	for _, s := range set {
+		// Its creation is in the API server's time, its end in ours.
+		if last := s.Created.Add(limit - d.applier.ClockSkew()); !s.Created.IsZero() && s.Until.After(last) {
+			s.Until = last
+		}
+		d.held = append(d.held, s)
+	}
+	if s := d.r.Cluster.Spec.Suspend; s != nil {
+		d.held = append(d.held, api.Suspension{
+			Name: api.GitSuspension, Scope: api.Scope{All: true}, Reason: s.Reason, Until: s.Until, Actor: "git",
+		})
+	}
+	return nil
+}
+
+// inventory finds out what the bundles own. A cluster that never had an agent holds nothing of ours.
+func (d *differ) inventory(ctx context.Context) error {
+	all, err := d.applier.BundleStatuses(ctx)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	for _, s := range all {
+		d.told[s.Name] = s
+	}
+	d.owned, err = d.applier.Inventory(ctx)
+	return err
+}
+
+// all is what a pass would do to every bundle, or to one. What is unchanged is left out.
+func (d *differ) all(ctx context.Context, only string) ([]planned, error) {
+	bundles := slices.Clone(d.r.Bundles)
+	there := map[string]bool{}
+	for _, rb := range bundles {
+		there[rb.Name] = true
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.owned)) {
+		if !there[name] {
+			bundles = append(bundles, d.left(name))
+		}
+	}
+	if only != "" && !slices.ContainsFunc(bundles, func(rb api.RenderedBundle) bool { return rb.Name == only }) {
+		return nil, &api.Error{Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("bundle %q is not on cluster %q", only, d.r.Cluster.Metadata.Name)}
+	}
+	d.lastApplied(ctx, bundles)
+	out := []planned{}
+	if err := d.gate(bundles); err != nil {
+		out = append(out, planned{Action: api.Denied, Outcome: outcomeRefused, Error: err.Error()})
+	}
+	for _, rb := range bundles {
+		if only != "" && rb.Name != only {
+			continue
+		}
+		if rb.Err == nil {
+			var rows []planned
+			if rows, rb.Err = d.bundle(ctx, rb); rb.Err == nil {
+				out = append(out, rows...)
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		d.failures = append(d.failures, fmt.Errorf("bundle %q: %w", rb.Name, rb.Err))
+		out = append(out, planned{Bundle: rb.Name, Action: api.Failed, Outcome: outcomeFailed, Error: rb.Err.Error()})
+	}
+	return out, nil
+}
+
+// left is a bundle that left Git. Whether what it holds is kept, the cluster tells.
+func (d *differ) left(name string) api.RenderedBundle {
+	rb := api.RenderedBundle{Name: name}
+	if d.told[name].Keep {
+		rb.Spec.Prune = new(bool)
+	}
+	return rb
+}
+
+// lastApplied finds out what bundles were applied from, where that matters: digests are in the agent's own store,
+// and without them a change in Git looks like drift, and what somebody else labelled as ours like what left Git.
+func (d *differ) lastApplied(ctx context.Context, bundles []api.RenderedBundle) {
+	wanted := map[string][]string{} // revision -> bundles
+	for _, rb := range bundles {
+		if s, ok := d.told[rb.Name]; ok && rb.Err == nil && d.needsHistory(rb) {
+			wanted[s.AppliedRevision] = append(wanted[s.AppliedRevision], rb.Name)
+		}
+	}
+	for _, revision := range slices.Sorted(maps.Keys(wanted)) {
+		names := wanted[revision]
+		old, err := api.Rendering{}, errors.New("no pass of it ever succeeded")
+		if revision != "" {
+			old, err = d.history(ctx, revision)
+		}
+		if err != nil {
+			fmt.Fprintf(d.talk, "note: what was last applied of %s cannot be read, so drift cannot be told from a change in Git: %s\n",
+				strings.Join(names, ", "), redact.Text(err.Error()))
+			continue
+		}
+		for i := range old.Bundles {
+			if rb := &old.Bundles[i]; rb.Err == nil && slices.Contains(names, rb.Name) {
+				d.applied[rb.Name] = rb
+			}
+		}
+	}
+	for name, old := range d.applied {
+		d.owned[name] = d.known(old, d.owned[name])
+	}
+}
+
+// needsHistory reports whether it makes a difference what the bundle was applied from.
+func (d *differ) needsHistory(rb api.RenderedBundle) bool {
+	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore {
+		return true
+	}
+	want := map[string]bool{}
+	for _, o := range rb.Objects {
+		want[api.RefOf(o).ID()] = true
+		if o.GetAnnotations()[api.AnnotationDrift] != "" {
+			return true
+		}
+	}
+	have := 0
+	for _, e := range d.owned[rb.Name] {
+		if !want[e.Object.ID()] {
+			return true
+		}
+		have++
+	}
+	return have < len(want)
+}
+
+// known is an inventory with what the cluster cannot tell: the digests, and objects that are gone.
+// What carries the bundle's label and was not applied is marked as extra: the agent does not own it.
+func (d *differ) known(old *api.RenderedBundle, entries []api.InventoryEntry) []api.InventoryEntry {
+	applied := map[string]*unstructured.Unstructured{}
+	for _, o := range old.Objects {
+		applied[api.RefOf(o).ID()] = o
+	}
+	var out []api.InventoryEntry
+	for _, e := range entries {
+		id := e.Object.ID()
+		o := applied[id]
+		if o == nil && len(d.claims[id]) == 0 {
+			d.extra[id] = true
+		}
+		if o != nil {
+			e.Digest = apply.Digest(o)
+			delete(applied, id)
+		}
+		out = append(out, e)
+	}
+	for _, id := range slices.Sorted(maps.Keys(applied)) {
+		if o := applied[id]; slices.Contains(d.claims[id], old.Name) {
+			out = append(out, api.InventoryEntry{Object: api.RefOf(o), Digest: apply.Digest(o)})
+		}
+	}
+	return out
+}
+
+// gate is what the agent asks before it touches anything.
+func (d *differ) gate(bundles []api.RenderedBundle) error {
+	total, owned := 0, 0
+	var gone []plan.Deletion
+	released := true
+	g := d.guards()
+	for _, rb := range bundles {
+		entries := d.owned[rb.Name]
+		total += len(rb.Objects)
+		released = released && (len(entries) == 0 || slices.Contains(g.AllowDelete, "*") || slices.Contains(g.AllowDelete, rb.Name))
+		for _, e := range entries {
+			id := e.Object.ID()
+			if d.extra[id] {
+				continue
+			}
+			owned++
+			if d.broken == "" && rb.Spec.PruneEnabled() && len(d.claims[id]) == 0 {
+				gone = append(gone, plan.Deletion{Bundle: rb.Name, Object: e.Object})
+			}
+		}
+	}
+	if total == 0 && owned > 0 && d.broken == "" && !released {
+		return &api.Error{
+			Kind: api.Forbidden, Reason: "EmptyRendering",
+			Err:  fmt.Errorf("nothing at all is rendered for cluster %q, which holds %d objects: nothing is deleted", d.r.Cluster.Metadata.Name, owned),
+			Hint: `to empty the cluster on purpose, set spec.guards.allowDelete: ["*"] in fleet.yaml or cluster.yaml`,
+		}
+	}
+	return plan.GuardShare(owned, gone, g)
+}
+
+// guards joins what the fleet and the cluster say.
+func (d *differ) guards() api.Guards {
+	g, c := d.r.Fleet.Spec.Guards, d.r.Cluster.Spec.Guards
+	if c.MaxDeletePercent != nil {
+		g.MaxDeletePercent = c.MaxDeletePercent
+	}
+	g.AllowDelete = slices.Concat(g.AllowDelete, c.AllowDelete)
+	return g
+}
+
+// bundle is what a pass would do to one bundle.
+func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, error) {
+	now := time.Now()
+	diffs, err := d.applier.Diff(ctx, apply.DiffRequest{
+		Request: apply.Request{
+			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Left: d.leave,
+			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return d.held.Find(now, rb.Name, ref) },
+			Declared: func(ref api.ObjectRef) []string { return d.claims[ref.ID()] },
+		},
+		Coming: d.coming,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out []planned
+	var deletions []plan.Deletion
+	failed := false
+	for _, diff := range diffs {
+		row, ok, err := d.object(ctx, rb, diff)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			continue
+		}
+		if row.Outcome == outcomeFailed {
+			failed = true
+			d.failures = append(d.failures, diff.Step.Err)
+		}
+		if row.Action == api.Pruned && row.Outcome == outcomeChange && !d.extra[row.Object.ID()] {
+			switch {
+			case d.broken != "":
+				row.Outcome, row.Reason = outcomeSkipped, fmt.Sprintf("left Git; nothing is pruned before bundle %q can be rendered", d.broken)
+			case failed:
+				row.Outcome, row.Reason = outcomeSkipped, "left Git; nothing is pruned while objects of the bundle fail"
+			default:
+				deletions = append(deletions, plan.Deletion{Bundle: rb.Name, Object: row.Object})
+			}
+		}
+		out = append(out, row)
+	}
+	if err := plan.GuardProtected(deletions, d.guards()); err != nil {
+		for i := range out {
+			if out[i].Action == api.Pruned && out[i].Outcome == outcomeChange && !d.extra[out[i].Object.ID()] {
+				out[i].Outcome = outcomeRefused
+			}
+		}
+		out = append(out, planned{Bundle: rb.Name, Action: api.Denied, Outcome: outcomeRefused, Error: err.Error()})
+	}
+	return out, nil
+}
+
+// leave says which fields of a live object a pass leaves to others, beside those of ignore rules.
+func (d *differ) leave(ctx context.Context, desired, live *unstructured.Unstructured) ([]string, error) {
+	near, err := d.near(ctx, desired, live)
+	if err != nil {
+		return nil, err
+	}
+	return drift.Leave(desired, live, drift.AutoscalersIn(near)), nil
+}
+
+// near are the autoscalers in Git and, if the live object has other replicas than Git says, those of its namespace.
+func (d *differ) near(ctx context.Context, desired, live *unstructured.Unstructured) ([]*unstructured.Unstructured, error) {
+	want, ok, _ := unstructured.NestedFieldNoCopy(desired.Object, "spec", "replicas")
+	have, _, _ := unstructured.NestedFieldNoCopy(live.Object, "spec", "replicas")
+	if live.GetNamespace() == "" || !ok || fmt.Sprint(want) == fmt.Sprint(have) {
+		return d.scalers, nil
+	}
+	there, err := d.applier.Autoscalers(ctx, live.GetNamespace())
+	return slices.Concat(d.scalers, there), err
+}
+
+// object puts a difference in words. It reports false for what is as it should be.
+func (d *differ) object(ctx context.Context, rb api.RenderedBundle, diff apply.Difference) (planned, bool, error) {
+	s := diff.Step
+	row := planned{Bundle: rb.Name, Object: s.Object, Action: s.Action, Outcome: outcomeChange, Reason: s.Reason, Hook: diff.Hook}
+	res, err := d.compare(ctx, rb, diff)
+	if err != nil {
+		return row, false, err
+	}
+	row.Fields = res.Fields
+	switch s.Action {
+	case api.Unchanged:
+		switch {
+		case res.Class == "":
+			return row, false, nil
+		case res.Action == drift.None:
+			row.Outcome, row.Reason = outcomeReported, "differs from Git"
+		default:
+			row.Action, row.Reason = api.Updated, "others added to it"
+		}
+	case api.Updated:
+		unknown := !d.knows(rb.Name, s.Object)
+		if len(res.Fields) == 0 && (s.Next == plan.Verify || unknown) {
+			return row, false, nil // the difference is no drift
+		}
+		if s.Reason == "not known as applied" {
+			row.Reason = "differs from Git"
+		}
+		if unknown && res.Mode != api.DriftCorrect {
+			row.Outcome = outcomeUnclear
+			row.Reason = "it cannot be told whether Git changed, or this is drift that is only reported"
+		}
+	case api.Skipped:
+		row.Outcome = outcomeSkipped
+		if diff.Live == nil && len(d.claims[s.Object.ID()]) > 0 && s.Next == plan.Done && d.reportsMissing(rb, s.Object) {
+			row.Outcome, row.Reason = outcomeReported, "missing on the cluster"
+		}
+	case api.Pruned:
+		if s.Next != plan.Delete {
+			return row, false, nil // it is gone already
+		}
+		if d.extra[s.Object.ID()] {
+			live := diff.Live.DeepCopy()
+			live.SetGroupVersionKind(s.Object.GVK()) // only its metadata was asked for
+			switch res := drift.Compare(drift.Input{Live: live, Spec: rb.Spec.Drift}); {
+			case res.Class == "":
+				return row, false, nil
+			case res.Action == drift.None:
+				row.Outcome, row.Reason = outcomeReported, "carries the bundle's label, and is not in Git"
+			default:
+				row.Reason = "carries the bundle's label, and is not in Git"
+			}
+		}
+	case api.Denied, api.Failed:
+		row.Outcome = outcomeFailed
+		row.Error = s.Err.Error()
+	case api.Created, api.Recreated:
+	}
+	if diff.Held != nil && row.Outcome != outcomeReported && row.Outcome != outcomeSkipped {
+		row.Outcome, row.HeldBy = outcomeHeld, diff.Held.Name
+	}
+	return row, true, nil
+}
+
+// knows reports whether it is known what was last applied of an object.
+func (d *differ) knows(bundle string, ref api.ObjectRef) bool {
+	return slices.ContainsFunc(d.owned[bundle], func(e api.InventoryEntry) bool { return e.Object.ID() == ref.ID() && e.Digest != "" })
+}
+
+// reportsMissing reports whether the absence of an object is drift that is only reported.
+func (d *differ) reportsMissing(rb api.RenderedBundle, ref api.ObjectRef) bool {
+	i := slices.IndexFunc(rb.Objects, func(o *unstructured.Unstructured) bool { return api.RefOf(o).ID() == ref.ID() })
+	if i < 0 || !d.knows(rb.Name, ref) {
+		return false
+	}
+	annotations := rb.Objects[i].GetAnnotations()
+	return annotations[api.AnnotationReconcile] != api.ValueDisabled && drift.Mode(rb.Spec.Drift, annotations, nil) == api.DriftReport
+}
+
+// compare says in which fields an object differs, by the bundle's policy.
+func (d *differ) compare(ctx context.Context, rb api.RenderedBundle, diff apply.Difference) (drift.Result, error) {
+	if diff.Live == nil || diff.DryRun == nil {
+		return drift.Result{Mode: drift.Mode(rb.Spec.Drift, nil, nil)}, nil
+	}
+	near, err := d.near(ctx, diff.Desired, diff.Live)
+	if err != nil {
+		return drift.Result{}, err
+	}
+	in := drift.Input{Desired: diff.Desired, Live: diff.Live, DryRun: diff.DryRun, Spec: rb.Spec.Drift, Autoscalers: drift.AutoscalersIn(near)}
+	if s := diff.Step; s.Action == api.Updated && s.Next != plan.Verify {
+		// Git may have changed, so a value under our name that is not Git's is no proof of admission.
+		in.Matched = &api.InventoryEntry{}
+	}
+	res := drift.Compare(in)
+	if res.Mode != api.DriftIgnore || diff.Step.Action == api.Unchanged {
+		return res, nil
+	}
+	// What Git changed is written whatever the policy says of drift.
+	in.Spec.Mode = api.DriftReport
+	for _, o := range []**unstructured.Unstructured{&in.Desired, &in.Live, &in.DryRun} {
+		*o = (*o).DeepCopy()
+		unstructured.RemoveNestedField((*o).Object, "metadata", "annotations", api.AnnotationDrift)
+	}
+	res.Fields = drift.Compare(in).Fields
+	return res, nil
+}
