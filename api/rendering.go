@@ -2,6 +2,7 @@ package api
 
 import (
 	"io/fs"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -49,6 +50,16 @@ type Rendering struct {
 	// Bundles belong on the cluster; sorted by name.
 	// A bundle that cannot be rendered is there, with its Err.
 	Bundles []RenderedBundle
+}
+
+// Guards joins what the fleet and the cluster say: the cluster's share replaces the fleet's, what they allow adds up.
+func (r Rendering) Guards() Guards {
+	g, c := r.Fleet.Spec.Guards, r.Cluster.Spec.Guards
+	if c.MaxDeletePercent != nil {
+		g.MaxDeletePercent = c.MaxDeletePercent
+	}
+	g.AllowDelete = slices.Concat(g.AllowDelete, c.AllowDelete)
+	return g
 }
 
 // RenderedBundle is one bundle's desired state on one cluster.

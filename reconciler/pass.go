@@ -207,7 +207,7 @@ func (r *Reconciler) gate(rendering api.Rendering) error {
 		total += len(rb.Objects)
 		keep[rb.Name] = !rb.Spec.PruneEnabled()
 	}
-	if total == 0 && owned > 0 && len(broken) == 0 && !r.releasedLocked(guards(rendering)) {
+	if total == 0 && owned > 0 && len(broken) == 0 && !r.releasedLocked(rendering.Guards()) {
 		return &api.Error{
 			Kind: api.Forbidden, Reason: "EmptyRendering",
 			Err: fmt.Errorf("revision %s renders no object at all for cluster %q, which holds %d: nothing is deleted",
@@ -225,7 +225,7 @@ func (r *Reconciler) gate(rendering api.Rendering) error {
 			}
 		}
 	}
-	return plan.GuardShare(owned, gone, guards(rendering))
+	return plan.GuardShare(owned, gone, rendering.Guards())
 }
 
 // claimsOf says which bundle each object is to belong to, and which bundles could not be rendered.
@@ -240,17 +240,6 @@ func claimsOf(rendering api.Rendering) (claims map[string]string, broken map[str
 		}
 	}
 	return claims, broken
-}
-
-// guards joins what the fleet and the cluster say.
-func guards(rendering api.Rendering) api.Guards {
-	g := rendering.Fleet.Spec.Guards
-	c := rendering.Cluster.Spec.Guards
-	if c.MaxDeletePercent != nil {
-		g.MaxDeletePercent = c.MaxDeletePercent
-	}
-	g.AllowDelete = slices.Concat(g.AllowDelete, c.AllowDelete)
-	return g
 }
 
 // releasedLocked reports whether the repository allows to delete all that there is.
@@ -275,7 +264,7 @@ func (r *Reconciler) guardLocked(bundle string, stale []api.InventoryEntry) erro
 			gone = append(gone, plan.Deletion{Bundle: bundle, Object: e.Object})
 		}
 	}
-	return plan.GuardProtected(gone, guards(*r.rendering))
+	return plan.GuardProtected(gone, r.rendering.Guards())
 }
 
 // adopt swaps in a new desired state: everything that could fail has been done.

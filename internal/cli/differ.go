@@ -334,7 +334,7 @@ func (d *differ) gate(bundles []api.RenderedBundle) error {
 	total, owned := 0, 0
 	var gone []plan.Deletion
 	released := true
-	g := d.guards()
+	g := d.r.Guards()
 	for _, rb := range bundles {
 		entries := d.owned[rb.Name]
 		total += len(rb.Objects)
@@ -358,16 +358,6 @@ func (d *differ) gate(bundles []api.RenderedBundle) error {
 		}
 	}
 	return plan.GuardShare(owned, gone, g)
-}
-
-// guards joins what the fleet and the cluster say.
-func (d *differ) guards() api.Guards {
-	g, c := d.r.Fleet.Spec.Guards, d.r.Cluster.Spec.Guards
-	if c.MaxDeletePercent != nil {
-		g.MaxDeletePercent = c.MaxDeletePercent
-	}
-	g.AllowDelete = slices.Concat(g.AllowDelete, c.AllowDelete)
-	return g
 }
 
 // bundle is what a pass would do to one bundle.
@@ -411,7 +401,7 @@ func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, 
 		}
 		out = append(out, row)
 	}
-	if err := plan.GuardProtected(deletions, d.guards()); err != nil {
+	if err := plan.GuardProtected(deletions, d.r.Guards()); err != nil {
 		for i := range out {
 			if out[i].Action == api.Pruned && out[i].Outcome == outcomeChange && !d.extra[out[i].Object.ID()] {
 				out[i].Outcome = outcomeRefused
