@@ -110,13 +110,36 @@ func TestHelm_errors(t *testing.T) {
 		{"chart without ./", "\n  helm: {chart: nope}\n", nil, api.Error{File: "h/bundle.yaml", Line: 5, Field: "spec.helm.chart"}, "begins with ./"},
 		{"chart outside", "\n  helm: {chart: ../../x}\n", nil, api.Error{File: "h/bundle.yaml", Line: 5, Field: "spec.helm.chart"}, "leads out"},
 		{"no Chart.yaml", spec, []string{"h/chart/Chart.yaml", ""}, api.Error{File: "h/chart"}, "no Chart.yaml"},
-		{"bad Chart.yaml", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing}"}, api.Error{File: "h/chart"}, "version"},
+		{"bad Chart.yaml", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing}"}, api.Error{File: "h/chart/Chart.yaml", Field: "version"}, "is required"},
+		{"Chart.yaml that does not parse", spec, []string{"h/chart/Chart.yaml", "apiVersion: v2\n name: thing\n"}, api.Error{File: "h/chart/Chart.yaml", Line: 2}, "mapping values"},
+		{"values that do not parse", spec, []string{"h/chart/values.yaml", "a: b\n c: d\n"}, api.Error{File: "h/chart/values.yaml", Line: 2}, "mapping values"},
 		{"no values file", "\n  helm:\n    chart: ./chart\n    valuesFiles:\n    - nope.yaml\n", nil, api.Error{File: "h/bundle.yaml", Line: 8, Field: "spec.helm.valuesFiles.0"}, `no values file "h/nope.yaml"`},
 		{"values that are a list", "{helm: {chart: ./chart, valuesFiles: [v.yaml]}}", []string{"h/v.yaml", "- a\n"}, api.Error{File: "h/v.yaml", Line: 1}, "values are a mapping"},
 		{"remote chart", "\n  helm: {chart: oci://example.com/x, version: 1.0.0}\n", nil, api.Error{File: "h/bundle.yaml", Line: 5, Field: "spec.helm.chart"}, "cannot be fetched here"},
 		{"template that fails", spec, []string{"h/chart/templates/x.yaml", "a: b\nc: {{ fail \"no way\" }}\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 2}, "no way"},
 		{"template that does not parse", spec, []string{"h/chart/templates/x.yaml", "a: b\nc: {{ if }}\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 2}, "missing value for if"},
-		{"template with a required value", spec, []string{"h/chart/templates/x.yaml", "c: {{ required \"host is needed\" .Values.host }}\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 1}, "host is needed"},
+		{"template with a required value", spec, []string{"h/chart/templates/x.yaml", "c: {{ required \"host is needed\" .Values.host }}\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 1, Field: "values.host"}, "host is needed"},
+		{
+			"value that is not there, in an include", spec,
+			[]string{"h/chart/templates/x.yaml", "a: {{ include \"x\" . }}\n", "h/chart/templates/_h.tpl", "{{ define \"x\" }}\n{{ .Values.foo.bar }}\n{{ end }}\n"},
+			api.Error{File: "h/chart/templates/_h.tpl", Line: 2, Field: "values.foo.bar"},
+			".Values.foo.bar: nil pointer evaluating interface {}.bar, included from h/chart/templates/x.yaml:1",
+		},
+		{
+			"required value in an include", spec,
+			[]string{"h/chart/templates/x.yaml", "a: {{ include \"x\" . }}\n", "h/chart/templates/_h.tpl", "{{ define \"x\" }}\n{{ required \"say foo\" .Values.foo }}\n{{ end }}\n"},
+			api.Error{File: "h/chart/templates/_h.tpl", Line: 2, Field: "values.foo"},
+			"say foo, included from h/chart/templates/x.yaml:1",
+		},
+		{
+			"subchart", spec,
+			[]string{
+				"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, dependencies: [{name: sub, version: 1.0.0}]}",
+				"h/chart/charts/sub/Chart.yaml", "{apiVersion: v2, name: sub, version: 1.0.0}", "h/chart/charts/sub/templates/x.yaml", "a: b\nc: {{ .Values.foo.bar }}\n",
+			},
+			api.Error{File: "h/chart/charts/sub/templates/x.yaml", Line: 2, Field: "values.foo.bar"},
+			"nil pointer",
+		},
 		{"output that is no YAML", spec, []string{"h/chart/templates/x.yaml", "a: b\n c: d\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 2}, "the line is that of the rendered output"},
 		{"output without kind", spec, []string{"h/chart/templates/x.yaml", "a: b\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 1, Field: "apiVersion"}, "has no apiVersion"},
 		{
@@ -130,7 +153,7 @@ func TestHelm_errors(t *testing.T) {
 		{"dependency that is not there", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, dependencies: [{name: sub, version: 1.0.0, repository: https://x}]}"}, api.Error{File: "h/chart/Chart.yaml", Field: "dependencies"}, "helm dependency update"},
 		{"other Kubernetes", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, kubeVersion: '<1.20.0'}"}, api.Error{File: "h/chart/Chart.yaml"}, "the chart needs Kubernetes <1.20.0"},
 		{"library", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, type: library}"}, api.Error{File: "h/chart/Chart.yaml"}, "library chart"},
-		{"random name", spec, []string{"h/chart/templates/x.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x-{{ randAlphaNum 8 | lower }}}\n"}, api.Error{Reason: "Unstable", File: "thing/templates/x.yaml"}, "another name each time"},
+		{"random name", spec, []string{"h/chart/templates/x.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x-{{ randAlphaNum 8 | lower }}}\n"}, api.Error{Reason: "Unstable", File: "h/chart/templates/x.yaml", Line: 3}, "another name each time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out, err := renderFiles(t, chart(tt.spec, tt.extra...), "one")

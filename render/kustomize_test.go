@@ -85,9 +85,21 @@ func TestKustomize_refuses(t *testing.T) {
 		{"missing resource", []string{kustomization, "resources:\n- ../../base\n- nope.yaml\n"}, api.Error{File: kustomization, Line: 3, Field: "resources"}, `"nope.yaml" does not exist`},
 		{"outside the repository", []string{kustomization, "resources:\n- ../../../../etc/passwd\n"}, api.Error{File: kustomization, Line: 2, Field: "resources"}, "does not exist"},
 		{"base of itself", []string{kustomization, "resources:\n- ../overlay\n"}, api.Error{File: kustomization}, "cycle"},
-		{"unknown field", []string{kustomization, "resource: [../../base]\n"}, api.Error{File: kustomization}, "resource"},
+		{"unknown field", []string{kustomization, "resource: [../../base]\n"}, api.Error{File: kustomization, Line: 1, Field: "resource"}, "unknown field"},
+		{"unknown field further down", []string{kustomization, "resources: [../../base]\nimages:\n- nam: x\n"}, api.Error{File: kustomization, Line: 3, Field: "nam"}, "unknown field"},
+		{"missing patch", []string{kustomization, "resources: [../../base]\npatches:\n- path: nope.yaml\n"}, api.Error{File: kustomization, Line: 3, Field: "patches.path"}, `"nope.yaml" does not exist`},
+		{"missing file of a generator", []string{kustomization, "configMapGenerator:\n- name: g\n  files:\n  - a=nope.txt\n"}, api.Error{File: kustomization, Line: 4, Field: "configMapGenerator.files"}, `"nope.txt" does not exist`},
+		{"resource that does not parse", []string{"base/deployment.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: x\n y: z\n"}, api.Error{File: "base/deployment.yaml", Line: 4}, "did not find expected key"},
+		{
+			"patch that does not parse",
+			[]string{kustomization, "resources: [../../base]\npatches:\n- path: p.yaml\n", "k/overlay/p.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  replicas: 1\n x: 2\n"},
+			api.Error{File: "k/overlay/p.yaml", Line: 5},
+			"did not find expected key",
+		},
+		{"a key twice in a resource", []string{"base/deployment.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: x\n  name: y\n"}, api.Error{File: "base/deployment.yaml", Line: 5}, `"name" occurs twice`},
+		{"resource without name", []string{"base/deployment.yaml", "apiVersion: v1\nkind: ConfigMap\n"}, api.Error{File: "base/deployment.yaml", Line: 1, Field: "metadata.name"}, "has no metadata.name"},
 		{"a key twice", []string{kustomization, "resources: [../../base]\nresources: []\n"}, api.Error{File: kustomization, Line: 2}, `"resources" occurs twice`},
-		{"resource without kind", []string{"base/deployment.yaml", "apiVersion: v1\nmetadata: {name: x}\n"}, api.Error{File: kustomization}, "kind"},
+		{"resource without kind", []string{"base/deployment.yaml", "apiVersion: v1\nmetadata: {name: x}\n"}, api.Error{File: "base/deployment.yaml", Line: 1, Field: "kind"}, "object x has no kind"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			out, err := renderFiles(t, shared().With(tt.files...), "one")
@@ -117,12 +129,17 @@ func TestKustomize_unsetVariable(t *testing.T) {
 			api.Error{File: "k/overlay/kustomization.yaml", Line: 7, Field: "data/b"},
 		},
 		{
-			"in a file that is not known", "v1", kustomization + "configMapGenerator: [{name: g, files: [x.txt]}]\n",
-			api.Error{File: "k/overlay/kustomization.yaml", Field: "data/x.txt"},
+			"in a file of a generator", "v1", kustomization + "configMapGenerator: [{name: g, files: [x.txt]}]\n",
+			api.Error{File: "k/overlay/x.txt", Line: 2, Field: "data/x.txt"},
+		},
+		{
+			"in a patch", "v1", kustomization + "patches: [{path: p.yaml}]\n",
+			api.Error{File: "k/overlay/p.yaml", Line: 4, Field: "spec/minReadySeconds"},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			files := shared().With("base/deployment.yaml", strings.Replace(deployment, "%s", tt.uses, 1), "k/overlay/kustomization.yaml", tt.overlay, "k/overlay/x.txt", "${tag}")
+			files := shared().With("base/deployment.yaml", strings.Replace(deployment, "%s", tt.uses, 1), "k/overlay/kustomization.yaml", tt.overlay, "k/overlay/x.txt", "text\n${tag}",
+				"k/overlay/p.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {minReadySeconds: '${tag}'}\n")
 			out, err := renderFiles(t, files, "one")
 			if err != nil {
 				t.Fatal(err)

@@ -37,7 +37,7 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 	case b.spec.Helm != nil:
 		return buildHelm(ctx, p, v, b)
 	default:
-		docs, from, warnings, err := kustomizeOrPlain(ctx, v, b)
+		docs, from, read, warnings, err := kustomizeOrPlain(ctx, v, b)
 		if err != nil {
 			return built{}, err
 		}
@@ -46,42 +46,44 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 			vars = p.variables
 		}
 		objects, err := manifest.Objects(docs, vars)
-		locateUnset(err, v.tree)
+		if from != "" { // kustomize keeps no lines
+			locateUnset(err, v.tree, read)
+			kustomize.Relocate(err, v)
+		}
 		return built{objects: objects, warnings: warnings, kustomization: from}, err
 	}
 }
 
-// locateUnset adds the line to an error about a variable that is not set, where the document did not know it:
-// kustomize keeps no lines. It is the first of the file that refers to the variable, comments last.
-func locateUnset(err error, tree api.Tree) {
+// locateUnset adds the line to an error about a variable that is not set. The file is that of the object,
+// or the first of the others that were read which refers to the variable; the line the first that does.
+// Comments come last.
+func locateUnset(err error, tree api.Tree, read []string) {
 	name, unset := manifest.Unset(err)
 	e, ok := errors.AsType[*api.Error](err)
-	if !unset || !ok || e.Line > 0 {
-		return
-	}
-	data, err := tree.ReadFile(e.File) // as it is in Git: where it is encrypted, decrypting would move the lines
-	if err != nil {
+	if !unset || !ok {
 		return
 	}
 	reference := regexp.MustCompile(`(^|[^$])\$\{` + name + `[:}]`)
-	n := 0
-	for line := range strings.Lines(string(data)) {
-		n++
-		if !reference.MatchString(line) {
-			continue
-		}
-		if !strings.HasPrefix(strings.TrimSpace(line), "#") {
-			e.Line = n
-			return
-		}
-		if e.Line == 0 {
-			e.Line = n
+	for _, comments := range []bool{false, true} {
+		for _, file := range slices.Concat([]string{e.File}, read) {
+			data, err := tree.ReadFile(file) // as it is in Git: where it is encrypted, decrypting would move the lines
+			if err != nil {
+				continue
+			}
+			n := 0
+			for line := range strings.Lines(string(data)) {
+				n++
+				if reference.MatchString(line) && strings.HasPrefix(strings.TrimSpace(line), "#") == comments {
+					e.File, e.Line = file, n
+					return
+				}
+			}
 		}
 	}
 }
 
-// kustomizeOrPlain also returns the file of the kustomization, which is empty for plain YAML.
-func kustomizeOrPlain(ctx context.Context, v *view, b resolved) (docs []manifest.Document, from string, warnings []string, err error) {
+// kustomizeOrPlain also returns the file of the kustomization, which is empty for plain YAML, and what was read for it.
+func kustomizeOrPlain(ctx context.Context, v *view, b resolved) (docs []manifest.Document, from string, read, warnings []string, err error) {
 	dir := b.dir
 	explicit := b.overlay != ""
 	switch {
@@ -91,17 +93,17 @@ func kustomizeOrPlain(ctx context.Context, v *view, b resolved) (docs []manifest
 		dir, explicit = path.Join(b.dir, b.spec.Kustomize.Path), true
 	}
 	if !inside(dir) {
-		return nil, "", nil, outside(b, b.sourceField())
+		return nil, "", nil, nil, outside(b, b.sourceField())
 	}
 	if from = kustomize.Find(v, dir); from == "" {
 		if !explicit {
 			docs, warnings, err = plainDocs(v, b)
-			return docs, "", warnings, err
+			return docs, "", nil, warnings, err
 		}
-		return nil, "", nil, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
+		return nil, "", nil, nil, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
 	}
-	docs, err = kustomize.Build(ctx, v, dir)
-	return docs, from, nil, err
+	docs, read, err = kustomize.Build(ctx, v, dir)
+	return docs, from, read, nil, err
 }
 
 // sourceField is the field of bundle.yaml that says where the kustomization is.
@@ -167,7 +169,7 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 	if req.Namespace == "" {
 		req.Namespace = defaultNamespace
 	}
-	out, err := renderChart(req, v)
+	out, err := renderChart(req)
 	if err != nil {
 		return built{}, err
 	}
@@ -177,7 +179,7 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 
 // renderChart renders, and once more if the templates use random functions:
 // what differs is left as it was first applied.
-func renderChart(req helm.Request, _ *view) (built, error) {
+func renderChart(req helm.Request) (built, error) {
 	rendered, err := helm.Render(req)
 	if err != nil {
 		return built{}, err
@@ -197,21 +199,29 @@ func renderChart(req helm.Request, _ *view) (built, error) {
 		}
 		if out.ignore, err = unstableFields(out.objects, second.objects); err != nil {
 			return built{}, &api.Error{
-				Kind: api.Stalled, Reason: "Unstable", File: rendered.Random[0], Err: err,
+				Kind: api.Stalled, Reason: "Unstable", File: rendered.Random[0].File, Line: rendered.Random[0].Line, Err: err,
 				Hint: "the template uses a random function: set the value instead",
 			}
 		}
 		for _, r := range out.ignore {
 			out.warnings = append(out.warnings, fmt.Sprintf(
 				"%s/%s: %s comes out differently each time (random functions in %s): the value first applied is kept",
-				r.Target.Kind, r.Target.Name, strings.Join(r.Paths, ", "), strings.Join(rendered.Random, ", ")))
+				r.Target.Kind, r.Target.Name, strings.Join(r.Paths, ", "), joined(rendered.Random)))
 		}
 	}
 	if len(rendered.Clocked) > 0 {
 		out.warnings = append(out.warnings, fmt.Sprintf(
-			"the time is used in %s: the output may change whenever it is rendered", strings.Join(rendered.Clocked, ", ")))
+			"the time is used in %s: the output may change whenever it is rendered", joined(rendered.Clocked)))
 	}
 	return out, nil
+}
+
+func joined(at []helm.Position) string {
+	words := make([]string, len(at))
+	for i, p := range at {
+		words[i] = p.String()
+	}
+	return strings.Join(words, ", ")
 }
 
 func chartObjects(rendered helm.Output) (built, error) {

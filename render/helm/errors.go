@@ -1,6 +1,7 @@
 package helm
 
 import (
+	"bytes"
 	"errors"
 	"path"
 	"regexp"
@@ -37,28 +38,121 @@ func schemaError(where string, err error) error {
 
 var schemaPath = regexp.MustCompile(`at '(/[^']*)'`)
 
-var templateAt = regexp.MustCompile(`([^\s():]+/templates/[^\s():]+):(\d+)(?::\d+)?`)
+// loadError finds file, line and field in Helm's words about a chart that does not load.
+func loadError(where string, err error) *api.Error {
+	msg := err.Error()
+	e := failed(where, err)
+	if m := notLoaded.FindStringSubmatch(msg); m != nil {
+		e.File, msg = path.Join(where, m[1]), m[2]
+		if m := yamlLine.FindStringSubmatch(msg); m != nil {
+			e.Line, _ = strconv.Atoi(m[1])
+			msg = m[2]
+		}
+		e.Err = errors.New(msg)
+	}
+	if m := metadataField.FindStringSubmatch(msg); m != nil {
+		e.File, e.Field = path.Join(where, "Chart.yaml"), m[1]
+	}
+	return e
+}
 
-// templateError finds the template and line in Helm's words.
-func templateError(where, name string, err error) error {
+var (
+	notLoaded     = regexp.MustCompile(`cannot load (\S+): (?:error converting YAML to JSON: |error unmarshaling JSON: )?(.*)`)
+	yamlLine      = regexp.MustCompile(`yaml: line (\d+): (.*)`)
+	metadataField = regexp.MustCompile(`chart\.metadata\.(\w+)`)
+)
+
+var (
+	// templateAt is where Helm is in a template: the chain of includes has several, the innermost last.
+	templateAt = regexp.MustCompile(`([^\s():]+/(?:templates|charts)/[^\s():]+):(\d+)(?::\d+)?`)
+	// evaluating is what it was about, and the reason.
+	evaluating = regexp.MustCompile(`^.* at <(.*?)>: (.*)$`)
+	// valueRef is a use of a value.
+	valueRef = regexp.MustCompile(`\.Values((?:\.[A-Za-z_]\w*)+)`)
+)
+
+// Position is a line of a template.
+type Position struct {
+	File string
+	Line int
+}
+
+func (p Position) String() string { return p.File + ":" + strconv.Itoa(p.Line) }
+
+// templateError finds the template, its line and the value in Helm's words.
+func templateError(where string, ch *chart.Chart, err error) error {
 	msg := err.Error()
 	e := failed(where, nil)
-	if m := templateAt.FindStringSubmatch(msg); m != nil {
-		e.File = path.Join(where, strings.TrimPrefix(m[1], name+"/"))
-		e.Line, _ = strconv.Atoi(m[2])
+	inRepository := func(name string) string { return path.Join(where, strings.TrimPrefix(name, ch.Name()+"/")) }
+	lines := map[string][]string{}
+	eachTemplate(ch, func(name string, data []byte) { lines[inRepository(name)] = strings.Split(string(data), "\n") })
+
+	var chain []Position
+	for _, m := range templateAt.FindAllStringSubmatch(msg, -1) {
+		line, _ := strconv.Atoi(m[2])
+		chain = append(chain, Position{inRepository(m[1]), line})
+	}
+	about := ""
+	if m := evaluating.FindStringSubmatch(msg); m != nil {
+		about, msg = m[1], m[1]+": "+m[2]
 	}
 	for _, prefix := range []string{"execution error at (", "parse error at ("} {
 		if rest, ok := strings.CutPrefix(msg, prefix); ok {
 			if _, after, ok := strings.Cut(rest, "): "); ok {
 				msg = after
 			}
+			// Of what "fail" and "required" say, Helm tells where the outermost include stands.
+			if said, ok := saidAt(lines, msg); ok && (len(chain) == 0 || chain[len(chain)-1] != said) {
+				chain = append(chain, said)
+			}
 		}
+	}
+	if n := len(chain); n > 0 {
+		at := chain[n-1]
+		e.File, e.Line = at.File, at.Line
+		if src := lines[at.File]; valueRef.FindString(about) == "" && at.Line > 0 && at.Line <= len(src) {
+			about = src[at.Line-1]
+		}
+		for _, p := range slices.Backward(chain[:n-1]) {
+			if p != at {
+				msg += ", included from " + p.String()
+			}
+		}
+	}
+	if refs := valueRef.FindAllStringSubmatch(about, -1); len(refs) == 1 {
+		e.Field = "values" + refs[0][1]
 	}
 	if len(msg) > 600 {
 		msg = msg[:600] + "…"
 	}
 	e.Err = errors.New(msg)
 	return e
+}
+
+// saidAt finds the one line that makes a template fail with a message.
+func saidAt(lines map[string][]string, msg string) (at Position, found bool) {
+	for file, src := range lines {
+		for i, line := range src {
+			if !strings.Contains(line, strconv.Quote(msg)) || !strings.Contains(line, "fail") && !strings.Contains(line, "required") {
+				continue
+			}
+			if found {
+				return Position{}, false
+			}
+			at, found = Position{file, i + 1}, true
+		}
+	}
+	return at, found
+}
+
+// eachTemplate calls f for the templates of a chart and its subcharts, with their names as Helm tells them.
+func eachTemplate(ch *chart.Chart, f func(name string, data []byte)) {
+	for _, t := range ch.Templates {
+		f(ch.ChartFullPath()+"/"+t.Name, t.Data)
+	}
+	for _, d := range ch.Dependencies() {
+		eachTemplate(d, f)
+	}
 }
 
 var (
@@ -69,19 +163,26 @@ var (
 	action    = regexp.MustCompile(`(?s)\{\{.*?\}\}`)
 )
 
-// unstable names the templates whose output can differ from render to render.
-func unstable(ch *chart.Chart) (random, clocked []string) {
-	for _, t := range ch.Templates {
-		if slices.ContainsFunc(action.FindAll(t.Data, -1), randomCall.Match) {
-			random = append(random, ch.ChartFullPath()+"/"+t.Name)
+// unstable names the templates whose output can differ from render to render, with the line that does it.
+func unstable(where string, ch *chart.Chart) (random, clocked []Position) {
+	eachTemplate(ch, func(name string, data []byte) {
+		file := path.Join(where, strings.TrimPrefix(name, ch.Name()+"/"))
+		if line := lineOf(data, randomCall); line > 0 {
+			random = append(random, Position{file, line})
 		}
-		if slices.ContainsFunc(action.FindAll(t.Data, -1), clockCall.Match) {
-			clocked = append(clocked, ch.ChartFullPath()+"/"+t.Name)
+		if line := lineOf(data, clockCall); line > 0 {
+			clocked = append(clocked, Position{file, line})
 		}
-	}
-	for _, d := range ch.Dependencies() {
-		r, c := unstable(d)
-		random, clocked = append(random, r...), append(clocked, c...)
-	}
+	})
 	return random, clocked
+}
+
+// lineOf is the line of the first action that holds a call, 0 for none.
+func lineOf(data []byte, call *regexp.Regexp) int {
+	for _, at := range action.FindAllIndex(data, -1) {
+		if in := call.FindIndex(data[at[0]:at[1]]); in != nil {
+			return 1 + bytes.Count(data[:at[0]+in[1]], []byte("\n"))
+		}
+	}
+	return 0
 }

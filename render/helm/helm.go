@@ -78,11 +78,11 @@ func LoadArchive(where string, archive []byte) (*Chart, error) {
 func newChart(where string, files []*loader.BufferedFile) (*Chart, error) {
 	c := &Chart{where: where, load: func() (*chart.Chart, error) { return loader.LoadFiles(files) }}
 	loaded, err := c.load()
-	if err != nil {
-		return nil, failed(where, err)
+	if err == nil {
+		err = loaded.Validate()
 	}
-	if err := loaded.Validate(); err != nil {
-		return nil, failed(path.Join(where, "Chart.yaml"), err)
+	if err != nil {
+		return nil, loadError(where, err)
 	}
 	if loaded.Metadata.Type == "library" {
 		return nil, failed(path.Join(where, "Chart.yaml"), errors.New("a library chart cannot be rendered"))
@@ -149,10 +149,10 @@ type Output struct {
 	// CRDs come from crds/, Documents from the templates; in a stable order.
 	CRDs, Documents []manifest.Document
 	Hooks           []Hook
-	// Random names the templates that use functions whose result differs each time; sorted.
-	Random []string
+	// Random names the templates that use functions whose result differs each time.
+	Random []Position
 	// Clocked names the templates that use the time.
-	Clocked []string
+	Clocked []Position
 }
 
 // Hook is a document that is run rather than kept.
@@ -197,7 +197,7 @@ func Render(req Request) (Output, error) {
 	}
 	rendered, err := engine.Engine{}.Render(ch, values)
 	if err != nil {
-		return Output{}, templateError(where, ch.Name(), err)
+		return Output{}, templateError(where, ch, err)
 	}
 	var out Output
 	for _, crd := range ch.CRDObjects() {
@@ -210,7 +210,7 @@ func Render(req Request) (Output, error) {
 	if err := out.collect(rendered, where, ch.Name()); err != nil {
 		return Output{}, err
 	}
-	out.Random, out.Clocked = unstable(ch)
+	out.Random, out.Clocked = unstable(where, ch)
 	return out, nil
 }
 

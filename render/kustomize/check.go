@@ -97,6 +97,43 @@ func (j *jail) names(file string, root *yaml.Node) error {
 		if err := localBelow(file, field, manifest.Get(root, field)); err != nil {
 			return err
 		}
+		if err := j.existBelow(file, field, manifest.Get(root, field)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// existBelow checks that the files are there which a field of a kustomization names.
+func (j *jail) existBelow(file, field string, n *yaml.Node) error {
+	if n == nil {
+		return nil
+	}
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, names := n.Content[i].Value, []*yaml.Node{n.Content[i+1]}
+			switch key {
+			case "path", "env":
+			case "files", "envs":
+				names = items(n.Content[i+1])
+			default:
+				continue
+			}
+			for _, v := range names {
+				name := v.Value
+				if _, of, ok := strings.Cut(name, "="); ok && key == "files" {
+					name = of
+				}
+				if v.Kind == yaml.ScalarNode && name != "" && !path.IsAbs(name) && !j.Exists(path.Join("/", path.Dir(file), name)) {
+					return refusal(file, v, field+"."+key, "%q does not exist", name)
+				}
+			}
+		}
+	}
+	for _, c := range n.Content {
+		if err := j.existBelow(file, field, c); err != nil {
+			return err
+		}
 	}
 	return nil
 }

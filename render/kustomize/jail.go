@@ -23,10 +23,11 @@ const maxBuildBytes = 64 << 20
 // Kustomization files are checked when they are read.
 type jail struct {
 	files   Files
-	root    string // the kustomization file that is built
-	read    int
-	origins bool  // origin annotations were asked for by us
-	refused error // the first refusal; kustomize loses error types on its way
+	root    string   // the kustomization file that is built
+	read    []string // the files that were read, in order
+	size    int      // of them together, in bytes
+	origins bool     // origin annotations were asked for by us
+	refused error    // the first refusal; kustomize loses error types on its way
 }
 
 var errDirectory = errors.New("this is a directory")
@@ -62,7 +63,10 @@ func (j *jail) ReadFile(name string) ([]byte, error) {
 		}
 		return nil, err
 	}
-	if j.read += len(data); j.read > maxBuildBytes {
+	if !slices.Contains(j.read, file) {
+		j.read = append(j.read, file)
+	}
+	if j.size += len(data); j.size > maxBuildBytes {
 		return nil, j.refuse(&api.Error{
 			Kind: api.Stalled, Reason: "KustomizeFailed", File: j.root,
 			Err: fmt.Errorf("the build reads more than %d bytes", maxBuildBytes),

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"strings"
 	"sync"
 
 	"go.yaml.in/yaml/v3"
@@ -50,11 +49,11 @@ func Find(files Files, dir string) string {
 }
 
 // Build renders the kustomization in a directory.
-// The documents' File is the file that the resource came from.
-func Build(ctx context.Context, files Files, dir string) ([]manifest.Document, error) {
+// The documents' File is the file that the resource came from; read are all files that went into the build.
+func Build(ctx context.Context, files Files, dir string) (docs []manifest.Document, read []string, err error) {
 	file := Find(files, dir)
 	if file == "" {
-		return nil, &api.Error{
+		return nil, nil, &api.Error{
 			Kind: api.Stalled, Reason: "KustomizeFailed", File: dir,
 			Err: fmt.Errorf("there is no kustomization.yaml in %q", dir),
 		}
@@ -62,7 +61,7 @@ func Build(ctx context.Context, files Files, dir string) ([]manifest.Document, e
 	buildMu.Lock()
 	defer buildMu.Unlock()
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	jail := &jail{files: files, root: file}
 	opts := krusty.MakeDefaultOptions()
@@ -70,12 +69,12 @@ func Build(ctx context.Context, files Files, dir string) ([]manifest.Document, e
 	opts.PluginConfig = types.DisabledPluginConfig()
 	resources, err := build(opts, jail, dir)
 	if jail.refused != nil {
-		return nil, jail.refused
+		return nil, nil, jail.refused
 	}
 	if err != nil {
-		return nil, &api.Error{Kind: api.Stalled, Reason: "KustomizeFailed", File: file, Err: fmt.Errorf("kustomize: %s", tidy(err))}
+		return nil, nil, jail.located(err)
 	}
-	docs := make([]manifest.Document, 0, len(resources))
+	docs = make([]manifest.Document, 0, len(resources))
 	for _, r := range resources {
 		from := origin(r, file)
 		if jail.origins {
@@ -83,7 +82,7 @@ func Build(ctx context.Context, files Files, dir string) ([]manifest.Document, e
 		}
 		docs = append(docs, manifest.Document{File: from, Node: detached(r.YNode())})
 	}
-	return docs, nil
+	return docs, jail.read, nil
 }
 
 // build runs kustomize, which panics on some malformed input.
@@ -126,18 +125,4 @@ func detached(n *yaml.Node) *yaml.Node {
 		detached(c)
 	}
 	return n
-}
-
-// tidy shortens kustomize's chain of wrapped messages to what helps.
-func tidy(err error) string {
-	msg := err.Error()
-	// It first tries each directory as a file, and tells of that, too.
-	if i := strings.LastIndex(msg, errDirectory.Error()+"': "); i >= 0 {
-		msg = msg[i+len(errDirectory.Error())+3:]
-	}
-	msg = strings.Join(strings.Fields(msg), " ")
-	if len(msg) > 600 {
-		msg = msg[:600] + "…"
-	}
-	return msg
 }
