@@ -165,7 +165,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		return
 	}
 	desired = r.resolve(ctx, b, desired)
-	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, Left: r.leave, Witness: saw, Waiting: r.waiting(b, desired)}
+	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Left: r.leave, Witness: saw, Waiting: r.waiting(b, desired)}
 	if force {
 		req.Compare = apply.CompareAll
 	}
@@ -174,6 +174,14 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		res = r.prune(ctx, b, desired, desired.Spec, res, held)
 	}
 	r.finish(ctx, b, desired, revision, res, hold, saw)
+}
+
+// inGit reports whether a bundle is in Git.
+func (r *Reconciler) inGit(bundle string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.bundles[bundle]
+	return b != nil && !b.gone
 }
 
 // waiting lets another bundle work while this one waits for a hook, and ends the wait when a newer revision comes.
@@ -287,19 +295,48 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 		}
 	}
 	guard := r.guardLocked(b.name, stale)
+	removal := desired == nil && !b.kept
 	r.mu.Unlock()
-	if len(stale) == 0 {
-		res.Inventory = keep
-		return res
-	}
 	if guard != nil {
 		res.Inventory, res.Err = append(keep, stale...), guard
+		return res
+	}
+	if removal && !r.removalHooks(ctx, b, held, &res, r.Applier.RunPreDelete) {
+		res.Inventory = append(keep, stale...)
+		return res
+	}
+	if len(stale) == 0 {
+		res.Inventory = keep
 		return res
 	}
 	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired)})
 	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
 	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
 	return res
+}
+
+// removalHooks runs the hooks of a bundle's removal, and adds to the result what they did. It reports whether to go on.
+// Where it is not known what was applied, as after the loss of the store, neither are the hooks;
+// and a bundle of which another one has objects now is not removed, but renamed.
+func (r *Reconciler) removalHooks(
+	ctx context.Context, b *bundle, held apply.Held, res *apply.Result,
+	run func(context.Context, apply.Request) ([]api.Change, bool, error),
+) bool {
+	r.mu.Lock()
+	applied := b.applied
+	moved := applied != nil && slices.ContainsFunc(applied.Objects, func(o *unstructured.Unstructured) bool {
+		return r.desiredByLocked(api.RefOf(o).ID()) != ""
+	})
+	r.mu.Unlock()
+	if applied == nil || moved {
+		return true
+	}
+	changes, ok, err := run(ctx, apply.Request{Bundle: *applied, Held: held, InGit: r.inGit, Waiting: r.waiting(b, nil)})
+	res.Changes.Changes = append(res.Changes.Changes, changes...)
+	if err != nil {
+		res.Err = err
+	}
+	return ok && err == nil
 }
 
 // brokenLocked names a bundle of the adopted revision that cannot be rendered; empty if there is none.
@@ -362,7 +399,7 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 	} else {
 		res.Inventory = nil
 	}
-	if res.Err == nil && len(res.Inventory) == 0 {
+	if res.Err == nil && len(res.Inventory) == 0 && (!spec.PruneEnabled() || r.removalHooks(ctx, b, hold.Held, &res, r.Applier.RunPostDelete)) {
 		if res.Err = r.forget(ctx, b, res); res.Err == nil {
 			r.announce(ctx, b.name, res)
 			return

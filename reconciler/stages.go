@@ -47,6 +47,8 @@ type Applier interface {
 	Autoscalers(ctx context.Context, namespace string) ([]*unstructured.Unstructured, error)
 	Apply(ctx context.Context, req apply.Request) apply.Result
 	Prune(ctx context.Context, req apply.PruneRequest) apply.Result
+	RunPreDelete(ctx context.Context, req apply.Request) ([]api.Change, bool, error)
+	RunPostDelete(ctx context.Context, req apply.Request) ([]api.Change, bool, error)
 	Inspect(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured) apply.Inspection
 	Correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error)
 	// Strip applies a JSON patch (RFC 6902) that removes what others added to an object.

@@ -224,7 +224,6 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 		final.Objects[i] = o.Unstructured
 	}
 	slices.SortStableFunc(final.Hooks, compareHooks)
-	final.Warnings = append(final.Warnings, neverRun(final.Hooks, b.file)...)
 	final.Digest = bundleDigest(final, e.built.ignore)
 	e.final, e.finalKey = &final, key
 	return final, nil
@@ -234,20 +233,6 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 // and so does the order of those of one weight: both are for whoever runs them.
 func compareHooks(a, b api.Hook) int {
 	return cmp.Or(cmp.Compare(a.Weight, b.Weight), api.CompareRefs(api.RefOf(a.Object), api.RefOf(b.Object)))
-}
-
-// neverRun warns of hooks for the removal of a chart: when that comes, the chart is no longer in the repository.
-func neverRun(hooks []api.Hook, file string) []string {
-	var names []string
-	for _, h := range hooks {
-		if slices.Contains(h.Phases, api.HookPreDelete) || slices.Contains(h.Phases, api.HookPostDelete) {
-			names = append(names, api.RefOf(h.Object).String())
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	return []string{fmt.Sprintf("%s: hooks of the chart's removal (pre-delete, post-delete) are not run when the bundle leaves Git (chart of %s)", summary(names), file)}
 }
 
 // answers is what the cluster's CRDs say about the pending objects.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -21,8 +23,17 @@ import (
 // await reads one object, and watches it until ok says so. ok gets nil while there is no object.
 // It ends with ctx.
 func (c *client) await(ctx context.Context, p place, ok func(*unstructured.Unstructured) (bool, error)) error {
+	dir, name := path.Split(p.path)
+	return c.awaitAny(ctx, strings.TrimSuffix(dir, "/"), "fieldSelector", "metadata.name="+name, p.ref.GVK(), ok)
+}
+
+// awaitAny reads the objects of a collection that a selector narrows it to, and watches them until ok says so of one.
+// ok gets nil while there is no object. It ends with ctx.
+func (c *client) awaitAny(
+	ctx context.Context, dir, selector, value string, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
+) error {
 	for {
-		again, err := c.awaitOnce(ctx, p, ok)
+		again, err := c.awaitOnce(ctx, dir, selector, value, kind, ok)
 		if !again {
 			return err
 		}
@@ -34,29 +45,32 @@ func (c *client) await(ctx context.Context, p place, ok func(*unstructured.Unstr
 }
 
 // awaitOnce is one read and one watch. It reports whether to begin again.
-func (c *client) awaitOnce(ctx context.Context, p place, ok func(*unstructured.Unstructured) (bool, error)) (again bool, err error) {
-	dir, name := path.Split(p.path)
+func (c *client) awaitOnce(
+	ctx context.Context, dir, selector, value string, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
+) (again bool, err error) {
 	var page struct {
 		Metadata metav1.ListMeta  `json:"metadata"`
 		Items    []map[string]any `json:"items"`
 	}
-	raw, _, err := send(ctx, c.rest.Get().AbsPath(strings.TrimSuffix(dir, "/")).Param("fieldSelector", "metadata.name="+name))
+	raw, _, err := send(ctx, c.rest.Get().AbsPath(dir).Param(selector, value))
 	if err != nil {
 		return false, err
 	}
 	if err := unmarshal(raw, &page); err != nil {
 		return false, fmt.Errorf("decode a list: %w", err)
 	}
-	var seen *unstructured.Unstructured
-	if len(page.Items) > 0 {
-		seen = &unstructured.Unstructured{Object: page.Items[0]}
-		seen.SetGroupVersionKind(p.ref.GVK()) // items of a list do not say their kind
+	seen := []*unstructured.Unstructured{nil}
+	for i, item := range page.Items {
+		o := &unstructured.Unstructured{Object: item}
+		o.SetGroupVersionKind(kind) // items of a list do not say their kind
+		seen = append(seen[:i], o)
 	}
-	if done, err := ok(seen); done || err != nil {
-		return false, err
+	for _, o := range seen {
+		if done, err := ok(o); done || err != nil {
+			return false, err
+		}
 	}
-	stream, err := c.rest.Get().AbsPath(strings.TrimSuffix(dir, "/")).
-		Param("fieldSelector", "metadata.name="+name).Param("watch", "1").
+	stream, err := c.rest.Get().AbsPath(dir).Param(selector, value).Param("watch", "1").
 		Param("resourceVersion", page.Metadata.ResourceVersion).
 		Param("timeoutSeconds", strconv.Itoa(300)).Stream(ctx)
 	if err != nil {
@@ -92,6 +106,23 @@ func (c *client) awaitOnce(ctx context.Context, p place, ok func(*unstructured.U
 			return false, err
 		}
 	}
+}
+
+// awaitEndpoint waits until a Service has an endpoint that is ready.
+func (c *client) awaitEndpoint(ctx context.Context, namespace, service string) error {
+	kind := schema.GroupVersionKind{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}
+	dir := "/apis/discovery.k8s.io/v1/namespaces/" + namespace + "/endpointslices"
+	return c.awaitAny(ctx, dir, "labelSelector", "kubernetes.io/service-name="+service, kind, func(o *unstructured.Unstructured) (bool, error) {
+		if o == nil {
+			return false, nil
+		}
+		endpoints, _, _ := unstructured.NestedSlice(o.Object, "endpoints")
+		return slices.ContainsFunc(endpoints, func(e any) bool {
+			m, _ := e.(map[string]any)
+			ready, known, _ := unstructured.NestedBool(m, "conditions", "ready")
+			return ready || !known // "nil should be interpreted as true", says the API
+		}), nil
+	})
 }
 
 // collectionAwait are objects of one collection that are being deleted.

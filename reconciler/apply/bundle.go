@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,8 @@ type Request struct {
 	// Declared returns the bundles that declare an object. Nil means that nobody checked:
 	// then what belongs to another bundle is taken over.
 	Declared func(api.ObjectRef) []string
+	// InGit reports whether a bundle is in Git. Nil means that every one may be.
+	InGit func(bundle string) bool
 	// Left returns the paths of fields that are left as they are on the live object, beside those of ignore rules:
 	// what an autoscaler or an injector owns, although Git declares it. Nil means that there are none.
 	Left Left
@@ -115,9 +118,10 @@ func (a *Applier) Apply(ctx context.Context, req Request) Result {
 		r.fail(err)
 	}
 	if hooks.run(ctx, before) {
-		for _, objs := range stages[plan.StageDefinitions+1:] {
+		for _, objs := range stages[plan.StageDefinitions+1 : plan.StageAdmitted] {
 			r.stage(ctx, objs)
 		}
+		r.admitted(ctx, stages[plan.StageAdmitted], stages[plan.StageWebhooks])
 		if len(r.errs) == 0 {
 			hooks.run(ctx, after)
 		}
@@ -232,6 +236,60 @@ func (r *run) stage(ctx context.Context, objs []*unstructured.Unstructured) {
 	for _, crd := range crds {
 		r.establish(ctx, crd)
 	}
+}
+
+// admitted applies what the bundle's own webhooks admit: once they are there, and once they are served.
+func (r *run) admitted(ctx context.Context, objs, webhooks []*unstructured.Unstructured) {
+	due := func(o *unstructured.Unstructured) bool { return plan.Decide(r.input(o)).Next != plan.Done }
+	if !slices.ContainsFunc(objs, due) {
+		r.stage(ctx, objs)
+		return
+	}
+	var err error
+	for _, hook := range webhooks {
+		ref := api.RefOf(hook)
+		if o := r.outcomes[ref.ID()]; o.step.Err != nil {
+			err = &api.Error{
+				Kind: api.Waiting, Reason: "DependencyFailed", After: waitAgain,
+				Err: fmt.Errorf("waits for %s, which admits it and could not be applied", ref),
+			}
+		}
+	}
+	if err == nil {
+		err = r.awaitServed(ctx, webhooks)
+	}
+	if err == nil {
+		r.stage(ctx, objs)
+		return
+	}
+	for _, o := range objs {
+		s := plan.Decide(r.input(o))
+		if s.Next != plan.Done {
+			ref := api.RefOf(o)
+			s = plan.Step{Object: ref, Action: api.Failed, Reason: "waits for a webhook", Err: fmt.Errorf("%s: %w", ref, err)}
+		}
+		r.done(s, nil)
+	}
+}
+
+// awaitServed waits until there is a ready endpoint behind every webhook whose Service is in the bundle,
+// for as long as the bundle waits for anything. After that it is the API server's turn to say what does not work.
+func (r *run) awaitServed(ctx context.Context, webhooks []*unstructured.Unstructured) error {
+	bounded, cancel := context.WithTimeout(ctx, r.req.Bundle.Spec.WaitTimeout())
+	defer cancel()
+	for _, at := range plan.WebhookServices(webhooks) {
+		if !slices.ContainsFunc(r.objects, func(o *unstructured.Unstructured) bool {
+			ref := api.RefOf(o)
+			return ref.Group == "" && ref.Kind == "Service" && ref.Namespace == at[0] && ref.Name == at[1]
+		}) {
+			continue
+		}
+		err := r.req.Waiting.during(bounded, func(ctx context.Context) error { return r.a.own.awaitEndpoint(ctx, at[0], at[1]) })
+		if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonSuperseded || ctx.Err() != nil {
+			return cmp.Or(err, ctx.Err())
+		}
+	}
+	return nil
 }
 
 // input is what is known of an object before anybody looks.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -40,22 +41,28 @@ type hooks struct {
 	r *run
 	// phases are those that hooks are run for in this Apply; nil if none are due.
 	phases map[moment]api.HookPhase
+	// change is what they are run once for: the digest of the bundle, or its removal.
+	change string
 	// memory is what is known to have run.
 	memory hookMemory
 	// unknown is set where that could not be read: then nothing is done.
 	unknown bool
 }
 
-// The phases of an installation and of an upgrade. There are no others: see docs/fleet-repository.md.
+// The phases of an installation, an upgrade and a removal. There are no others: see docs/fleet-repository.md.
 var (
 	installPhases = map[moment]api.HookPhase{before: api.HookPreInstall, after: api.HookPostInstall}
 	upgradePhases = map[moment]api.HookPhase{before: api.HookPreUpgrade, after: api.HookPostUpgrade}
+	removalPhases = map[moment]api.HookPhase{before: api.HookPreDelete, after: api.HookPostDelete}
 )
+
+// removalOf begins the name of a change that is the removal of what a digest names.
+const removalOf = "removal of "
 
 // newHooks finds out whether the bundle's hooks are due.
 func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
-	h := &hooks{r: r}
-	if !slices.ContainsFunc(r.req.Bundle.Hooks, runs) {
+	h := &hooks{r: r, change: r.req.Bundle.Digest}
+	if !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases) {
 		return h, nil
 	}
 	memory, installed, err := a.status.hookMemory(ctx, a, r.req.Bundle.Name)
@@ -64,9 +71,8 @@ func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 		return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
 	}
 	h.memory = memory
-	digest := r.req.Bundle.Digest
 	switch {
-	case memory.ran == digest && digest != "":
+	case memory.ran == h.change && h.change != "" && !strings.HasPrefix(memory.begun, removalOf):
 	case memory.ran == "" && !installed:
 		// What a try that failed left behind does not make this an upgrade.
 		h.phases = installPhases
@@ -76,16 +82,46 @@ func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 	return h, nil
 }
 
-// runs reports whether a hook is ever run.
-func runs(h api.Hook) bool {
-	return slices.ContainsFunc(h.Phases, func(p api.HookPhase) bool {
-		return p == api.HookPreInstall || p == api.HookPostInstall || p == api.HookPreUpgrade || p == api.HookPostUpgrade
+// RunPreDelete runs a bundle's hooks that come before its removal, once; RunPostDelete those that come after it.
+// The bundle is what was last applied. They report whether to go on: if not, and without an error, a suspension forbids it.
+func (a *Applier) RunPreDelete(ctx context.Context, req Request) ([]api.Change, bool, error) {
+	return a.removalHooks(ctx, req, before)
+}
+
+// RunPostDelete is told of with RunPreDelete. A hook whose namespace went with the bundle is passed over.
+func (a *Applier) RunPostDelete(ctx context.Context, req Request) ([]api.Change, bool, error) {
+	return a.removalHooks(ctx, req, after)
+}
+
+func (a *Applier) removalHooks(ctx context.Context, req Request, when moment) ([]api.Change, bool, error) {
+	if !anyOf(req.Bundle.Hooks, removalPhases) {
+		return nil, true, nil
+	}
+	r, err := a.newRun(req)
+	if err != nil {
+		return nil, false, err
+	}
+	memory, _, err := a.status.hookMemory(ctx, a, req.Bundle.Name)
+	if err != nil {
+		return nil, false, Classify(bundleRef(req.Bundle.Name), "", err)
+	}
+	h := &hooks{r: r, phases: removalPhases, change: removalOf + req.Bundle.Digest, memory: memory}
+	ok := h.run(ctx, when)
+	return r.extra, ok, join(r.errs)
+}
+
+// anyOf reports whether a hook is of one of the phases.
+func anyOf(hooks []api.Hook, phases ...map[moment]api.HookPhase) bool {
+	return slices.ContainsFunc(hooks, func(h api.Hook) bool {
+		return slices.ContainsFunc(phases, func(p map[moment]api.HookPhase) bool {
+			return slices.Contains(h.Phases, p[before]) || slices.Contains(h.Phases, p[after])
+		})
 	})
 }
 
 // at returns the hooks that are due at a moment in their order: by weight, and what others need first where that is the same.
 func (h *hooks) at(when moment) []api.Hook {
-	if h.phases == nil || when == before && h.memory.begun != "" && h.memory.begun == h.r.req.Bundle.Digest {
+	if h.phases == nil || when == before && h.memory.begun != "" && h.memory.begun == h.change {
 		return nil // an earlier try came further than this
 	}
 	out := slices.DeleteFunc(slices.Clone(h.r.req.Bundle.Hooks), func(k api.Hook) bool { return !slices.Contains(k.Phases, h.phases[when]) })
@@ -101,7 +137,7 @@ func (h *hooks) run(ctx context.Context, when moment) bool {
 	if h.phases == nil {
 		return !h.unknown
 	}
-	digest, due := h.r.req.Bundle.Digest, h.at(when)
+	due := h.at(when)
 	for _, hook := range due {
 		if !h.try(ctx, hook, h.phases[when]) {
 			return false
@@ -110,9 +146,9 @@ func (h *hooks) run(ctx context.Context, when moment) bool {
 	now := h.memory
 	switch {
 	case when == after:
-		now = hookMemory{ran: digest}
+		now = hookMemory{ran: h.change}
 	case len(due) > 0:
-		now.begun = digest
+		now.begun = h.change
 	}
 	if now == h.memory {
 		return true
@@ -134,7 +170,13 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, phase api.HookPhase) boo
 			return false
 		}
 	}
-	skipped, err := h.one(ctx, hook)
+	var skipped string
+	var err error
+	if phase == api.HookPostDelete && h.wentWithBundle(hook) {
+		skipped = "its namespace went with the bundle"
+	} else {
+		skipped, err = h.one(ctx, hook)
+	}
 	switch {
 	case err != nil:
 		err = Classify(ref, "", err)
@@ -147,6 +189,15 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, phase api.HookPhase) boo
 		h.note(api.Change{Object: ref, Action: api.Created, Reason: string(phase) + " hook ran"})
 	}
 	return true
+}
+
+// wentWithBundle reports whether the bundle itself brought the namespace that a hook is in.
+func (h *hooks) wentWithBundle(hook api.Hook) bool {
+	namespace := api.RefOf(h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)).Namespace
+	return slices.ContainsFunc(h.r.objects, func(o *unstructured.Unstructured) bool {
+		ref := api.RefOf(o)
+		return isNamespace(ref) && ref.Name == namespace
+	})
 }
 
 func (h *hooks) note(c api.Change) {
@@ -242,7 +293,7 @@ func (h *hooks) makeRoom(ctx context.Context, at place, replace bool) (skipped s
 	}
 	// A protected kind is not deleted anyway, and is taken over as an ordinary object is.
 	set := live.GetLabels()[api.LabelPartOf]
-	if !ownHook(live, h.r.req.Bundle.Name) && (set != "" || !plan.Protected(at.ref)) {
+	if !h.own(live) && (set != "" || !plan.Protected(at.ref)) {
 		return "", &api.Error{
 			Kind: api.Forbidden, Reason: "HookNameTaken",
 			Err:  fmt.Errorf("%s exists and is no hook: it is not written over", at.ref),
@@ -258,7 +309,7 @@ func (h *hooks) makeRoom(ctx context.Context, at place, replace bool) (skipped s
 			Kind: api.Forbidden, Reason: "HookKept", Err: fmt.Errorf("hook %s cannot run: the one of the last time has %s: disabled", at.ref, why),
 			Hint: "delete it, or take the annotation away",
 		}
-	case why != "" || !replace || !ends(at.ref) && !marked(live, h.r.req.Bundle.Name):
+	case why != "" || !replace || !ends(at.ref) && !h.marked(live):
 		return "", nil // it is written over
 	}
 	if err := h.remove(ctx, at, live); err != nil {
@@ -275,7 +326,7 @@ func (h *hooks) clear(ctx context.Context, at place) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	if err != nil || keeps(live) != "" || !ownHook(live, h.r.req.Bundle.Name) {
+	if err != nil || keeps(live) != "" || !h.own(live) {
 		return err
 	}
 	return h.remove(ctx, at, live)
@@ -291,24 +342,31 @@ func keeps(live *unstructured.Unstructured) string {
 	return ""
 }
 
-// ownHook reports whether an object is a hook of the bundle: one that we made, that Helm made before us,
+// own reports whether an object is a hook of the bundle: one that we made, that Helm made before us,
 // or an object of the bundle that became a hook. What belongs to another ApplySet never is.
-func ownHook(live *unstructured.Unstructured, bundle string) bool {
+func (h *hooks) own(live *unstructured.Unstructured) bool {
 	switch live.GetLabels()[api.LabelPartOf] {
 	case "":
-	case ApplySetID(bundle):
+	case ApplySetID(h.r.req.Bundle.Name):
 		return true
 	default:
 		return false
 	}
 	of, marked := live.GetAnnotations()[annotationHook]
-	return of == bundle || !marked && live.GetAnnotations()[annotationHelmHook] != ""
+	return marked && h.inherits(of) || !marked && live.GetAnnotations()[annotationHelmHook] != ""
+}
+
+// inherits reports whether what is marked as a bundle's hook is this bundle's:
+// what a bundle that left Git left behind belongs to whoever has its name now, for it may have been renamed.
+func (h *hooks) inherits(of string) bool {
+	return of == h.r.req.Bundle.Name || h.r.req.InGit != nil && !h.r.req.InGit(of)
 }
 
 // marked reports whether an object was made as a hook of the bundle, by us.
-func marked(live *unstructured.Unstructured, bundle string) bool {
+func (h *hooks) marked(live *unstructured.Unstructured) bool {
 	annotations := live.GetAnnotations()
-	return live.GetLabels()[api.LabelManagedBy] == api.ManagedBy && (annotations[annotationHook] == bundle || annotations[annotationHelmHook] != "")
+	of, marked := annotations[annotationHook]
+	return live.GetLabels()[api.LabelManagedBy] == api.ManagedBy && (marked && h.inherits(of) || annotations[annotationHelmHook] != "")
 }
 
 // remove deletes an object that is a hook's, and waits until it is gone. A protected kind is never deleted.

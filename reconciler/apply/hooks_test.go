@@ -3,6 +3,7 @@ package apply_test
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -375,5 +376,46 @@ func TestHooksThatAreNeverRun(t *testing.T) {
 	o, err := r.dyn.Resource(resources["Bundle"]).Namespace(api.SystemNamespace).Get(t.Context(), r.bundle, metav1.GetOptions{})
 	if n > 1 || err == nil && o.GetAnnotations()["flotilla.dev/hooks-ran"] != "" {
 		t.Errorf("requests %v", r.calls.made)
+	}
+}
+
+// The hooks of a removal run once, one after another, and not where their namespace is no more.
+func TestHooksOfARemoval(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	stuck := r.stuckJob("stuck", api.HookPreDelete)
+	b := r.hooked("v1", r.hook(configMap("first", "one"), -1, api.HookPreDelete), stuck, r.hook(configMap("bye", "one"), 0, api.HookPostDelete))
+	if err := r.Apply(t.Context(), apply.Request{Bundle: b}).Err; err != nil {
+		t.Fatal(err)
+	}
+	if r.get("ConfigMap", "first") != nil || r.get("ConfigMap", "bye") != nil {
+		t.Error("they were run at the installation")
+	}
+	b.Spec.Timeout = api.Duration(time.Second)
+	req := apply.Request{Bundle: b}
+	if _, ok, err := r.RunPreDelete(t.Context(), req); ok || err == nil || !strings.Contains(err.Error(), "did not end") {
+		t.Errorf("a hook that does not end: %t, %v", ok, err)
+	}
+	req.Held = func(ref api.ObjectRef) (api.Suspension, bool) {
+		return api.Suspension{Name: "break"}, ref.Name == "stuck"
+	}
+	if changes, ok, err := r.RunPreDelete(t.Context(), req); ok || err != nil || len(changes) != 2 || !strings.Contains(changes[1].Reason, "break") {
+		t.Errorf("a hook that is suspended: %t, %v, %+v", ok, err, changes)
+	}
+	req.Held, req.Bundle.Hooks = nil, slices.Delete(slices.Clone(b.Hooks), 1, 2)
+	for i := range 2 {
+		changes, ok, err := r.RunPreDelete(t.Context(), req)
+		if !ok || err != nil || len(changes) != 1-i {
+			t.Errorf("try %d: %t, %v, %+v", i, ok, err, changes)
+		}
+	}
+	// A new installation of the same is one: its objects may be half gone.
+	req.Bundle.Hooks = append(req.Bundle.Hooks, r.hook(configMap("up", "one"), 0, preBoth...))
+	if err := r.Apply(t.Context(), apply.Request{Bundle: req.Bundle}).Err; err != nil || r.get("ConfigMap", "up") == nil {
+		t.Errorf("what comes back after half a removal: %v", err)
+	}
+	req.Bundle.Objects = append(slices.Clone(b.Objects), r.object(`{apiVersion: v1, kind: Namespace, metadata: {name: NS}}`))
+	if changes, ok, err := r.RunPostDelete(t.Context(), req); !ok || err != nil || len(changes) != 1 || changes[0].Action != api.Skipped || r.get("ConfigMap", "bye") != nil {
+		t.Errorf("a hook whose namespace is gone: %t, %v, %+v", ok, err, changes)
 	}
 }

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -208,8 +209,34 @@ func TestStages(t *testing.T) {
 		}
 		got = append(got, strings.Join(kinds, " "))
 	}
-	want := "CustomResourceDefinition Namespace | StorageClass Role | RoleBinding Secret | Deployment Widget | ValidatingWebhookConfiguration"
+	want := "CustomResourceDefinition Namespace | StorageClass Role | RoleBinding Secret | Deployment Widget | ValidatingWebhookConfiguration | "
 	if strings.Join(got, " | ") != want {
 		t.Errorf("stages %s\nwant   %s", strings.Join(got, " | "), want)
+	}
+}
+
+// What a webhook of the bundle admits comes after it, but never what may serve it.
+func TestStages_admitted(t *testing.T) {
+	object := func(group, kind string) *unstructured.Unstructured {
+		o := tObj()
+		o.SetAPIVersion(group + "/v1")
+		o.SetKind(kind)
+		return o
+	}
+	hook := object("admissionregistration.k8s.io", "MutatingWebhookConfiguration")
+	hook.Object["webhooks"] = []any{
+		map[string]any{"name": "a", "rules": []any{map[string]any{"apiGroups": []any{"apps", "*", "w.example.com"}}}},
+		map[string]any{"name": "b", "clientConfig": map[string]any{"service": map[string]any{"namespace": "n", "name": "s"}}},
+	}
+	objs := []*unstructured.Unstructured{object("w.example.com", "Widget"), hook, object("apps", "Deployment"), object("other.example.com", "Widget")}
+	stages := Stages(objs)
+	if got := stages[StageAdmitted]; len(got) != 1 || api.RefOf(got[0]).Group != "w.example.com" {
+		t.Errorf("admitted are %v", got)
+	}
+	if got := stages[StageRest]; len(got) != 2 {
+		t.Errorf("in the rest are %v", got)
+	}
+	if got := WebhookServices(objs); !slices.Equal(got, [][2]string{{"n", "s"}}) {
+		t.Errorf("served by %v", got)
 	}
 }

@@ -24,6 +24,8 @@ const (
 	StageRest
 	// StageWebhooks: last, so that they do not stand in the way of what serves them.
 	StageWebhooks
+	// StageAdmitted: after all, instances of custom kinds that the bundle's own webhooks admit.
+	StageAdmitted
 )
 
 // rank orders kinds inside and across stages; kinds that are not here are in StageRest.
@@ -63,7 +65,7 @@ func positionOf(kind string) position {
 	return position{StageRest, len(rank)}
 }
 
-// StageOf returns the stage in which an object is applied.
+// StageOf returns the stage in which an object is applied, unless a webhook of its bundle admits it.
 func StageOf(ref api.ObjectRef) Stage { return positionOf(ref.Kind).stage }
 
 // CompareOrder orders refs as they are applied; pruning goes the other way.
@@ -73,15 +75,69 @@ func CompareOrder(a, b api.ObjectRef) int {
 }
 
 // Stages sorts objects into the order of application, one slice per stage; empty stages are there too.
-func Stages(objs []*unstructured.Unstructured) [StageWebhooks + 1][]*unstructured.Unstructured {
+func Stages(objs []*unstructured.Unstructured) [StageAdmitted + 1][]*unstructured.Unstructured {
 	sorted := slices.Clone(objs)
 	slices.SortStableFunc(sorted, func(a, b *unstructured.Unstructured) int {
 		return CompareOrder(api.RefOf(a), api.RefOf(b))
 	})
-	var out [StageWebhooks + 1][]*unstructured.Unstructured
+	admitted := admittedGroups(objs)
+	var out [StageAdmitted + 1][]*unstructured.Unstructured
 	for _, o := range sorted {
-		s := StageOf(api.RefOf(o))
+		ref := api.RefOf(o)
+		s := StageOf(ref)
+		if s == StageRest && Custom(ref) && admitted[ref.Group] {
+			s = StageAdmitted
+		}
 		out[s] = append(out[s], o)
+	}
+	return out
+}
+
+// admittedGroups are the API groups that webhooks among the objects name in their rules.
+// A rule for every group is for what others bring: it says nothing about the bundle's own objects.
+func admittedGroups(objs []*unstructured.Unstructured) map[string]bool {
+	out := map[string]bool{}
+	for _, o := range objs {
+		if StageOf(api.RefOf(o)) != StageWebhooks {
+			continue
+		}
+		for _, hook := range mappings(o.Object["webhooks"]) {
+			for _, rule := range mappings(hook["rules"]) {
+				groups, _ := rule["apiGroups"].([]any)
+				for _, g := range groups {
+					if name, ok := g.(string); ok {
+						out[name] = true
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// WebhookServices are the Services, by namespace and name, that the webhooks among the objects are served by.
+func WebhookServices(objs []*unstructured.Unstructured) [][2]string {
+	var out [][2]string
+	for _, o := range objs {
+		for _, hook := range mappings(o.Object["webhooks"]) {
+			namespace, _, _ := unstructured.NestedString(hook, "clientConfig", "service", "namespace")
+			name, _, _ := unstructured.NestedString(hook, "clientConfig", "service", "name")
+			if at := [2]string{namespace, name}; name != "" && !slices.Contains(out, at) {
+				out = append(out, at)
+			}
+		}
+	}
+	return out
+}
+
+// mappings are the items of a list that are mappings.
+func mappings(v any) []map[string]any {
+	list, _ := v.([]any)
+	var out []map[string]any
+	for _, item := range list {
+		if m, ok := item.(map[string]any); ok {
+			out = append(out, m)
+		}
 	}
 	return out
 }

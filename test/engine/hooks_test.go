@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
@@ -46,4 +47,56 @@ func TestHooks_leaveWhatIsNoHook(t *testing.T) {
 	r.Eventually("the chart is installed once the name is free", func(ctx context.Context) error {
 		return errors.Join(r.hasValue(ctx, "h1-pre", "one"), r.hasValue(ctx, "main", "one"))
 	})
+}
+
+// The hooks of a removal come before and after it; one that fails holds it up, and a bundle that is renamed is not removed.
+func TestHooks_ofARemoval(t *testing.T) {
+	chart := func(name, stuck string) files {
+		fs := hookedChart("one")
+		fs["a/templates/bye.yaml"] = annotated("bye", "one", "helm.sh/hook: post-delete")
+		fs["a/templates/drain.yaml"] = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: drain, namespace: NS, annotations: {helm.sh/hook: pre-delete}}\nspec: {suspend: " + stuck + ", template: {spec: {restartPolicy: Never, containers: [{name: c, image: c}]}}}\n"
+		fs["fleet.yaml"], fs["b/bundle.yaml"], fs["b/y.yaml"] = fleet("guards: {maxDeletePercent: 100}"), bundle("b", ""), configMap("y", "one")
+		fs["a/bundle.yaml"] = bundle(name, "helm: {chart: ./}, namespace: NS, timeout: "+map[string]string{"true": "1s", "false": "30s"}[stuck])
+		return fs
+	}
+	none := func(r *rig, names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if _, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(t.Context(), name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("%s is there (%v)", name, err)
+			}
+		}
+	}
+	r := start(t, chart("a", "true"))
+	r.Ready("NS-a", "")
+	main := r.get("main")
+	r.Ready("NS-renamed", r.Commit(chart("renamed", "true")))
+	r.Eventually("the old name is gone", func(ctx context.Context) error {
+		if _, err := r.Bundle(ctx, "NS-a"); err == nil {
+			return errors.New("still there")
+		}
+		return nil
+	})
+	if _, err := r.Kube.BatchV1().Jobs(r.NS).Get(t.Context(), "drain", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("a rename ran the hooks of a removal (%v)", err)
+	}
+	if now := r.get("main"); now.UID != main.UID {
+		t.Error("a rename made the objects anew")
+	}
+
+	r.Delete("a")
+	r.Failed("NS-renamed", "hook Job.batch/NS/drain did not end")
+	r.get("main")
+	none(r, "bye")
+	// It comes back, mended, and is removed again; the agent knows what it had, though it was restarted.
+	r.Ready("NS-renamed", r.Commit(chart("renamed", "false")))
+	r.Stop()
+	r.Delete("a")
+	r.Start()
+	r.gone("main")
+	r.value("bye", "one")
+	job, err := r.Kube.BatchV1().Jobs(r.NS).Get(t.Context(), "drain", metav1.GetOptions{})
+	if err != nil || job.Status.Succeeded != 1 {
+		t.Errorf("the Job before it: %+v (%v)", job.Status, err)
+	}
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,6 +24,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // webhook is a server of admission webhooks that lets everything pass, once it is up.
@@ -158,4 +160,60 @@ func TestWebhook_thatComesUpLate(t *testing.T) {
 	// And in routine.
 	r.Ready("NS-a", r.Commit(files{"a/x.yaml": admitted("x", "two")}))
 	r.value("x", "two")
+}
+
+// served is a webhook that a Service of the same bundle serves, and that the bundle's own Things pass.
+// Nobody can reach the Service's address here: the webhook is one that may fail.
+func served(sideEffects string) string {
+	return fmt.Sprintf(`apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingWebhookConfiguration
+metadata: {name: NS-served}
+webhooks:
+- name: served.NS.example.com
+  sideEffects: %s
+  failurePolicy: Ignore
+  timeoutSeconds: 1
+  admissionReviewVersions: [v1]
+  clientConfig: {service: {namespace: NS, name: served}}
+  rules: [{apiGroups: [NS.example.com], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [things]}]
+`, sideEffects)
+}
+
+// A bundle brings a kind, its webhook and an instance: the instance is written when somebody answers for it.
+func TestWebhook_comesBeforeWhatItAdmits(t *testing.T) {
+	service := "apiVersion: v1\nkind: Service\nmetadata: {name: served, namespace: NS}\nspec: {selector: {app: served}, ports: [{port: 443}]}\n"
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/crd.yaml": crd, "a/thing.yaml": thing("one", "one"), "a/x.yaml": configMap("x", "one"),
+		"a/service.yaml": service, "a/server.yaml": deployment("served", 1, "nodeSelector: {no: where}"), "a/webhook.yaml": served("Nonsense"),
+		"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one"),
+	})
+	noThing := func() {
+		t.Helper()
+		if _, err := r.Dynamic.Resource(r.things()).Namespace(r.NS).Get(t.Context(), "one", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Fatalf("it was written without the webhook (%v)", err)
+		}
+	}
+	// A webhook that is refused holds back what it should admit, and nothing else.
+	r.Failed("NS-a", "a/webhook.yaml", "Thing", "waits for ValidatingWebhookConfiguration")
+	r.value("x", "one")
+	r.Ready("NS-b", "")
+	noThing()
+	// One that nobody serves yet does, too, and other bundles go on.
+	r.Commit(files{"a/webhook.yaml": served("None")})
+	hooks := schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"}
+	r.Eventually("the webhook is there", func(ctx context.Context) error {
+		_, err := r.Dynamic.Resource(hooks).Get(ctx, r.NS+"-served", metav1.GetOptions{})
+		return err
+	})
+	r.Ready("NS-b", r.Commit(files{"b/y.yaml": configMap("y", "two")}))
+	time.Sleep(2 * time.Second)
+	noThing()
+	// A newer revision ends the wait, and brings who serves it.
+	revision := r.Commit(files{"a/server.yaml": deployment("served", 1, "")})
+	r.thingIs("one", "one")
+	web, err := r.Kube.AppsV1().Deployments(r.NS).Get(t.Context(), "served", metav1.GetOptions{})
+	if err != nil || web.Status.ReadyReplicas == 0 {
+		t.Errorf("it was written before the webhook was served: %+v (%v)", web.Status, err)
+	}
+	r.Ready("NS-a", revision)
 }
