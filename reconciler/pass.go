@@ -191,41 +191,27 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 
 // gate refuses a rendering that would empty the cluster, before anything is touched.
 func (r *Reconciler) gate(rendering api.Rendering) error {
+	claims, broken := claimsOf(rendering)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	claims, broken := claimsOf(rendering)
-	total, owned := 0, 0
-	var gone []plan.Deletion
-	for _, b := range r.bundles {
-		owned += len(b.entries)
+	o := plan.Outlook{
+		Cluster: r.Cluster, Revision: rendering.Revision, Broken: len(broken) > 0, Guards: rendering.Guards(),
+		Owned:   map[string][]api.ObjectRef{},
+		Claimed: func(ref api.ObjectRef) bool { return claims[ref.ID()] != "" },
 	}
-	keep := map[string]bool{} // bundles that delete nothing
+	keep := map[string]bool{}
 	for _, b := range r.bundles {
 		keep[b.name] = b.status.Keep
+		for _, e := range b.entries {
+			o.Owned[b.name] = append(o.Owned[b.name], e.Object)
+		}
 	}
 	for _, rb := range rendering.Bundles {
-		total += len(rb.Objects)
+		o.Rendered += len(rb.Objects)
 		keep[rb.Name] = !rb.Spec.PruneEnabled()
 	}
-	if total == 0 && owned > 0 && len(broken) == 0 && !r.releasedLocked(rendering.Guards()) {
-		return &api.Error{
-			Kind: api.Forbidden, Reason: "EmptyRendering",
-			Err: fmt.Errorf("revision %s renders no object at all for cluster %q, which holds %d: nothing is deleted",
-				short(rendering.Revision), r.Cluster, owned),
-			Hint: `to empty the cluster on purpose, set spec.guards.allowDelete: ["*"] in fleet.yaml or cluster.yaml`,
-		}
-	}
-	for _, b := range r.bundles {
-		if len(broken) > 0 || keep[b.name] {
-			continue // nothing is deleted while a bundle cannot be rendered
-		}
-		for id, e := range b.entries {
-			if claims[id] == "" {
-				gone = append(gone, plan.Deletion{Bundle: b.name, Object: e.Object})
-			}
-		}
-	}
-	return plan.GuardShare(owned, gone, rendering.Guards())
+	o.Keeps = func(bundle string) bool { return keep[bundle] }
+	return plan.Gate(o)
 }
 
 // claimsOf says which bundle each object is to belong to, and which bundles could not be rendered.
@@ -240,16 +226,6 @@ func claimsOf(rendering api.Rendering) (claims map[string]string, broken map[str
 		}
 	}
 	return claims, broken
-}
-
-// releasedLocked reports whether the repository allows to delete all that there is.
-func (r *Reconciler) releasedLocked(g api.Guards) bool {
-	for name, b := range r.bundles {
-		if len(b.entries) > 0 && !slices.Contains(g.AllowDelete, "*") && !slices.Contains(g.AllowDelete, name) {
-			return false
-		}
-	}
-	return true
 }
 
 // guardLocked refuses to delete protected kinds that the repository did not release.
@@ -449,8 +425,6 @@ func (r *Reconciler) bundleLocked(name string) *bundle {
 	}
 	return b
 }
-
-func short(revision string) string { return revision[:min(len(revision), 10)] }
 
 // fetched notes a successful fetch.
 func (r *Reconciler) fetched(snap api.Snapshot) {

@@ -331,33 +331,23 @@ func (d *differ) known(old *api.RenderedBundle, entries []api.InventoryEntry) []
 
 // gate is what the agent asks before it touches anything.
 func (d *differ) gate(bundles []api.RenderedBundle) error {
-	total, owned := 0, 0
-	var gone []plan.Deletion
-	released := true
-	g := d.r.Guards()
+	o := plan.Outlook{
+		Cluster: d.r.Cluster.Metadata.Name, Revision: d.r.Revision, Broken: d.broken != "", Guards: d.r.Guards(),
+		Owned:   map[string][]api.ObjectRef{},
+		Claimed: func(ref api.ObjectRef) bool { return len(d.claims[ref.ID()]) > 0 },
+	}
+	keep := map[string]bool{}
 	for _, rb := range bundles {
-		entries := d.owned[rb.Name]
-		total += len(rb.Objects)
-		released = released && (len(entries) == 0 || slices.Contains(g.AllowDelete, "*") || slices.Contains(g.AllowDelete, rb.Name))
-		for _, e := range entries {
-			id := e.Object.ID()
-			if d.extra[id] {
-				continue
-			}
-			owned++
-			if d.broken == "" && rb.Spec.PruneEnabled() && len(d.claims[id]) == 0 {
-				gone = append(gone, plan.Deletion{Bundle: rb.Name, Object: e.Object})
+		o.Rendered += len(rb.Objects)
+		keep[rb.Name] = !rb.Spec.PruneEnabled()
+		for _, e := range d.owned[rb.Name] {
+			if !d.extra[e.Object.ID()] {
+				o.Owned[rb.Name] = append(o.Owned[rb.Name], e.Object)
 			}
 		}
 	}
-	if total == 0 && owned > 0 && d.broken == "" && !released {
-		return &api.Error{
-			Kind: api.Forbidden, Reason: "EmptyRendering",
-			Err:  fmt.Errorf("nothing at all is rendered for cluster %q, which holds %d objects: nothing is deleted", d.r.Cluster.Metadata.Name, owned),
-			Hint: `to empty the cluster on purpose, set spec.guards.allowDelete: ["*"] in fleet.yaml or cluster.yaml`,
-		}
-	}
-	return plan.GuardShare(owned, gone, g)
+	o.Keeps = func(bundle string) bool { return keep[bundle] }
+	return plan.Gate(o)
 }
 
 // bundle is what a pass would do to one bundle.

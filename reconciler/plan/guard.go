@@ -44,12 +44,55 @@ func builtIn(ref api.ObjectRef) bool {
 	return false
 }
 
-// Guard refuses the deletions of a pass that look like a mistake in Git: GuardProtected and GuardShare together.
-func Guard(total int, deletions []Deletion, guards api.Guards) error {
-	if err := GuardProtected(deletions, guards); err != nil {
-		return err
+// Outlook is what a whole pass is about to meet: all that the cluster holds, and all that Git says.
+type Outlook struct {
+	Cluster, Revision string
+	// Rendered counts the objects that Git says there are.
+	Rendered int
+	// Broken says that some bundle cannot be rendered: then nothing is deleted.
+	Broken bool
+	// Owned: bundle -> what it owns. Those that left Git are among them.
+	Owned map[string][]api.ObjectRef
+	// Keeps reports whether a bundle deletes nothing, Claimed whether a bundle of Git declares an object.
+	Keeps   func(bundle string) bool
+	Claimed func(api.ObjectRef) bool
+	Guards  api.Guards
+}
+
+// Gate refuses a pass that would empty the cluster or delete too much of it, before anything is touched.
+// The error's kind is Forbidden.
+func Gate(o Outlook) error {
+	if o.Broken {
+		return nil
 	}
-	return GuardShare(total, deletions, guards)
+	owned, released := 0, true
+	var gone []Deletion
+	for bundle, refs := range o.Owned {
+		owned += len(refs)
+		released = released && (len(refs) == 0 || allows(o.Guards, bundle))
+		if o.Keeps(bundle) {
+			continue
+		}
+		for _, ref := range refs {
+			if !o.Claimed(ref) {
+				gone = append(gone, Deletion{Bundle: bundle, Object: ref})
+			}
+		}
+	}
+	if o.Rendered == 0 && owned > 0 && !released {
+		return &api.Error{
+			Kind: api.Forbidden, Reason: "EmptyRendering",
+			Err: fmt.Errorf("revision %s renders no object at all for cluster %q, which holds %d: nothing is deleted",
+				o.Revision[:min(len(o.Revision), 10)], o.Cluster, owned),
+			Hint: `to empty the cluster on purpose, set spec.guards.allowDelete: ["*"] in fleet.yaml or cluster.yaml`,
+		}
+	}
+	return GuardShare(owned, gone, o.Guards)
+}
+
+// allows reports whether the repository releases all that a bundle owns.
+func allows(g api.Guards, bundle string) bool {
+	return slices.Contains(g.AllowDelete, "*") || slices.Contains(g.AllowDelete, bundle)
 }
 
 // GuardProtected refuses deletions of a protected kind that the guards do not explicitly allow.

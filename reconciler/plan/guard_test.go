@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +14,11 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
+
+// guard asks both guards, as a pass does.
+func guard(total int, deletions []Deletion, guards api.Guards) error {
+	return cmp.Or(GuardProtected(deletions, guards), GuardShare(total, deletions, guards))
+}
 
 func TestGuard(t *testing.T) {
 	del := func(bundle, kind string, n int) []Deletion {
@@ -49,7 +55,7 @@ func TestGuard(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := Guard(tt.total, tt.del, tt.guards)
+			err := guard(tt.total, tt.del, tt.guards)
 			if tt.reason == "" {
 				if err != nil {
 					t.Errorf("refused: %v", err)
@@ -122,6 +128,46 @@ func TestRejected(t *testing.T) {
 				if !errors.As(s.Err, &e) || e.Kind != api.Stalled || e.Field == "" || e.Hint == "" {
 					t.Errorf("error %+v does not name field and way out", s.Err)
 				}
+			}
+		})
+	}
+}
+
+func TestGate(t *testing.T) {
+	refs := func(n int) []api.ObjectRef {
+		var out []api.ObjectRef
+		for i := range n {
+			out = append(out, api.ObjectRef{Kind: "ConfigMap", Name: fmt.Sprint(i)})
+		}
+		return out
+	}
+	owned := map[string][]api.ObjectRef{"a": refs(7), "b": refs(3), "none": nil}
+	none := func(api.ObjectRef) bool { return false }
+	tests := []struct {
+		name   string
+		in     Outlook
+		reason string // "" is allowed
+	}{
+		{"nothing at all", Outlook{Owned: owned, Claimed: none}, "EmptyRendering"},
+		{"nothing at all, and nothing owned", Outlook{Claimed: none}, ""},
+		{"nothing at all, since all is broken", Outlook{Owned: owned, Broken: true, Claimed: none}, ""},
+		{"nothing at all, as one bundle may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"a"}}}, "EmptyRendering"},
+		{"nothing at all, as each bundle may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"a", "b"}}}, ""},
+		{"nothing at all, as all may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"*"}}}, ""},
+		{"too much", Outlook{Owned: owned, Rendered: 1, Claimed: none}, "MassDeletion"},
+		{"what is claimed stays", Outlook{Owned: owned, Rendered: 1, Claimed: func(r api.ObjectRef) bool { return r.Name > "1" }}, ""},
+		{"a bundle that deletes nothing", Outlook{Owned: owned, Rendered: 1, Claimed: none, Keeps: func(b string) bool { return b == "a" }}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.in.Keeps == nil {
+				tt.in.Keeps = func(string) bool { return false }
+			}
+			err := Gate(tt.in)
+			e, _ := errors.AsType[*api.Error](err)
+			switch {
+			case tt.reason == "" && err != nil, tt.reason != "" && (e == nil || e.Reason != tt.reason || e.Kind != api.Forbidden):
+				t.Errorf("got %v, want %q", err, tt.reason)
 			}
 		})
 	}

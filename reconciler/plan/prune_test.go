@@ -21,7 +21,7 @@ func TestBuiltInNamespacesAreNeverDeleted(t *testing.T) {
 		if s := Prune(PruneInput{Bundle: "b", Entry: api.InventoryEntry{Object: ref}, Sight: Present, Live: live}); s.Next != Done || s.Action != api.Skipped || !s.Forget {
 			t.Errorf("%s: %+v", name, s)
 		}
-		if err := Guard(1, []Deletion{{"b", ref}}, api.Guards{}); err != nil {
+		if err := guard(1, []Deletion{{"b", ref}}, api.Guards{}); err != nil {
 			t.Errorf("%s: the guard refuses what is not done: %v", name, err)
 		}
 		if s := RemoveExtra("b", live); s.Next != Done || api.KindOf(s.Err) != api.Forbidden {

@@ -59,6 +59,11 @@ func inGit(pass, b int) map[string]string {
 	return out
 }
 
+// moves is an object that is in another bundle every other pass.
+const moves = "moves"
+
+func homeOf(pass int) string { return fmt.Sprintf("b%d", pass/2%faultBundles) }
+
 // faultCommit brings the repository to a pass.
 func faultCommit(pass int) gitserver.Commit {
 	c := gitserver.Commit{Write: files{}}
@@ -81,6 +86,10 @@ func faultCommit(pass int) gitserver.Commit {
 		}
 	}
 	c.Write["b2/web.yaml"] = deployment("web", pass%3, "")
+	c.Write[homeOf(pass)+"/moves.yaml"] = configMap(moves, homeOf(pass))
+	if pass > 0 && homeOf(pass) != homeOf(pass-1) {
+		c.Delete = append(c.Delete, homeOf(pass-1)+"/moves.yaml")
+	}
 	return c
 }
 
@@ -102,6 +111,8 @@ func (r *rig) bystanders() []*corev1.ConfigMap {
 		r.create("other-applyset", "hand", but(api.LabelPartOf, "applyset-other-v1"), nil),
 		r.create("no-applyset", "hand", but(api.LabelPartOf, ""), nil),
 		r.create("other-bundle", "hand", markers(r.NS+"-nowhere"), nil),
+		// It differs in nothing but that Git never had it.
+		r.create("not-in-git", "hand", ours, nil),
 		// Git wants this one, and its operator does not.
 		r.create("b3-o0", "operator", nil, map[string]string{api.AnnotationReconcile: api.ValueDisabled}),
 	}
@@ -121,6 +132,7 @@ func TestFaults_inFiftyPasses(t *testing.T) {
 		name := fmt.Sprintf("b%d-stays", b)
 		uids[name] = r.get(name).UID
 	}
+	uids[moves] = r.get(moves).UID
 	random := rand.New(rand.NewPCG(3, 5))
 	r.Proxy.Spoil(trouble(random)) // the proxy asks it one request at a time
 	var last string
@@ -162,6 +174,7 @@ func TestFaults_inFiftyPasses(t *testing.T) {
 			maps.Copy(want, inGit(faultPasses, b))
 			want[fmt.Sprintf("b%d-stays", b)] = "always"
 		}
+		want[moves] = homeOf(faultPasses)
 		for _, m := range bystanders {
 			want[m.Name] = m.Data["key"]
 		}
