@@ -135,6 +135,20 @@ type BundleStatus struct {
 	Updated         time.Time `json:"updated,omitzero"`
 }
 
+// Applied is one pass that changed something on a cluster, as history tells it.
+type Applied struct {
+	Cluster string    `json:"cluster"`
+	Bundle  string    `json:"bundle"`
+	At      time.Time `json:"at"`
+	// Revision is the commit that was applied.
+	Revision string `json:"revision,omitempty"`
+	// Changes are bounded to MaxChanges.
+	Changes []Change `json:"changes,omitempty"`
+	Omitted int      `json:"omitted,omitempty"`
+	// Removed says that the bundle is no longer on the cluster. What was deleted before is a pass of its own.
+	Removed bool `json:"removed,omitempty"`
+}
+
 // MaxChanges bounds BundleStatus.Changes.
 const MaxChanges = 100
 

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/store"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 )
 
@@ -28,6 +29,7 @@ func (h *Hub) routes() []route {
 		{"GET", "/api/v1/clusters/{name}", Viewer, h.getCluster},
 		{"GET", "/api/v1/drift", Viewer, h.getDrift},
 		{"GET", "/api/v1/drift/{id}", Viewer, h.getEpisode},
+		{"GET", "/api/v1/history", Viewer, h.getHistory},
 		{"POST", "/api/v1/clusters/{name}/sync", Operator, h.postSync},
 		{"POST", "/api/v1/clusters/{name}/suspend", Operator, h.postSuspend},
 		{"POST", "/api/v1/clusters/{name}/resume", Operator, h.postResume},
@@ -112,6 +114,22 @@ func (h *Hub) getDrift(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, list)
+}
+
+func (h *Hub) getHistory(w http.ResponseWriter, r *http.Request) {
+	q, err := view.ParseDriftQuery(r.URL.Query())
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	list, err := h.store.History(r.Context(), store.HistoryFilter{
+		Cluster: q.Cluster, Bundle: q.Bundle, Object: q.Object, Since: q.Since, Limit: q.Size,
+	})
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, map[string]any{"items": append([]api.Applied{}, list...)})
 }
 
 func (h *Hub) getEpisode(w http.ResponseWriter, r *http.Request) {

@@ -29,6 +29,7 @@ type Store interface {
 	Cluster(ctx context.Context, name string) (store.Cluster, bool, error)
 	Drift(ctx context.Context, f store.DriftFilter) (page []api.Episode, total int, err error)
 	Episode(ctx context.Context, id string) (api.Episode, bool, error)
+	History(ctx context.Context, f store.HistoryFilter) ([]api.Applied, error)
 
 	CreateJoinToken(ctx context.Context, t store.JoinToken, secret string) (store.JoinToken, error)
 	CheckJoinToken(ctx context.Context, secret, cluster string, at time.Time) (store.JoinToken, error)

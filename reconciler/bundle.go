@@ -416,6 +416,14 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) er
 	if err := r.Applier.DeleteStatus(ctx, b.name); err != nil {
 		return err
 	}
+	// What was deleted last is told before the bundle is no more.
+	r.mu.Lock()
+	r.noteChangesLocked(b, res.Changes)
+	last := r.recordLocked(b)
+	r.mu.Unlock()
+	if err := r.recorder.wait(last); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Health.Remove(b.name)
@@ -583,7 +591,10 @@ func (r *Reconciler) noteChangesLocked(b *bundle, cs api.ChangeSet) {
 	b.status.ChangesOmitted = max(0, len(changed)-api.MaxChanges)
 	b.status.Changes = changed[:min(len(changed), api.MaxChanges)]
 	b.status.Changed, b.status.ChangedRevision = b.status.Updated, b.revision
-	r.Log.Info("bundle applied", "bundle", b.name, "revision", b.revision,
+	if b.gone {
+		b.status.ChangedRevision = r.status.DesiredRevision // which does not have it
+	}
+	r.Log.Info("bundle applied", "bundle", b.name, "revision", b.status.ChangedRevision,
 		"created", cs.Count(api.Created), "updated", cs.Count(api.Updated, api.Recreated),
 		"pruned", cs.Count(api.Pruned), "failed", cs.Count(api.Failed, api.Denied), "skipped", cs.Count(api.Skipped))
 }

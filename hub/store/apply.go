@@ -194,7 +194,7 @@ func (w *writer) apply(r api.Report) error {
 	case r.Bundle != nil:
 		return w.putBundle(*r.Bundle)
 	case r.RemovedBundle != "":
-		return w.removeBundle(r.RemovedBundle)
+		return w.removeBundle(r.RemovedBundle, r.At)
 	}
 	return w.putEpisode(*r.Episode)
 }
@@ -213,11 +213,34 @@ func (w *writer) putStatus(st api.ClusterStatus) error {
 }
 
 func (w *writer) putBundle(b api.BundleStatus) error {
-	return w.tx.Bucket(bucketBundles).Save(clusterKey(w.cluster, b.Name), b)
+	bundles, key := w.tx.Bucket(bucketBundles), clusterKey(w.cluster, b.Name)
+	var old api.BundleStatus
+	if _, err := bundles.Load(key, &old); err != nil {
+		return err
+	}
+	if !b.Changed.IsZero() && !b.Changed.Equal(old.Changed) {
+		if err := w.remember(applied(w.cluster, b)); err != nil {
+			return err
+		}
+	}
+	return bundles.Save(key, b)
 }
 
-func (w *writer) removeBundle(name string) error {
-	return w.tx.Bucket(bucketBundles).Delete(clusterKey(w.cluster, name))
+// removeBundle forgets a bundle, but not that it was there.
+func (w *writer) removeBundle(name string, at time.Time) error {
+	bundles, key := w.tx.Bucket(bucketBundles), clusterKey(w.cluster, name)
+	if !bundles.Has(key) {
+		return nil
+	}
+	var st api.ClusterStatus
+	if _, err := w.tx.Bucket(bucketStatus).Load([]byte(w.cluster), &st); err != nil {
+		return err
+	}
+	a := api.Applied{Cluster: w.cluster, Bundle: name, At: at, Revision: st.DesiredRevision, Removed: true}
+	if err := w.remember(a); err != nil {
+		return err
+	}
+	return bundles.Delete(key)
 }
 
 // replace makes the present state that of a snapshot.
@@ -240,7 +263,7 @@ func (w *writer) replace(st api.State) error {
 	}
 	for _, b := range old.Bundles {
 		if !keep[b.Name] {
-			if err := w.removeBundle(b.Name); err != nil {
+			if err := w.removeBundle(b.Name, w.at); err != nil {
 				return err
 			}
 		}

@@ -44,6 +44,8 @@ type record struct {
 	// StateSeq is the newest report that the last snapshot includes: older ones
 	// say nothing new of the present.
 	StateSeq uint64 `json:"stateSeq,omitempty"`
+	// History counts what is kept of its history.
+	History int `json:"history,omitempty"`
 }
 
 // AddCluster makes a cluster known that has joined. One that is known stays as it is.
@@ -180,7 +182,7 @@ func (s *Store) Seen(ctx context.Context, at map[string]time.Time) error {
 	})
 }
 
-// RemoveCluster forgets a cluster and all its episodes. Its certificates are left:
+// RemoveCluster forgets a cluster, its history and all its episodes. Its certificates are left:
 // revoke them first, or its agent comes back.
 func (s *Store) RemoveCluster(ctx context.Context, name string) error {
 	return s.update(ctx, func(tx *boltfile.Tx) error {
@@ -193,17 +195,20 @@ func (s *Store) RemoveCluster(ctx context.Context, name string) error {
 }
 
 func (w *writer) removeCluster() error {
-	var bundles [][]byte
-	err := within(w.tx.Bucket(bucketBundles), w.cluster, func(k, _ []byte) error {
-		bundles = append(bundles, slices.Clone(k))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, k := range bundles {
-		if err := w.tx.Bucket(bucketBundles).Delete(k); err != nil {
+	for _, bucket := range []string{bucketBundles, bucketHistory} {
+		var keys [][]byte
+		b := w.tx.Bucket(bucket)
+		err := within(b, w.cluster, func(k, _ []byte) error {
+			keys = append(keys, slices.Clone(k))
+			return nil
+		})
+		if err != nil {
 			return err
+		}
+		for _, k := range keys {
+			if err := b.Delete(k); err != nil {
+				return err
+			}
 		}
 	}
 	ids, err := w.allEpisodes()

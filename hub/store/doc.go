@@ -6,7 +6,7 @@
 //     A gap, or an agent whose store was begun anew, is told (ErrNeedSnapshot) instead of guessed over.
 //   - What is acknowledged is on the disk. Calls that come at the same time share one write.
 //   - One cluster cannot change, and not even occupy, what belongs to another.
-//   - It is bounded: closed episodes and the audit log by count and age.
+//   - It is bounded: closed episodes, each cluster's history and the audit log by count and age.
 //   - Tokens are kept as hashes. The CA's key is in the file, which only its owner can read.
 //
 // Nothing that can be computed is stored: no roll-up, no state in a word.
@@ -30,5 +30,6 @@
 //	api-tokens    <SHA-256>      → APIToken
 //	certificates  <serial>       → Certificate
 //	audit         n              → AuditEntry
+//	history       <cluster> 0 t n <bundle> → api.Applied
 //	keys          ca.crt, ca.key → the authority, in PEM (not JSON)
 package store

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -44,20 +43,10 @@ func (f DriftFilter) matches(h *head) bool {
 	return (f.State == AnyEpisode || (f.State == OpenEpisode) == h.End.IsZero()) &&
 		(f.Cluster == "" || f.Cluster == h.Cluster) &&
 		(f.Bundle == "" || f.Bundle == h.Bundle) &&
-		f.about(h.Object) &&
+		about(f.Object, h.Object) &&
 		(f.Class == "" || f.Class == h.Class) &&
 		(f.Manager == "" || slices.Contains(h.Who, f.Manager)) &&
 		(f.Since.IsZero() || h.End.IsZero() || !h.End.Before(f.Since))
-}
-
-// about reports whether the filter's object is the one with an ID.
-func (f DriftFilter) about(id string) bool {
-	rest, anyGroup := strings.CutPrefix(f.Object, "*")
-	if !anyGroup {
-		return f.Object == "" || f.Object == id
-	}
-	_, below, _ := strings.Cut(id, "/")
-	return "/"+below == rest
 }
 
 // Drift returns a page of the fleet's episodes, newest first by onset, without evidence

@@ -41,6 +41,9 @@ type Limits struct {
 	ClosedEpisodes int
 	// ClosedAge is how long a closed episode is kept after its end; zero means 90 days.
 	ClosedAge time.Duration
+	// HistoryPerCluster is how many passes that changed something are kept of each cluster, for as long as
+	// closed episodes are; zero means 1,000.
+	HistoryPerCluster int
 	// AuditEntries is how many entries of the audit log are kept; zero means 100,000.
 	AuditEntries int
 }
@@ -51,6 +54,9 @@ func (l Limits) withDefaults() Limits {
 	}
 	if l.ClosedAge <= 0 {
 		l.ClosedAge = 90 * 24 * time.Hour
+	}
+	if l.HistoryPerCluster <= 0 {
+		l.HistoryPerCluster = 1000
 	}
 	if l.AuditEntries <= 0 {
 		l.AuditEntries = 100_000
@@ -93,6 +99,7 @@ const (
 	bucketCerts    = "certificates"
 	bucketAudit    = "audit"
 	bucketKeys     = "keys"
+	bucketHistory  = "history"
 )
 
 var keyCounters = []byte("counters")
@@ -107,7 +114,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Now = time.Now
 	}
 	f, err := boltfile.Open(boltfile.Config{
-		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout, Migrations: []boltfile.Migration{initial()},
+		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout, Migrations: []boltfile.Migration{initial(), history()},
 	})
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -522,6 +523,38 @@ func TestDriftCommands(t *testing.T) {
 			}
 			return fmt.Errorf("bundles are %+v", got.Bundles)
 		})
+	})
+
+	t.Run("history remembers a bundle that left", func(t *testing.T) {
+		text := func(v string) string {
+			return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: brief, namespace: app}\ndata: {k: " + v + "}\n"
+		}
+		is := func(want ...string) {
+			t.Helper()
+			r.eventually(fmt.Sprintf("history tells %q", want), func() error {
+				var list []struct{ What, Message string }
+				if err := json.Unmarshal([]byte(r.must("history", "--bundle", "brief", "-o", "json")), &list); err != nil {
+					return err
+				}
+				var got []string
+				for _, h := range list {
+					got = append(got, h.What+" "+h.Message)
+				}
+				if !slices.Equal(got, want) {
+					return fmt.Errorf("it tells %q", got)
+				}
+				return nil
+			})
+		}
+		r.repo.Commit(map[string]string{"brief/bundle.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: brief}\n", "brief/x.yaml": text("one")})
+		is("applied 1 created")
+		r.repo.Commit(map[string]string{"brief/x.yaml": text("two")})
+		is("applied 1 updated", "applied 1 created")
+		left := r.repo.Do(gitserver.Commit{Delete: []string{"brief"}})
+		is("removed the bundle left Git", "applied 1 pruned", "applied 1 updated", "applied 1 created")
+		if out := r.must("history", "ConfigMap/app/brief"); strings.Count(out, "Git ") != 3 || !strings.Contains(out, left[:7]) {
+			t.Errorf("history of its object:\n%s", out)
+		}
 	})
 
 	t.Run("the shell is helped", func(t *testing.T) {

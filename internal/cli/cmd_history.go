@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -45,7 +45,8 @@ func newHistory() *cobra.Command {
 		Long: `Show what happened, newest first: drift from onset to end with who made it,
 and what applies changed with the revision that they came from.
 
-With --hub, it is what the hub keeps: all episodes, and the latest change of every bundle.
+With --hub, it is what the hub keeps: the episodes, and the last 1,000 changes of every cluster,
+those of bundles that have left it included.
 Without, it is what the cluster tells: open drift, and the Events of the last hour or so.`,
 		Example: `  flotilla history Deployment/podinfo/podinfo --hub https://hub.example.com
   flotilla history --cluster prod-eu --bundle podinfo --since 7d
@@ -113,28 +114,19 @@ func hubHistory(ctx context.Context, c *hubClient, p parsed) ([]happened, error)
 		return nil, err
 	}
 	out := ofEpisodes(episodes)
-	clusters := []string{p.cluster}
-	if p.cluster == "" {
-		var list view.List[view.Cluster]
-		if err := c.do(ctx, http.MethodGet, "/api/v1/clusters", nil, nil, &list); err != nil {
-			return nil, err
-		}
-		clusters = nil
-		for _, v := range list.Items {
-			clusters = append(clusters, v.Name)
-		}
+	q := p.query()
+	q.Set("size", strconv.Itoa(min(p.limit, view.MaxPageSize)))
+	var list struct {
+		Items []api.Applied `json:"items"`
 	}
-	for _, name := range clusters {
-		var d view.ClusterDetail
-		if err := c.do(ctx, http.MethodGet, "/api/v1/clusters/"+url.PathEscape(name), nil, nil, &d); err != nil {
-			return nil, err
-		}
-		for _, b := range d.BundleStatus {
-			if p.ref == nil {
-				out = append(out, inShort(name, b)...)
-			} else {
-				out = append(out, ofBundle(name, b)...)
-			}
+	if err := c.do(ctx, http.MethodGet, "/api/v1/history", q, nil, &list); err != nil {
+		return nil, err
+	}
+	for _, a := range list.Items {
+		if p.ref == nil {
+			out = append(out, inShort(a))
+		} else {
+			out = append(out, objectByObject(a)...)
 		}
 	}
 	return out, nil
@@ -159,44 +151,41 @@ func ofEpisodes(episodes []api.Episode) []happened {
 	return out
 }
 
-// ofBundle tells what the last pass that changed something did.
-func ofBundle(cluster string, b api.BundleStatus) []happened {
+// objectByObject tells what a pass did.
+func objectByObject(a api.Applied) []happened {
 	var out []happened
-	for _, c := range b.Changes {
-		if c.Action == api.Unchanged || b.Changed.IsZero() {
-			continue
-		}
+	for _, c := range a.Changes {
 		message := c.Reason
 		if c.Error != "" {
 			message = c.Error
 		}
 		out = append(out, happened{
-			At: b.Changed, Cluster: cluster, Bundle: b.Name, Object: &c.Object, What: string(c.Action),
-			By: "Git " + shortRevision(b.ChangedRevision), Message: message,
+			At: a.At, Cluster: a.Cluster, Bundle: a.Bundle, Object: &c.Object, What: string(c.Action),
+			By: "Git " + shortRevision(a.Revision), Message: message,
 		})
 	}
 	return out
 }
 
 // inShort tells the same in one line.
-func inShort(cluster string, b api.BundleStatus) []happened {
-	if b.Changed.IsZero() {
-		return nil
+func inShort(a api.Applied) happened {
+	h := happened{At: a.At, Cluster: a.Cluster, Bundle: a.Bundle, What: "applied", By: "Git " + shortRevision(a.Revision)}
+	if a.Removed {
+		h.What, h.Message = "removed", "the bundle left Git"
+		return h
 	}
-	set := api.ChangeSet{Changes: b.Changes}
+	set := api.ChangeSet{Changes: a.Changes}
 	var parts []string
-	for _, a := range []api.Action{api.Created, api.Updated, api.Recreated, api.Pruned, api.Skipped, api.Denied, api.Failed} {
-		if n := set.Count(a); n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, a))
+	for _, action := range []api.Action{api.Created, api.Updated, api.Recreated, api.Pruned, api.Skipped, api.Denied, api.Failed} {
+		if n := set.Count(action); n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, action))
 		}
 	}
-	if b.ChangesOmitted > 0 {
-		parts = append(parts, fmt.Sprintf("%d more", b.ChangesOmitted))
+	if a.Omitted > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", a.Omitted))
 	}
-	return []happened{{
-		At: b.Changed, Cluster: cluster, Bundle: b.Name, What: "applied",
-		By: "Git " + shortRevision(b.ChangedRevision), Message: strings.Join(parts, ", "),
-	}}
+	h.Message = strings.Join(parts, ", ")
+	return h
 }
 
 func (s *driftSource) clusterHistory(cmd *cobra.Command, p parsed) ([]happened, error) {
