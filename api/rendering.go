@@ -50,6 +50,8 @@ type Rendering struct {
 	// Bundles belong on the cluster; sorted by name.
 	// A bundle that cannot be rendered is there, with its Err.
 	Bundles []RenderedBundle
+	// Warnings are about bundles that are not on the cluster, and may have been meant to be.
+	Warnings []string
 }
 
 // Guards joins what the fleet and the cluster say: the cluster's share replaces the fleet's, what they allow adds up.

@@ -247,6 +247,11 @@ func (r *Reconciler) guardLocked(bundle string, stale []api.InventoryEntry) erro
 func (r *Reconciler) adopt(rendering api.Rendering) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.rendering == nil || r.rendering.Revision != rendering.Revision {
+		for _, w := range rendering.Warnings {
+			r.Log.Warn(w, "revision", rendering.Revision)
+		}
+	}
 	r.rendering = &rendering
 	r.claims, _ = claimsOf(rendering)
 	r.scalers = scalersIn(rendering)

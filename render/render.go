@@ -85,7 +85,7 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	if err != nil {
 		return api.Rendering{}, err
 	}
-	here, err := resolve(snap.Tree, fleet, c, all)
+	here, warnings, err := resolve(snap.Tree, fleet, c, all)
 	if err != nil {
 		return api.Rendering{}, err
 	}
@@ -101,7 +101,7 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	if err != nil {
 		return api.Rendering{}, err
 	}
-	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles}, nil
+	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles, Warnings: warnings}, nil
 }
 
 // Changed reports whether the keys have changed since the last Render: what could not be decrypted then may be now.

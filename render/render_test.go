@@ -588,6 +588,14 @@ func TestRender_warnsOfUnknownClusters(t *testing.T) {
 	if w := bundle(t, out, "a").Warnings; len(w) != 1 || !strings.Contains(w[0], `spec.targets.0 names cluster "thre"`) {
 		t.Errorf("got %q", w)
 	}
+	// Where the mistyped name is all there is, the bundle is nowhere.
+	out, err = renderFiles(t, fleet().With("b/bundle.yaml", bundleYAML("b", "{targets: [{clusters: [onne]}]}")), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := out.Warnings; len(w) != 1 || !strings.Contains(w[0], `b/bundle.yaml: spec.targets.0 names cluster "onne", which does not exist; the bundle is not on cluster "one"`) {
+		t.Errorf("got %q", w)
+	}
 }
 
 func TestRender_noSnapshot(t *testing.T) {

@@ -31,23 +31,26 @@ type resolved struct {
 	err      error
 }
 
-// resolve decides which bundles are on the cluster, sorted by name.
-func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) ([]resolved, error) {
+// resolve decides which bundles are on the cluster, sorted by name. Warnings are about the others.
+func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) (here []resolved, warnings []string, err error) {
 	names, err := clusterNames(tree)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var here []resolved
 	for _, f := range all {
 		b, on := onCluster(f, fleet, cluster, names)
 		if on {
 			here = append(here, b)
+			continue
+		}
+		for _, w := range b.warnings {
+			warnings = append(warnings, fmt.Sprintf("%s: %s; the bundle is not on cluster %q", f.file, w, cluster.Metadata.Name))
 		}
 	}
 	if b, ok := implicit(tree, fleet, cluster, all); ok {
 		for _, f := range all {
 			if f.bundle.Metadata.Name == b.name {
-				return nil, &api.Error{
+				return nil, nil, &api.Error{
 					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Line: lineOf(f.data, "metadata", "name"), Field: "metadata.name",
 					Err: fmt.Errorf("bundle %q is also made by %s", b.name, b.file),
 				}
@@ -58,9 +61,9 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 	slices.SortFunc(here, func(a, b resolved) int { return strings.Compare(a.name, b.name) })
 	checkDependencies(here, all)
 	if err := findCycle(here); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return here, nil
+	return here, warnings, nil
 }
 
 func onCluster(f *found, fleet api.Fleet, cluster api.Cluster, names []string) (resolved, bool) {

@@ -22,6 +22,7 @@
 //
 //	meta        agent          → {"agent":…,"tag":…,"cluster":…}: who the file belongs to
 //	            counters       → Counters, kept in step by every transaction
+//	            aging          → boltfile.Aging: whether what is old is dropped
 //	status      status         → api.ClusterStatus
 //	bundles     <name>         → api.BundleStatus
 //	inventory   <name>         → []api.InventoryEntry (apart: it is large and changes less often)

@@ -27,6 +27,7 @@ const (
 var (
 	keyAgent    = []byte("agent")
 	keyCounters = []byte("counters")
+	keyAging    = []byte("aging")
 	keyStatus   = []byte("status")
 )
 

@@ -141,6 +141,7 @@ type writer struct {
 	*Store
 	tx      *boltfile.Tx
 	at      time.Time
+	old     time.Time // what was before is dropped; see boltfile.Aging
 	cluster string
 	rec     record
 	count   Counters
@@ -156,7 +157,18 @@ func (s *Store) begin(tx *boltfile.Tx, cluster string) (*writer, error) {
 	if !known {
 		w.rec.Joined = w.at
 	}
-	_, err = tx.Bucket(bucketMeta).Load(keyCounters, &w.count)
+	meta := tx.Bucket(bucketMeta)
+	if _, err = meta.Load(keyCounters, &w.count); err != nil {
+		return nil, err
+	}
+	var aging boltfile.Aging
+	if _, err := meta.Load(keyAging, &aging); err != nil {
+		return nil, err
+	}
+	changed := false
+	if w.old, changed = aging.Old(w.at, s.limits.ClosedAge); changed {
+		err = meta.Save(keyAging, aging)
+	}
 	return w, err
 }
 

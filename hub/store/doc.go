@@ -18,6 +18,7 @@
 // n a number in 8 bytes big endian:
 //
 //	meta          counters       → Counters
+//	              aging          → boltfile.Aging: whether what is old is dropped
 //	clusters      <cluster>      → which agent, and up to which report it was heard
 //	status        <cluster>      → api.ClusterStatus
 //	bundles       <cluster> 0 <bundle> → api.BundleStatus

@@ -158,7 +158,7 @@ func (w *writer) dropEpisode(id string) error {
 // retain drops closed episodes beyond the limits, those that ended first before the others.
 func (w *writer) retain() error {
 	over := w.count.ClosedEpisodes - w.limits.ClosedEpisodes
-	tooOld := closedKey(w.at.Add(-w.limits.ClosedAge), "")
+	tooOld := closedKey(w.old, "")
 	var drop []string
 	err := w.tx.Bucket(bucketClosed).Keys(nil, func(k []byte, _ int) error {
 		if len(drop) >= over && bytes.Compare(k, tooOld) >= 0 {

@@ -94,7 +94,7 @@ func (w *writer) remember(a api.Applied) error {
 		return err
 	}
 	w.rec.History++
-	prefix, tooOld := clusterKey(w.cluster, ""), historyKey(w.cluster, w.at.Add(-w.limits.ClosedAge), 0, "")
+	prefix, tooOld := clusterKey(w.cluster, ""), historyKey(w.cluster, w.old, 0, "")
 	var drop [][]byte
 	err := b.Keys(prefix, func(k []byte, _ int) error {
 		if !bytes.HasPrefix(k, prefix) || w.rec.History-len(drop) <= w.limits.HistoryPerCluster && bytes.Compare(k, tooOld) >= 0 {

@@ -86,8 +86,10 @@ func TestHistory_isBounded(t *testing.T) {
 	if d := cmp.Diff([]string{"eu web@r4:x", "eu web@r3:x", "eu web@r2:x", "us web@r0:x"}, past(t, s, store.HistoryFilter{})); d != "" {
 		t.Errorf("by count (-want +got):\n%s", d)
 	}
-	now = t0.Add(90*24*time.Hour + 3*time.Minute + time.Second)
-	apply(t, s, "eu", numbered(6, changed("web", 60*24*80, "x")))
+	now = t0.Add(89*24*time.Hour + 3*time.Minute + time.Second)
+	apply(t, s, "eu", numbered(6, bundle("web", api.PhaseReady)))
+	now = now.Add(24 * time.Hour)
+	apply(t, s, "eu", numbered(7, changed("web", 60*24*80, "x")))
 	if d := cmp.Diff([]string{"eu web@r115200:x", "eu web@r4:x"}, past(t, s, store.HistoryFilter{Cluster: "eu"})); d != "" {
 		t.Errorf("by age (-want +got):\n%s", d)
 	}

@@ -102,7 +102,10 @@ const (
 	bucketHistory  = "history"
 )
 
-var keyCounters = []byte("counters")
+var (
+	keyCounters = []byte("counters")
+	keyAging    = []byte("aging")
+)
 
 // Open opens the store, or makes it, and reads the heads of the episodes into memory.
 // It does not write to a file that is up to date.

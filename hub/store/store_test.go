@@ -385,8 +385,15 @@ func TestRetention(t *testing.T) {
 		}
 		apply(t, s, c, numbered(1, rs...))
 	}
-	now = t0.Add(time.Hour + 4*time.Minute)
+	now = t0.Add(1000 * time.Hour) // a clock that leaps is not believed at once
 	apply(t, s, "us", numbered(6, status("us", "r1")))
+	now = t0.Add(time.Hour + 3*time.Minute)
+	apply(t, s, "us", numbered(7, status("us", "r2")))
+	if _, total, err := s.Drift(t.Context(), store.DriftFilter{}); err != nil || total != 6 {
+		t.Errorf("after the clock leapt %d are left, %v", total, err)
+	}
+	now = t0.Add(time.Hour + 4*time.Minute)
+	apply(t, s, "us", numbered(8, status("us", "r3")))
 	twice(t, cfg, s, func(t *testing.T, s *store.Store) {
 		es, total, err := s.Drift(t.Context(), store.DriftFilter{})
 		if err != nil {

@@ -460,9 +460,12 @@ func TestDriftCommands(t *testing.T) {
 			{[]string{"--object", "ConfigMap/app/setings"}, `warning: flotilla has no object "ConfigMap/app/setings" on this cluster now; known of its kind are: `},
 		} {
 			code, out, talk := r.flotilla("", r.on(append([]string{"suspend", "--for", "10m", "--reason", "INC-5"}, tt.scope...)...)...)
-			if code != 0 || strings.TrimSpace(out) == "" || !strings.Contains(talk, tt.says) || tt.says == "" && strings.Contains(talk, "warning") {
+			if code != 0 || strings.TrimSpace(out) == "" || !strings.Contains(talk, tt.says) || tt.says == "" && strings.Contains(talk, "warning") || !strings.Contains(talk, "the agent holds it") {
 				t.Errorf("%v: code %d\n%s%s", tt.scope, code, out, talk)
 			}
+		}
+		if _, _, talk := r.flotilla("", r.on("suspend", "--bundle", "app", "--for", "100h", "--reason", "INC-7")...); !strings.Contains(talk, "warning: the fleet allows no longer suspension") {
+			t.Errorf("longer than the fleet allows:\n%s", talk)
 		}
 		r.must(r.on("suspend", "--bundle", "app", "--for", "2s", "--reason", "INC-6", "--name", "cli-short")...)
 		time.Sleep(3 * time.Second)

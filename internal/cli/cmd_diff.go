@@ -93,6 +93,8 @@ the others are shown all the same, and the exit code is that of the error.`,
 			return err
 		}
 		defer d.past.close()
+		d.otherCluster(cmd.Context())
+		printWarnings(cmd.ErrOrStderr(), d.r, bundle)
 		changes, err := d.all(cmd.Context(), bundle)
 		if err != nil {
 			return err

@@ -44,7 +44,7 @@ to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.
 			return err
 		}
 		if len(episodes) == 0 && out.forPeople() {
-			fmt.Fprintln(cmd.ErrOrStderr(), "No drift that was looked for: everything else that was looked at matches Git.")
+			fmt.Fprintln(cmd.ErrOrStderr(), "No drift is known that matches; what could not be compared, flotilla status tells.")
 			return nil
 		}
 		if err := out.print(cmd.OutOrStdout(), episodes, func(w *tabwriter.Writer) { driftTable(w, episodes, out.width()) }); err != nil {

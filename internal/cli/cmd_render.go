@@ -137,17 +137,29 @@ func maskOf(show bool) mask {
 	return maskSecrets
 }
 
+// printWarnings tells what a rendering warns of: of all bundles, or of one.
+func printWarnings(talk io.Writer, r api.Rendering, only string) {
+	for _, w := range r.Warnings {
+		fmt.Fprintf(talk, "warning: %s\n", w)
+	}
+	for _, b := range r.Bundles {
+		if only == "" || b.Name == only {
+			for _, w := range b.Warnings {
+				fmt.Fprintf(talk, "warning: bundle %s: %s\n", b.Name, w)
+			}
+		}
+	}
+}
+
 func printRendering(out, talk io.Writer, r api.Rendering, only string, m mask) error {
 	var failed []string
 	found := false
+	printWarnings(talk, r, only)
 	for _, b := range r.Bundles {
 		if only != "" && b.Name != only {
 			continue
 		}
 		found = true
-		for _, w := range b.Warnings {
-			fmt.Fprintf(talk, "warning: bundle %s: %s\n", b.Name, w)
-		}
 		if b.Err != nil {
 			fmt.Fprintf(talk, "error: bundle %s: %v\n", b.Name, b.Err)
 			failed = append(failed, b.Name)

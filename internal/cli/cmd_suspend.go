@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -111,9 +112,37 @@ or even the agent is down, and the cluster's RBAC and audit log guard it.`,
 		fmt.Fprintf(cmd.ErrOrStderr(), "suspended %s until %s; end it with: flotilla resume %s\n",
 			made.Scope, made.Until.Local().Format(time.RFC1123), made.Name)
 		warnUnknown(cmd.Context(), cmd.ErrOrStderr(), applier, made.Scope)
-		return nil
+		return confirmed(cmd.Context(), cmd.ErrOrStderr(), applier, made)
 	}
 	return cmd
+}
+
+// confirmWithin is how long suspend waits for the agent's word; it usually takes a tenth of a second.
+const confirmWithin = 3 * time.Second
+
+// confirmed waits a moment until the agent tells that it holds the suspension, and says if it does not, or ends it sooner.
+func confirmed(ctx context.Context, w io.Writer, applier *apply.Applier, made api.Suspension) error {
+	for begun := time.Now(); time.Since(begun) < confirmWithin; {
+		report, err := applier.Report(ctx)
+		if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == "NoAgent" {
+			fmt.Fprintln(w, "warning: no agent has been on this cluster; one that comes obeys it before its first write")
+			return nil
+		}
+		if i := slices.IndexFunc(report.Status.Suspensions, func(s api.Suspension) bool { return s.Name == made.Name }); err == nil && i >= 0 {
+			if held := report.Status.Suspensions[i]; made.Until.Sub(held.Until) > 2*time.Second {
+				fmt.Fprintf(w, "warning: the fleet allows no longer suspension (spec.suspendMax in fleet.yaml): it ends %s\n", held.Until.Local().Format(time.RFC1123))
+			}
+			fmt.Fprintln(w, "the agent holds it: nothing in its scope is written or pruned")
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	fmt.Fprintf(w, "warning: the agent has not confirmed it within %s: it is down, or cannot reach the API server, and obeys as soon as it can; see flotilla status\n", confirmWithin)
+	return nil
 }
 
 // warnUnknown tells which bundles and objects of a suspension's scope are not on the cluster: a name may be mistyped.

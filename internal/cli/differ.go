@@ -199,6 +199,17 @@ func (d *differ) inventory(ctx context.Context) error {
 	return err
 }
 
+// otherCluster warns where the cluster's agent has another name for it than the diff.
+func (d *differ) otherCluster(ctx context.Context) {
+	if len(d.told) == 0 {
+		return
+	}
+	report, err := d.applier.Report(ctx)
+	if name := report.Status.Cluster; err == nil && name != "" && name != d.r.Cluster.Metadata.Name {
+		fmt.Fprintf(d.talk, "warning: the agent of the cluster that --kubeconfig leads to calls it %q, and this is what %q should be\n", name, d.r.Cluster.Metadata.Name)
+	}
+}
+
 // all is what a pass would do to every bundle, or to one. What is unchanged is left out.
 func (d *differ) all(ctx context.Context, only string) ([]planned, error) {
 	bundles := slices.Clone(d.r.Bundles)
