@@ -1,7 +1,10 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"sync"
@@ -48,6 +51,8 @@ type bundle struct {
 	busyFor *time.Timer
 	// supersede ends the wait for a hook, if the bundle is in one: a newer revision makes it pointless.
 	supersede context.CancelFunc
+	// back does the same for a hook of its removal: what makes that pointless is only that the bundle comes back.
+	back context.CancelFunc
 	// settled is set when the desired digest was applied, pruned and recorded without error.
 	settled bool
 	// force makes the next apply look at every object.
@@ -97,9 +102,10 @@ func (b *bundle) wants(rb *api.RenderedBundle) bool {
 	return b.desired == rb || b.desired.Err == nil && b.desired.Digest == rb.Digest
 }
 
-// unguard lets a bundle whose deletions a guard refused run at once: a new revision may allow them.
+// unguard lets a bundle whose deletions a guard refused, or of which another one declares an object, run at once:
+// a new revision may allow it.
 func (b *bundle) unguard() {
-	if e := b.status.Error; e != nil && e.Reason == plan.ReasonProtected {
+	if e := b.status.Error; e != nil && (e.Reason == plan.ReasonProtected || e.Reason == plan.ReasonDeclaredTwice) {
 		b.attempt, b.retry = 0, time.Time{}
 	}
 }
@@ -116,6 +122,9 @@ func (b *bundle) setDesired(rb *api.RenderedBundle, revision string) bool {
 	}
 	b.desired, b.revision = rb, revision
 	b.superseded()
+	if b.back != nil {
+		b.back()
+	}
 	b.settled, b.stalled, b.attempt, b.retry = false, false, 0, time.Time{}
 	b.timedOut, b.deadline = false, time.Time{}
 	return true
@@ -127,6 +136,21 @@ func (b *bundle) setApplied(rb *api.RenderedBundle) {
 	b.appliedObjects = make(map[string]*unstructured.Unstructured, len(rb.Objects))
 	for _, o := range rb.Objects {
 		b.appliedObjects[api.RefOf(o).ID()] = o
+	}
+}
+
+// remember makes an inventory that was rebuilt from the cluster what it would be if nothing had been lost:
+// it knows what was applied of each object, and objects that are gone. All of them are to be compared.
+func (b *bundle) remember(rb *api.RenderedBundle) {
+	b.status.Digest = rb.Digest
+	for id, o := range b.appliedObjects {
+		a := o.GetAnnotations()
+		e, there := b.entries[id]
+		if !there && (a[api.AnnotationReconcile] != "" || a[api.AnnotationSSA] != "") {
+			continue // it may well never have been ours
+		}
+		b.entries[id] = api.InventoryEntry{Object: api.RefOf(o), UID: e.UID, Digest: apply.Digest(o), Origin: rb.Origin[id]}
+		b.look[id] = struct{}{}
 	}
 }
 
@@ -165,7 +189,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		return
 	}
 	desired = r.resolve(ctx, b, desired)
-	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Left: r.leave, Witness: saw, Waiting: r.waiting(b, desired)}
+	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Declared: r.declaredTwice, Left: r.leave, Witness: saw, Waiting: r.waiting(b, desired)}
 	if force {
 		req.Compare = apply.CompareAll
 	}
@@ -200,6 +224,26 @@ func (r *Reconciler) waiting(b *bundle, desired *api.RenderedBundle) apply.Waiti
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			b.supersede = nil
+		}
+	}
+}
+
+// waitingForRemoval is waiting for the hooks of a removal: only that the bundle comes back ends the wait.
+func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
+	return func(ctx context.Context) (context.Context, func()) {
+		ctx, cancel := context.WithCancel(ctx)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		b.back = cancel
+		if b.desired != nil {
+			cancel()
+		}
+		r.yieldLocked(b)
+		return ctx, func() {
+			cancel()
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			b.back = nil
 		}
 	}
 }
@@ -260,21 +304,19 @@ func (r *Reconciler) resolve(ctx context.Context, b *bundle, desired *api.Render
 	for i, o := range out.Objects {
 		if o != desired.Objects[i] {
 			delete(r.claims, api.RefOf(desired.Objects[i]).ID())
-			r.claims[api.RefOf(o).ID()] = b.name
+			claim(r.claims, r.twice, api.RefOf(o).ID(), b.name)
 		}
 	}
 	b.desired = &out
 	return b.desired
 }
 
-// prune deletes what the bundle owns and Git no longer names,
-// unless the guard of this revision refuses, or another bundle is taking the object over.
-func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
-	r.mu.Lock()
-	var stale, keep []api.InventoryEntry
+// staleLocked tells apart what the bundle owns: what is to be deleted, unless the guard of this revision refuses,
+// and what stays, because Git names it, another bundle is taking it over, or not all of Git is known.
+func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (stale, keep []api.InventoryEntry, guard error) {
 	broken := r.brokenLocked()
 	b.kept = false
-	for _, e := range res.Inventory {
+	for _, e := range inventory {
 		id := e.Object.ID()
 		switch owner := r.desiredByLocked(id); owner {
 		case b.name:
@@ -294,15 +336,30 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 			}
 		}
 	}
-	guard := r.guardLocked(b.name, stale)
-	removal := desired == nil && !b.kept
+	return stale, keep, r.guardLocked(b.name, stale)
+}
+
+// prune deletes what the bundle owns and Git no longer names.
+func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
+	r.mu.Lock()
+	stale, keep, guard := r.staleLocked(b, res.Inventory)
+	removal := desired == nil && !b.kept && guard == nil
 	r.mu.Unlock()
+	if removal && len(res.Inventory) > 0 {
+		ok := r.removalHooks(ctx, b, held, &res, r.Applier.RunPreDelete)
+		// They may have taken long: another revision may say something else by now.
+		r.mu.Lock()
+		stale, keep, guard = r.staleLocked(b, res.Inventory)
+		if b.desired != nil {
+			ok, res.Err = false, cmp.Or(res.Err, error(cameBack()))
+		}
+		r.mu.Unlock()
+		if !ok {
+			return res
+		}
+	}
 	if guard != nil {
 		res.Inventory, res.Err = append(keep, stale...), guard
-		return res
-	}
-	if removal && !r.removalHooks(ctx, b, held, &res, r.Applier.RunPreDelete) {
-		res.Inventory = append(keep, stale...)
 		return res
 	}
 	if len(stale) == 0 {
@@ -315,13 +372,32 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 	return res
 }
 
+// cameBack is the error of a removal that a newer revision has made pointless.
+func cameBack() *api.Error {
+	return &api.Error{Kind: api.Waiting, Reason: "Superseded", After: time.Millisecond, Err: errors.New("the bundle is in Git again")}
+}
+
 // removalHooks runs the hooks of a bundle's removal, and adds to the result what they did. It reports whether to go on.
-// Where it is not known what was applied, as after the loss of the store, neither are the hooks;
-// and a bundle of which another one has objects now is not removed, but renamed.
+// A bundle that was never applied to its end has none: what they need may not be there. One of which another bundle
+// has objects now is not removed, but renamed.
 func (r *Reconciler) removalHooks(
 	ctx context.Context, b *bundle, held apply.Held, res *apply.Result,
 	run func(context.Context, apply.Request) ([]api.Change, bool, error),
 ) bool {
+	r.mu.Lock()
+	ever, unknown, revision, facts := b.status.Digest != "", b.applied == nil, b.status.AppliedRevision, r.facts
+	r.mu.Unlock()
+	if !ever {
+		return true
+	}
+	if unknown {
+		// The start could not read what was applied. Only what may pass is waited for.
+		err := r.baseline(ctx, revision, []*bundle{b}, facts)
+		if k := api.KindOf(err); k == api.Transient || k == api.Waiting || ctx.Err() != nil {
+			res.Err = fmt.Errorf("which hooks the removal of bundle %q has is not known: %w", b.name, err)
+			return false
+		}
+	}
 	r.mu.Lock()
 	applied := b.applied
 	moved := applied != nil && slices.ContainsFunc(applied.Objects, func(o *unstructured.Unstructured) bool {
@@ -331,7 +407,7 @@ func (r *Reconciler) removalHooks(
 	if applied == nil || moved {
 		return true
 	}
-	changes, ok, err := run(ctx, apply.Request{Bundle: *applied, Held: held, InGit: r.inGit, Waiting: r.waiting(b, nil)})
+	changes, ok, err := run(ctx, apply.Request{Bundle: *applied, Held: held, InGit: r.inGit, Waiting: r.waitingForRemoval(b)})
 	res.Changes.Changes = append(res.Changes.Changes, changes...)
 	if err != nil {
 		res.Err = err
@@ -426,6 +502,9 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) er
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if b.desired != nil {
+		return cameBack()
+	}
 	r.Health.Remove(b.name)
 	episodes := r.resolveAllLocked(b, "the bundle left Git")
 	for id := range b.entries {

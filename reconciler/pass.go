@@ -112,6 +112,7 @@ func (r *Reconciler) rebuild(ctx context.Context) ([]api.BundleRecord, error) {
 			Status: api.BundleStatus{
 				Name: name, Phase: api.PhasePending, Objects: len(owned[name]),
 				Keep: known[name].Keep, ServiceAccount: known[name].ServiceAccount,
+				AppliedRevision: known[name].AppliedRevision,
 			},
 			Inventory: owned[name],
 		})
@@ -191,7 +192,7 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 
 // gate refuses a rendering that would empty the cluster, before anything is touched.
 func (r *Reconciler) gate(rendering api.Rendering) error {
-	claims, broken := claimsOf(rendering)
+	claims, _, broken := claimsOf(rendering)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := plan.Outlook{
@@ -214,18 +215,40 @@ func (r *Reconciler) gate(rendering api.Rendering) error {
 	return plan.Gate(o)
 }
 
-// claimsOf says which bundle each object is to belong to, and which bundles could not be rendered.
-func claimsOf(rendering api.Rendering) (claims map[string]string, broken map[string]bool) {
-	claims, broken = map[string]string{}, map[string]bool{}
+// claimsOf says which bundle each object is to belong to, which of them several bundles declare,
+// and which bundles could not be rendered.
+func claimsOf(rendering api.Rendering) (claims map[string]string, twice map[string][]string, broken map[string]bool) {
+	claims, twice, broken = map[string]string{}, map[string][]string{}, map[string]bool{}
 	for _, rb := range rendering.Bundles {
 		if rb.Err != nil {
 			broken[rb.Name] = true
 		}
 		for _, o := range rb.Objects {
-			claims[api.RefOf(o).ID()] = rb.Name
+			claim(claims, twice, api.RefOf(o).ID(), rb.Name)
 		}
 	}
-	return claims, broken
+	return claims, twice, broken
+}
+
+// claim notes that a bundle declares an object. Rendering finds what two declare; here come in those of
+// kinds whose scope only the cluster knows.
+func claim(claims map[string]string, twice map[string][]string, id, bundle string) {
+	if other := claims[id]; other != "" && other != bundle && !slices.Contains(twice[id], bundle) {
+		if twice[id] == nil {
+			twice[id] = []string{other}
+		}
+		twice[id] = append(twice[id], bundle)
+		slices.Sort(twice[id])
+		return
+	}
+	claims[id] = bundle
+}
+
+// declaredTwice names the bundles that declare an object, if they are several.
+func (r *Reconciler) declaredTwice(ref api.ObjectRef) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.twice[ref.ID()]
 }
 
 // guardLocked refuses to delete protected kinds that the repository did not release.
@@ -253,7 +276,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		}
 	}
 	r.rendering = &rendering
-	r.claims, _ = claimsOf(rendering)
+	r.claims, r.twice, _ = claimsOf(rendering)
 	r.scalers = scalersIn(rendering)
 	r.status.DesiredRevision = rendering.Revision
 	r.status.Labels = rendering.Cluster.Metadata.Labels
@@ -384,7 +407,7 @@ func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
 	missing := map[string][]*bundle{} // revision -> bundles
 	for name, b := range r.bundles {
 		switch rb := now[name]; {
-		case b.status.Digest == "":
+		case b.status.Digest == "" && b.status.AppliedRevision == "":
 		case rb != nil && rb.Err == nil && rb.Digest == b.status.Digest:
 			b.setApplied(rb)
 			b.settled = b.status.Error == nil
@@ -395,30 +418,41 @@ func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
 	facts := r.facts
 	r.mu.Unlock()
 	for revision, bundles := range missing {
-		r.baseline(ctx, revision, bundles, facts)
+		if err := r.baseline(ctx, revision, bundles, facts); err != nil {
+			r.Log.Warn("what was applied cannot be rendered again: drift since then is not told from the new commit",
+				"revision", revision, "error", err)
+		}
 	}
 }
 
-func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*bundle, facts api.ClusterFacts) {
+// baseline renders bundles as they were applied. The errors of single ones are joined.
+func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*bundle, facts api.ClusterFacts) error {
 	snap, err := r.Source.At(ctx, revision)
 	var old api.Rendering
 	if err == nil {
 		old, err = r.render(ctx, snap, facts)
 	}
 	if err != nil {
-		r.Log.Warn("the revision that was applied cannot be rendered again: drift since then is not told from the new commit",
-			"revision", revision, "error", err)
-		return
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	var errs []error
 	for _, b := range bundles {
 		for i := range old.Bundles {
-			if rb := &old.Bundles[i]; rb.Name == b.name && rb.Err == nil {
+			switch rb := &old.Bundles[i]; {
+			case rb.Name != b.name:
+			case rb.Err != nil:
+				errs = append(errs, rb.Err)
+			default:
 				b.setApplied(rb)
+				if b.status.Digest == "" {
+					b.remember(rb)
+				}
 			}
 		}
 	}
+	return errors.Join(errs...)
 }
 
 func (r *Reconciler) bundleLocked(name string) *bundle {

@@ -76,6 +76,8 @@ type Reconciler struct {
 	owners map[string]string
 	// claims: object ID -> the bundle whose rendering holds it, at the adopted revision
 	claims map[string]string
+	// twice: object ID -> the bundles that declare it, where they are several and rendering could not know
+	twice map[string][]string
 	// applySets: value of the part-of label -> bundle
 	applySets   map[string]string
 	suspensions api.Suspensions
@@ -129,6 +131,7 @@ func New(cfg Config) (*Reconciler, error) {
 		bundles:   map[string]*bundle{},
 		owners:    map[string]string{},
 		claims:    map[string]string{},
+		twice:     map[string][]string{},
 		applySets: map[string]string{},
 		lost:      map[kindOf]time.Time{},
 		status:    cfg.Identity,

@@ -50,6 +50,28 @@ func TestKustomize_build(t *testing.T) {
 	}
 }
 
+// What only looks like the name of a file is none.
+func TestKustomize_isNoFile(t *testing.T) {
+	out, err := renderFiles(t, shared().With("k/overlay/kustomization.yaml", `resources: [../../base]
+configMapGenerator:
+- name: g
+  literals: [a=b]
+  env: null
+  options: {labels: {env: prod, path: x}, annotations: {files: text}}
+patches:
+- target: {kind: Deployment}
+  options: {allowNameChange: true}
+  patch: |
+    - {op: add, path: /metadata/labels, value: {env: prod, path: z}}
+`), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bundle(t, out, "k").Err; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestKustomize_refuses(t *testing.T) {
 	const kustomization = "k/overlay/kustomization.yaml"
 	for _, tt := range []struct {

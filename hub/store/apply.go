@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -230,12 +231,20 @@ func (w *writer) putBundle(b api.BundleStatus) error {
 	if _, err := bundles.Load(key, &old); err != nil {
 		return err
 	}
-	if !b.Changed.IsZero() && !b.Changed.Equal(old.Changed) {
+	if !b.Changed.IsZero() && !b.Changed.Equal(old.Changed) && news(b, old) {
 		if err := w.remember(applied(w.cluster, b)); err != nil {
 			return err
 		}
 	}
 	return bundles.Save(key, b)
+}
+
+// news reports whether a pass did something, or failed in another way than the one before:
+// what fails again and again must not drive everything else out of the history.
+func news(b, old api.BundleStatus) bool {
+	set := api.ChangeSet{Changes: b.Changes}
+	return set.Count(api.Created, api.Updated, api.Recreated, api.Pruned) > 0 || b.ChangedRevision != old.ChangedRevision ||
+		!slices.Equal(b.Changes, old.Changes)
 }
 
 // removeBundle forgets a bundle, but not that it was there.

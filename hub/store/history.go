@@ -36,6 +36,9 @@ func (s *Store) History(ctx context.Context, f HistoryFilter) (out []api.Applied
 	}
 	err = s.view(ctx, func(tx *boltfile.Tx) error {
 		for _, c := range clusters {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			of, err := f.of(tx.Bucket(bucketHistory), c)
 			if err != nil {
 				return err

@@ -73,6 +73,20 @@ func TestHistory(t *testing.T) {
 	})
 }
 
+// What fails again and again is told once.
+func TestHistory_ofFailures(t *testing.T) {
+	s := open(t, config(t))
+	for i, message := range []string{"no CRD", "no CRD", "no CRD", "not allowed"} {
+		r := changed("web", i)
+		r.Bundle.ChangedRevision = "r0"
+		r.Bundle.Changes = []api.Change{{Object: api.ObjectRef{Kind: "Thing", Name: message}, Action: api.Failed, Error: message}}
+		apply(t, s, "eu", numbered(uint64(i+1), r))
+	}
+	if d := cmp.Diff([]string{"eu web@r0:not allowed", "eu web@r0:no CRD"}, past(t, s, store.HistoryFilter{})); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+}
+
 // A cluster's history is bounded, whatever the others do, and goes with the cluster.
 func TestHistory_isBounded(t *testing.T) {
 	cfg := config(t)

@@ -229,6 +229,56 @@ func TestAgent_rebuildsALostStore(t *testing.T) {
 	}
 }
 
+// What drifted while the store was lost is recorded before it is corrected, and not corrected
+// where it is only to be reported.
+func TestAgent_recordsDriftAfterALostStore(t *testing.T) {
+	for _, mode := range []string{"report", "correct"} {
+		t.Run(mode, func(t *testing.T) {
+			fs := app()
+			fs["app/bundle.yaml"] = strings.Replace(appBundle, "spec: {", "spec: {drift: {mode: "+mode+"}, ", 1)
+			r := newRig(t, fs)
+			r.Ready("app", "")
+			r.Stop()
+			r.Config.Dir = t.TempDir()
+			byHand := metav1.PatchOptions{FieldManager: "kubectl-edit"}
+			if _, err := r.Kube.CoreV1().ConfigMaps("app").Patch(t.Context(), "settings", types.MergePatchType, []byte(`{"data":{"key":"by hand"}}`), byHand); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Kube.AppsV1().Deployments("app").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			r.Start()
+			want := "one"
+			if mode == "report" {
+				want = "by hand"
+				r.Eventually("the drift is reported", func(ctx context.Context) error {
+					b, err := r.Bundle(ctx, "app")
+					if err == nil && b.Drifted != 2 {
+						err = fmt.Errorf("%d drifted", b.Drifted)
+					}
+					return err
+				})
+				r.Sync()
+				time.Sleep(time.Second)
+				if _, err := r.Kube.AppsV1().Deployments("app").Get(t.Context(), "web", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+					t.Errorf("what is only to be reported was made anew (%v)", err)
+				}
+			} else {
+				r.Eventually("the Deployment is back", r.replicas(2))
+			}
+			r.Eventually("settings is as the mode wants it", r.setting("settings", want))
+			r.Stop()
+			seen := map[string]string{}
+			for _, e := range r.Episodes() {
+				seen[e.Object.Name] = string(e.Class) + " " + e.By.Manager
+			}
+			if seen["settings"] != "changed kubectl-edit" || !strings.HasPrefix(seen["web"], "missing") {
+				t.Errorf("episodes are %v", seen)
+			}
+		})
+	}
+}
+
 // One person's clock that is ahead does not make the agent deaf to everybody else's orders.
 func TestAgent_obeysOrdersWhateverTheirClock(t *testing.T) {
 	r := newRig(t, app())

@@ -240,7 +240,10 @@ func (r *run) stage(ctx context.Context, objs []*unstructured.Unstructured) {
 
 // admitted applies what the bundle's own webhooks admit: once they are there, and once they are served.
 func (r *run) admitted(ctx context.Context, objs, webhooks []*unstructured.Unstructured) {
-	due := func(o *unstructured.Unstructured) bool { return plan.Decide(r.input(o)).Next != plan.Done }
+	due := func(o *unstructured.Unstructured) bool {
+		in := r.input(o)
+		return (in.Entry == nil || in.Entry.Digest != in.Digest) && plan.Decide(in).Next != plan.Done
+	}
 	if !slices.ContainsFunc(objs, due) {
 		r.stage(ctx, objs)
 		return

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -56,13 +55,13 @@ var (
 	removalPhases = map[moment]api.HookPhase{before: api.HookPreDelete, after: api.HookPostDelete}
 )
 
-// removalOf begins the name of a change that is the removal of what a digest names.
-const removalOf = "removal of "
+// bundleRemoval is the name of the change that is the removal of a bundle.
+const bundleRemoval = "removal"
 
 // newHooks finds out whether the bundle's hooks are due.
 func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 	h := &hooks{r: r, change: r.req.Bundle.Digest}
-	if !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases) {
+	if !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases, removalPhases) {
 		return h, nil
 	}
 	memory, installed, err := a.status.hookMemory(ctx, a, r.req.Bundle.Name)
@@ -70,9 +69,22 @@ func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 		h.unknown = true
 		return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
 	}
+	back := memory.begun == bundleRemoval || memory.ran == bundleRemoval
+	if back {
+		// It was being removed, and is in Git again: the next removal is another one.
+		memory.begun = ""
+		if memory.ran == bundleRemoval {
+			memory.ran, installed = "", false
+		}
+		if err := a.status.setHookMemory(ctx, a, r.req.Bundle.Name, memory); err != nil {
+			h.unknown = true
+			return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
+		}
+	}
 	h.memory = memory
 	switch {
-	case memory.ran == h.change && h.change != "" && !strings.HasPrefix(memory.begun, removalOf):
+	case !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases):
+	case memory.ran == h.change && h.change != "" && !back:
 	case memory.ran == "" && !installed:
 		// What a try that failed left behind does not make this an upgrade.
 		h.phases = installPhases
@@ -105,7 +117,10 @@ func (a *Applier) removalHooks(ctx context.Context, req Request, when moment) ([
 	if err != nil {
 		return nil, false, Classify(bundleRef(req.Bundle.Name), "", err)
 	}
-	h := &hooks{r: r, phases: removalPhases, change: removalOf + req.Bundle.Digest, memory: memory}
+	h := &hooks{r: r, phases: removalPhases, change: bundleRemoval, memory: memory}
+	if memory.ran == h.change {
+		return nil, true, nil // and was not recorded
+	}
 	ok := h.run(ctx, when)
 	return r.extra, ok, join(r.errs)
 }
@@ -172,9 +187,10 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, phase api.HookPhase) boo
 	}
 	var skipped string
 	var err error
-	if phase == api.HookPostDelete && h.wentWithBundle(hook) {
-		skipped = "its namespace went with the bundle"
-	} else {
+	if phase == api.HookPreDelete || phase == api.HookPostDelete {
+		skipped, err = h.homeless(ctx, hook)
+	}
+	if skipped == "" && err == nil {
 		skipped, err = h.one(ctx, hook)
 	}
 	switch {
@@ -191,13 +207,22 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, phase api.HookPhase) boo
 	return true
 }
 
-// wentWithBundle reports whether the bundle itself brought the namespace that a hook is in.
-func (h *hooks) wentWithBundle(hook api.Hook) bool {
-	namespace := api.RefOf(h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)).Namespace
-	return slices.ContainsFunc(h.r.objects, func(o *unstructured.Unstructured) bool {
-		ref := api.RefOf(o)
-		return isNamespace(ref) && ref.Name == namespace
-	})
+// homeless says of a hook of a removal that its namespace is gone, or going: nothing can be made there.
+func (h *hooks) homeless(ctx context.Context, hook api.Hook) (why string, err error) {
+	name := api.RefOf(h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)).Namespace
+	if name == "" {
+		return "", nil
+	}
+	at, err := h.r.a.kinds.place(api.ObjectRef{Version: "v1", Kind: "Namespace", Name: name})
+	if err != nil {
+		return "", err
+	}
+	live, err := h.r.a.own.get(ctx, at, metadataOnly)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && live.GetDeletionTimestamp() != nil:
+		return fmt.Sprintf("its namespace %q is gone", name), nil
+	}
+	return "", err
 }
 
 func (h *hooks) note(c api.Change) {

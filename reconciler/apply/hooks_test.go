@@ -409,13 +409,29 @@ func TestHooksOfARemoval(t *testing.T) {
 			t.Errorf("try %d: %t, %v, %+v", i, ok, err, changes)
 		}
 	}
-	// A new installation of the same is one: its objects may be half gone.
+	// It came back, and is removed again.
+	if err := r.Apply(t.Context(), req).Err; err != nil {
+		t.Fatal(err)
+	}
+	if changes, ok, err := r.RunPreDelete(t.Context(), req); !ok || err != nil || len(changes) != 1 {
+		t.Errorf("another removal: %t, %v, %+v", ok, err, changes)
+	}
+	// What comes back has its own hooks run: its objects may be half gone.
 	req.Bundle.Hooks = append(req.Bundle.Hooks, r.hook(configMap("up", "one"), 0, preBoth...))
 	if err := r.Apply(t.Context(), apply.Request{Bundle: req.Bundle}).Err; err != nil || r.get("ConfigMap", "up") == nil {
 		t.Errorf("what comes back after half a removal: %v", err)
 	}
-	req.Bundle.Objects = append(slices.Clone(b.Objects), r.object(`{apiVersion: v1, kind: Namespace, metadata: {name: NS}}`))
-	if changes, ok, err := r.RunPostDelete(t.Context(), req); !ok || err != nil || len(changes) != 1 || changes[0].Action != api.Skipped || r.get("ConfigMap", "bye") != nil {
-		t.Errorf("a hook whose namespace is gone: %t, %v, %+v", ok, err, changes)
+	bye := b.Hooks[len(b.Hooks)-1]
+	bye.Object = bye.Object.DeepCopy()
+	bye.Object.SetNamespace(r.ns + "-gone")
+	req.Bundle.Hooks = []api.Hook{bye}
+	for i := range 2 {
+		changes, ok, err := r.RunPostDelete(t.Context(), req)
+		if !ok || err != nil || len(changes) != 1-i || i == 0 && (changes[0].Action != api.Skipped || !strings.Contains(changes[0].Reason, "is gone")) {
+			t.Errorf("a hook whose namespace is gone, try %d: %t, %v, %+v", i, ok, err, changes)
+		}
+	}
+	if changes, ok, err := r.RunPreDelete(t.Context(), apply.Request{Bundle: b}); !ok || err != nil || len(changes) != 0 {
+		t.Errorf("a removal that was not recorded begins anew: %t, %v, %+v", ok, err, changes)
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
+// ReasonDeclaredTwice is the reason of the error about an object that several bundles declare.
+const ReasonDeclaredTwice = "DeclaredTwice"
+
 // The words of api.AnnotationSSA.
 const (
 	ssaIfNotPresent = "IfNotPresent"
@@ -24,7 +27,7 @@ func Decide(in Input) Step {
 	s := Step{Object: api.RefOf(in.Desired)}
 	switch {
 	case len(in.Declared) > 1:
-		return s.denied("DeclaredTwice", fmt.Errorf("%s is declared by the bundles %s", s.Object, quoted(in.Declared)),
+		return s.denied(ReasonDeclaredTwice, fmt.Errorf("%s is declared by the bundles %s", s.Object, quoted(in.Declared)),
 			"leave it in one of them")
 	case in.Held != nil:
 		return s.skipped(heldReason(*in.Held))
@@ -90,7 +93,7 @@ func present(in Input, s Step) Step {
 		s.Forget = !owner.ours
 		return s.skipped("it exists, and " + api.AnnotationSSA + " is IfNotPresent")
 	}
-	if sameAsApplied(in) && in.Entry.UID == string(in.Live.GetUID()) && owner.ours {
+	if sameAsApplied(in) && (!corrects(in) || in.Entry.UID == string(in.Live.GetUID()) && owner.ours) {
 		return settled(in, s)
 	}
 	s.Next, s.Action, s.TakeOver = Write, api.Updated, TakeShared

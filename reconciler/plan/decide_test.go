@@ -106,6 +106,8 @@ func TestDecide(t *testing.T) {
 		{"merged", Input{Desired: tObj(merge), Live: tLive("")}, Write, api.Updated, "taken over", TakeNothing, false, ""},
 		{"moved", Input{Live: tLive("other")}, Write, api.Updated, `from bundle "other"`, TakeShared, false, ""},
 		{"label stripped", Input{Live: tLive(""), Entry: tEntry("d"), Compare: CompareAll}, Write, api.Updated, "removed", TakeShared, false, ""},
+		{"label stripped, reported", Input{Live: tLive(""), Entry: tEntry("d"), Compare: CompareAll, Drift: report}, Done, api.Unchanged, "reported", "", false, ""},
+		{"namesake, reported", Input{Live: tLive("b"), Entry: &api.InventoryEntry{UID: "uid-0", Digest: "d"}, Compare: CompareAll, Drift: report}, Done, api.Unchanged, "reported", "", false, ""},
 		{"namesake", Input{Live: tLive("b"), Entry: &api.InventoryEntry{UID: "uid-0", Digest: "d"}, Compare: CompareAll}, Write, api.Updated, "recreated by somebody else", TakeAll, false, ""},
 
 		{"compared", Input{Live: tLive("b"), Entry: tEntry("d"), Compare: CompareAll}, Verify, api.Updated, "differs", TakeShared, false, ""},

@@ -245,7 +245,7 @@ func (w *world) check(t *testing.T, in Input, s Step) {
 		t.Fatalf("asks whether %s is as applied, and this was not applied: %+v", s.Object, in.Entry)
 	case s.Next == Verify && label(live, api.LabelPartOf) != ApplySetID(w.bundle):
 		t.Fatalf("verifies %s, which is not the bundle's", s.Object)
-	case s.Next == Verify && w.drift.Mode != "" && w.drift.Mode != api.DriftCorrect:
+	case w.drift.Mode != "" && w.drift.Mode != api.DriftCorrect && in.Entry != nil && in.Entry.Digest == in.Digest:
 		t.Fatalf("corrects %s in mode %s", s.Object, w.drift.Mode)
 	case in.Sight == Unknown:
 		t.Fatalf("writes %s unseen", s.Object)
@@ -291,6 +291,8 @@ func (w *world) reject(t *testing.T, in Input, err error) Step {
 		t.Fatalf("recreates or explains %s unseen", s.Object)
 	case s.Next == Recreate && (!forced || s.Object.Kind == "Namespace"):
 		t.Fatalf("recreates %s, forced: %v", s.Object, forced)
+	case s.Next == Recreate && ownerOf(in.Live, w.bundle).bundle == "" && (in.Entry == nil || in.Entry.UID != string(in.Live.GetUID())):
+		t.Fatalf("recreates %s, which is not ours", s.Object)
 	case s.Next == Done && s.Err == nil:
 		t.Fatalf("a refusal without an error: %+v", s)
 	}

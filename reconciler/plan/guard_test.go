@@ -97,6 +97,10 @@ func TestRejected(t *testing.T) {
 		{"not asked for", Input{Desired: tObj(), Live: tLive("b")}, invalid(immutable), Done, true},
 		{"asked for in Git", Input{Desired: tObj(force), Live: tLive("b")}, invalid(immutable), Recreate, true},
 		{"asked for on the live object", Input{Desired: tObj(), Live: tLive("b", force)}, invalid(immutable), Recreate, true},
+		{"what is not ours", Input{Desired: tObj(force), Live: tLive("")}, invalid(immutable), Done, true},
+		{"another tool's", Input{Desired: tObj(force), Live: tLive("foreign")}, invalid(immutable), Done, true},
+		{"its label was stripped", Input{Desired: tObj(force), Live: tLive(""), Entry: tEntry("old")}, invalid(immutable), Recreate, true},
+		{"moved from another bundle", Input{Desired: tObj(force), Live: tLive("other")}, invalid(immutable), Recreate, true},
 		{"only that word", Input{Desired: tObj(api.AnnotationForce + "=true"), Live: tLive("b")}, invalid(immutable), Done, true},
 		{"StatefulSet", Input{Desired: tObj(force), Live: tLive("b")}, invalid(statefulSet), Recreate, true},
 		{"validation error", Input{Desired: tObj(force), Live: tLive("b")}, invalid(wrong), Done, false},
@@ -119,6 +123,7 @@ func TestRejected(t *testing.T) {
 			if tt.in.Live != nil {
 				tt.in.Sight = Present
 			}
+			tt.in.Bundle = "b"
 			s, ok := Rejected(tt.in, fmt.Errorf("wrapped: %w", tt.err))
 			if s.Next != tt.next || ok != tt.ok {
 				t.Fatalf("got %+v %v", s, ok)

@@ -62,12 +62,17 @@ func Rejected(in Input, err error) (Step, bool) {
 	}
 	s := Step{Object: api.RefOf(in.Desired)}
 	asked := annotated(in.Desired, api.AnnotationForce, api.ValueEnabled) || annotated(in.Live, api.AnnotationForce, api.ValueEnabled)
-	if asked && !irreplaceable(s.Object) {
+	// What somebody else made is not ours to delete, whatever Git says of its name.
+	ours := ownerOf(in.Live, in.Bundle).bundle != "" || in.Entry != nil && in.Entry.UID != "" && in.Entry.UID == string(in.Live.GetUID())
+	if asked && ours && !irreplaceable(s.Object) {
 		s.Next, s.Action = Recreate, api.Recreated
 		s.Reason = "immutable " + strings.Join(fields, ", ") + " changed, and " + api.AnnotationForce + " is enabled"
 		return s, true
 	}
 	hint := fmt.Sprintf("the annotation %s: %s in Git lets flotilla delete and create it anew", api.AnnotationForce, api.ValueEnabled)
+	if asked && !ours {
+		hint = "it was not made by flotilla, which does not delete it: delete it by hand, or give it another name in Git"
+	}
 	if irreplaceable(s.Object) {
 		hint = "flotilla never recreates this kind: everything in it would be lost"
 	}

@@ -97,27 +97,21 @@ func (j *jail) names(file string, root *yaml.Node) error {
 		if err := localBelow(file, field, manifest.Get(root, field)); err != nil {
 			return err
 		}
-		if err := j.existBelow(file, field, manifest.Get(root, field)); err != nil {
+		if err := j.exist(file, field, manifest.Get(root, field)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// existBelow checks that the files are there which a field of a kustomization names.
-func (j *jail) existBelow(file, field string, n *yaml.Node) error {
-	if n == nil {
-		return nil
-	}
-	if n.Kind == yaml.MappingNode {
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			key, names := n.Content[i].Value, []*yaml.Node{n.Content[i+1]}
-			switch key {
-			case "path", "env":
-			case "files", "envs":
-				names = items(n.Content[i+1])
-			default:
-				continue
+// exist checks that the files are there which the items of a kustomization's field name.
+func (j *jail) exist(file, field string, list *yaml.Node) error {
+	for _, item := range items(list) {
+		for _, key := range []string{"path", "env", "files", "envs"} {
+			n := manifest.Get(item, key)
+			names := items(n)
+			if n != nil && n.Kind == yaml.ScalarNode && (key == "path" || key == "env") && n.ShortTag() != "!!null" {
+				names = []*yaml.Node{n}
 			}
 			for _, v := range names {
 				name := v.Value
@@ -128,11 +122,6 @@ func (j *jail) existBelow(file, field string, n *yaml.Node) error {
 					return refusal(file, v, field+"."+key, "%q does not exist", name)
 				}
 			}
-		}
-	}
-	for _, c := range n.Content {
-		if err := j.existBelow(file, field, c); err != nil {
-			return err
 		}
 	}
 	return nil

@@ -206,6 +206,35 @@ func TestCRD_withItsInstancesInOneCommit(t *testing.T) {
 	r.thingIs("one", "two")
 }
 
+// Two bundles that declare one object are told so even where only the cluster knows that it is one:
+// objects of a kind that is cluster-scoped, with different namespaces.
+func TestCRD_clusterScopedObjectInTwoBundles(t *testing.T) {
+	r := newRig(t, agenttest.Config{Files: files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one")}})
+	o := &unstructured.Unstructured{}
+	decode(t, strings.Replace(r.Text(crd), "scope: Namespaced", "scope: Cluster", 1), o)
+	if _, err := r.Dynamic.Resource(crds).Create(t.Context(), o, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = r.Dynamic.Resource(crds).Delete(context.WithoutCancel(t.Context()), o.GetName(), metav1.DeleteOptions{})
+	})
+	r.Start()
+	r.Ready("NS-a", "")
+	nowhere := func(value string) string { return strings.Replace(thing("one", value), ", namespace: NS", "", 1) }
+	r.Commit(files{
+		"b/bundle.yaml": bundle("b", "namespace: NS-one"), "b/thing.yaml": nowhere("b"), "b/y.yaml": configMap("y", "one"),
+		"c/bundle.yaml": bundle("c", "namespace: NS-two"), "c/thing.yaml": nowhere("c"),
+	})
+	r.Failed("NS-b", "NS-b", "NS-c", "is declared by the bundles")
+	r.Failed("NS-c", "NS-b", "NS-c", "is declared by the bundles")
+	r.value("y", "one")
+	if _, err := r.Dynamic.Resource(r.things()).Get(t.Context(), "one", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("one of them was taken (%v)", err)
+	}
+	r.Delete("c")
+	r.Ready("NS-b", "")
+}
+
 func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
 	r := newRig(t, agenttest.Config{Files: files{
 		"a/bundle.yaml": bundle("a", ""), "a/thing.yaml": thing("one", "one"), "a/x.yaml": configMap("x", "one"),
