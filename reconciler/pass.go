@@ -488,6 +488,7 @@ func (r *Reconciler) fetchFailed(err error) {
 		return
 	}
 	r.status.Error = next
+	r.publish.failed("", err)
 	r.Log.Warn("fetch", "error", err, "applied", r.status.AppliedRevision)
 	r.recordLocked(nil)
 }

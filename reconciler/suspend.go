@@ -61,7 +61,10 @@ func (r *Reconciler) SuspendMax() time.Duration {
 }
 
 func (r *Reconciler) suspendMaxLocked() time.Duration {
-	if r.rendering == nil || r.rendering.Fleet.Spec.SuspendMax == 0 {
+	if r.rendering == nil {
+		return api.LongestSuspension // what the fleet allows is not known yet, and an order that holds is not broken for that
+	}
+	if r.rendering.Fleet.Spec.SuspendMax == 0 {
 		return api.DefaultSuspendMax
 	}
 	return time.Duration(r.rendering.Fleet.Spec.SuspendMax)

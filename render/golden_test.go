@@ -52,7 +52,7 @@ func TestFleetExample_golden(t *testing.T) {
 	for _, c := range clusters {
 		t.Run(c.Metadata.Name, func(t *testing.T) {
 			snap := api.Snapshot{Revision: "example", Tree: tree}
-			out, err := r.Render(t.Context(), snap, c.Metadata.Name, api.ClusterFacts{KubeVersion: "v1.37.1"})
+			out, err := r.Render(t.Context(), snap, c.Metadata.Name, api.ClusterFacts{}) // as flotilla render does
 			if err != nil {
 				t.Fatal(err)
 			}

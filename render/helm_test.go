@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/render/helm"
 	"github.com/flotilla-fleet/flotilla/render/rendertest"
 )
 
@@ -110,7 +112,7 @@ func TestHelm_errors(t *testing.T) {
 		{"chart without ./", "\n  helm: {chart: nope}\n", nil, api.Error{File: "h/bundle.yaml", Line: 5, Field: "spec.helm.chart"}, "begins with ./"},
 		{"chart outside", "\n  helm: {chart: ../../x}\n", nil, api.Error{File: "h/bundle.yaml", Line: 5, Field: "spec.helm.chart"}, "leads out"},
 		{"no Chart.yaml", spec, []string{"h/chart/Chart.yaml", ""}, api.Error{File: "h/chart"}, "no Chart.yaml"},
-		{"bad Chart.yaml", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing}"}, api.Error{File: "h/chart/Chart.yaml", Field: "version"}, "is required"},
+		{"bad Chart.yaml", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing}"}, api.Error{File: "h/chart/Chart.yaml", Line: 1, Field: "version"}, "is required"},
 		{"Chart.yaml that does not parse", spec, []string{"h/chart/Chart.yaml", "apiVersion: v2\n name: thing\n"}, api.Error{File: "h/chart/Chart.yaml", Line: 2}, "mapping values"},
 		{"values that do not parse", spec, []string{"h/chart/values.yaml", "a: b\n c: d\n"}, api.Error{File: "h/chart/values.yaml", Line: 2}, "mapping values"},
 		{"no values file", "\n  helm:\n    chart: ./chart\n    valuesFiles:\n    - nope.yaml\n", nil, api.Error{File: "h/bundle.yaml", Line: 8, Field: "spec.helm.valuesFiles.0"}, `no values file "h/nope.yaml"`},
@@ -150,8 +152,9 @@ func TestHelm_errors(t *testing.T) {
 		},
 		{"schema from elsewhere", spec, []string{"h/chart/values.schema.json", `{"properties": {"n": {"$ref": "https://example.com/x.json"}}}`}, api.Error{File: "h/chart/values.schema.json"}, "only references within the file"},
 		{"schema from the disk", spec, []string{"h/chart/values.schema.json", `{"properties": {"n": {"$ref": "etc/x.json"}}}`}, api.Error{File: "h/chart/values.schema.json"}, "only references within the file"},
-		{"dependency that is not there", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, dependencies: [{name: sub, version: 1.0.0, repository: https://x}]}"}, api.Error{File: "h/chart/Chart.yaml", Field: "dependencies"}, "helm dependency update"},
-		{"other Kubernetes", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, kubeVersion: '<1.20.0'}"}, api.Error{File: "h/chart/Chart.yaml"}, "the chart needs Kubernetes <1.20.0"},
+		{"dependency that is not there", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, dependencies: [{name: sub, version: 1.0.0, repository: https://x}]}"}, api.Error{File: "h/chart/Chart.yaml", Line: 1, Field: "dependencies"}, "helm dependency update"},
+		{"other Kubernetes", spec, []string{"h/chart/Chart.yaml", "apiVersion: v2\nname: thing\nversion: 1.0.0\nkubeVersion: '<1.20.0'\n"}, api.Error{File: "h/chart/Chart.yaml", Line: 4, Field: "kubeVersion"}, "the chart needs Kubernetes <1.20.0, and the cluster has v1."},
+		{"schema with a value that is missing", spec, []string{"h/chart/values.schema.json", `{"required": ["host"]}`}, api.Error{File: "h/chart/values.schema.json", Field: "values.host"}, "missing property 'host'"},
 		{"library", spec, []string{"h/chart/Chart.yaml", "{apiVersion: v2, name: thing, version: 1.0.0, type: library}"}, api.Error{File: "h/chart/Chart.yaml"}, "library chart"},
 		{"random name", spec, []string{"h/chart/templates/x.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x-{{ randAlphaNum 8 | lower }}}\n"}, api.Error{Reason: "Unstable", File: "h/chart/templates/x.yaml", Line: 3}, "another name each time"},
 	} {
@@ -325,5 +328,20 @@ func TestHelm_remote(t *testing.T) {
 		t.Errorf("got %q", f.asked)
 	}
 	out := mustRender(t, newRenderer(t, render.Config{Charts: f}), exact.Snapshot(), "one")
-	wantError(t, bundle(t, out, "h").Err, api.Error{Kind: api.Transient, Reason: "ChartNotFetched", File: "h/bundle.yaml", Field: "spec.helm.chart"}, "no route to host")
+	wantError(t, bundle(t, out, "h").Err, api.Error{Kind: api.Transient, Reason: "ChartNotFetched", File: "h/bundle.yaml", Line: 4, Field: "spec.helm.chart"}, "no route to host")
+	f.err = &api.Error{Kind: api.Stalled, Reason: "ChartNotFound", Field: "spec.helm.version", Err: errors.New("no such version")}
+	out = mustRender(t, newRenderer(t, render.Config{Charts: f}), exact.Snapshot(), "one")
+	wantError(t, bundle(t, out, "h").Err, api.Error{Reason: "ChartNotFound", File: "h/bundle.yaml", Line: 4, Field: "spec.helm.version"}, "no such version")
+}
+
+// Where no cluster is asked, charts are rendered for the Kubernetes that the libraries are of.
+func TestHelm_defaultVersion(t *testing.T) {
+	mod, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	minor := strings.Split(helm.DefaultKubeVersion, ".")[1]
+	if !strings.Contains(string(mod), "k8s.io/client-go v0."+minor+".") {
+		t.Errorf("the default is %s, and client-go is not v0.%s", helm.DefaultKubeVersion, minor)
+	}
 }

@@ -250,9 +250,31 @@ func TestSOPS_keyFileChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// An agent starts without it, and fails what needs it.
+	if _, err := sops.Open(sops.Config{Files: []string{file}}); err == nil {
+		t.Error("a key file that is missing is accepted")
+	}
+	keys, err := sops.Open(sops.Config{Files: []string{file}, Later: true})
+	if err != nil || keys.Problem() == nil {
+		t.Fatal(err, keys.Problem())
+	}
+	early := newRenderer(t, render.Config{Keys: keys})
+	late := fleet().With("s/bundle.yaml", bundleYAML("s", ""), "s/s.yaml", encrypt(t, to, "s.yaml", "^(data|stringData)$", secretYAML)).Snapshot()
+	out := mustRender(t, early, late, "one")
+	wantError(t, bundle(t, out, "s").Err, api.Error{Reason: "NoKey", File: "s/s.yaml", Line: 1, Field: "stringData.password"}, "the key files cannot be read")
+	if err := bundle(t, out, "a").Err; err != nil {
+		t.Error(err)
+	}
+	write(second + "\n")
+	if !early.Changed() {
+		t.Error("that the key file came is not noticed")
+	}
+	if err := bundle(t, mustRender(t, early, late, "one"), "s").Err; err != nil {
+		t.Error(err)
+	}
+
 	write(first + "\n")
-	keys, err := sops.Open(sops.Config{Files: []string{file}})
-	if err != nil {
+	if keys, err = sops.Open(sops.Config{Files: []string{file}}); err != nil {
 		t.Fatal(err)
 	}
 	r := newRenderer(t, render.Config{Keys: keys})

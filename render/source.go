@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -273,13 +274,15 @@ func loadChart(ctx context.Context, p *pass, v *view, b resolved) (*helm.Chart, 
 	}
 	archive, digest, err := p.charts.Fetch(ctx, repo, name, h.Version)
 	if err != nil {
-		if _, ok := errors.AsType[*api.Error](err); ok {
-			return nil, "", err
+		at := api.Error{Kind: api.Transient, Reason: "ChartNotFetched", Err: fmt.Errorf("fetch chart %q: %w", name, err)}
+		if e, ok := errors.AsType[*api.Error](err); ok {
+			at = *e
 		}
-		return nil, "", &api.Error{
-			Kind: api.Transient, Reason: "ChartNotFetched", File: b.file, Field: "spec.helm.chart",
-			Err: fmt.Errorf("fetch chart %q: %w", name, err),
+		if at.File = cmp.Or(at.File, b.file); at.File == b.file {
+			at.Field = cmp.Or(at.Field, "spec.helm.chart")
+			at.Line = cmp.Or(at.Line, lineOf(b.data, strings.Split(at.Field, ".")...))
 		}
+		return nil, "", &at
 	}
 	c, err := helm.LoadArchive(name+"-"+h.Version, archive)
 	return c, digest, err

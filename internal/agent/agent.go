@@ -154,6 +154,7 @@ func (a *Agent) openStages() error {
 	}
 	a.teardown.Push("source", a.source.Close)
 	renderer, err := NewRenderer(RendererConfig{
+		LateKeys:    true,
 		AgeKeyFiles: a.cfg.AgeKeyFiles, CacheDir: a.cfg.Dir, ChartCredentialsFile: a.cfg.ChartCredentialsFile, Log: log("render"),
 	})
 	if err != nil {

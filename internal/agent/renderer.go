@@ -22,6 +22,8 @@ import (
 type RendererConfig struct {
 	// AgeKeyFiles hold the identities that decrypt Secrets; none is fine.
 	AgeKeyFiles []string
+	// LateKeys lets those files be wrong for now: what they are needed for fails, and nothing else.
+	LateKeys bool
 	// CacheDir keeps charts from outside the repository. Required.
 	CacheDir string
 	// ChartCredentialsFile is for chart repositories and registries, in the format of Docker's config.json; empty means none.
@@ -31,9 +33,12 @@ type RendererConfig struct {
 
 // NewRenderer makes the renderer that agents use, and commands that show what an agent would do.
 func NewRenderer(cfg RendererConfig) (Checked, error) {
-	keys, err := sops.Open(sops.Config{Files: cfg.AgeKeyFiles})
+	keys, err := sops.Open(sops.Config{Files: cfg.AgeKeyFiles, Later: cfg.LateKeys})
 	if err != nil {
 		return Checked{}, err
+	}
+	if err := keys.Problem(); err != nil {
+		cfg.Log.Error("the age keys cannot be read: Secrets that need them fail", "error", err)
 	}
 	charts, err := chart.New(chart.Config{
 		Dir: filepath.Join(cfg.CacheDir, "charts"), CredentialsFile: cfg.ChartCredentialsFile, Log: cfg.Log,

@@ -51,6 +51,7 @@ func whatNext(w io.Writer, dir, exe string, f demo.File) {
 	if rel, err := filepath.Rel(mustGetwd(), exe); err == nil && len(rel) < len(exe) {
 		exe = rel
 	}
+	clone := filepath.Join(dir, "fleet")
 	fmt.Fprintf(w, `
 The fleet is up: %d clusters. Where everything is: %s
 
@@ -59,9 +60,10 @@ The fleet is up: %d clusters. Where everything is: %s
 Try it, in another terminal:
 
   # 1. Push a change for production only, and watch it arrive on the dashboard.
-  git clone %s fleet && cd fleet
-  sed -i 's/newTag: .*/newTag: 6.9.2/' apps/podinfo/overlays/prod/kustomization.yaml
-  git -c user.name=you -c user.email=you@example.com commit -am 'Roll out podinfo 6.9.2 to production' && git push
+  git clone %s %s
+  sed -i 's/newTag: .*/newTag: 6.9.2/' %s/apps/podinfo/overlays/prod/kustomization.yaml
+  git -C %s -c user.name=you -c user.email=you@example.com commit -am 'Roll out podinfo 6.9.2 to production'
+  git -C %s push
 
   # 2. Change something by hand: it is seen, recorded and corrected at once.
   kubectl --kubeconfig %s -n podinfo scale deployment podinfo --replicas 5
@@ -75,7 +77,7 @@ Try it, in another terminal:
   FLOTILLA_TOKEN=%s %s drift --hub %s
 
 Ctrl-C stops everything.
-`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, f.Repo.URL, prod.Kubeconfig, withoutKubectl(prod.Kubeconfig),
+`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, f.Repo.URL, clone, clone, clone, clone, prod.Kubeconfig, withoutKubectl(prod.Kubeconfig),
 		exe, prod.Kubeconfig, exe, prod.Kubeconfig, exe, prod.Kubeconfig, f.Hub.Token, exe, f.Hub.URL)
 }
 

@@ -10,8 +10,10 @@ import (
 	"strings"
 
 	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
 func failed(file string, err error) *api.Error {
@@ -32,14 +34,20 @@ func schemaError(where string, err error) error {
 	e.Reason = "BadValues"
 	if m := schemaPath.FindStringSubmatch(err.Error()); m != nil {
 		e.Field = "values" + strings.ReplaceAll(m[1], "/", ".")
+		if missing := schemaMissing.FindStringSubmatch(m[2]); missing != nil {
+			e.Field += "." + missing[1]
+		}
 	}
 	return e
 }
 
-var schemaPath = regexp.MustCompile(`at '(/[^']*)'`)
+var (
+	schemaPath    = regexp.MustCompile(`at '(/[^']*|)': ([^\n]*)`)
+	schemaMissing = regexp.MustCompile(`^missing propert(?:y|ies) '([^']+)'`)
+)
 
 // loadError finds file, line and field in Helm's words about a chart that does not load.
-func loadError(where string, err error) *api.Error {
+func loadError(where string, files []*loader.BufferedFile, err error) *api.Error {
 	msg := err.Error()
 	e := failed(where, err)
 	if m := notLoaded.FindStringSubmatch(msg); m != nil {
@@ -52,8 +60,30 @@ func loadError(where string, err error) *api.Error {
 	}
 	if m := metadataField.FindStringSubmatch(msg); m != nil {
 		e.File, e.Field = path.Join(where, "Chart.yaml"), m[1]
+		var raw []*chart.File
+		for _, f := range files {
+			raw = append(raw, &chart.File{Name: f.Name, Data: f.Data})
+		}
+		e.Line = max(1, chartLine(raw, m[1]))
 	}
 	return e
+}
+
+// chartLine finds a field in Chart.yaml; 0 if it is not there.
+func chartLine(files []*chart.File, field string) int {
+	for _, f := range files {
+		if f.Name != "Chart.yaml" {
+			continue
+		}
+		docs, err := manifest.Parse(f.Name, f.Data)
+		if err != nil || len(docs) == 0 {
+			return 0
+		}
+		if n := manifest.Get(docs[0].Node, field); n != nil {
+			return n.Line
+		}
+	}
+	return 0
 }
 
 var (

@@ -82,7 +82,7 @@ func newChart(where string, files []*loader.BufferedFile) (*Chart, error) {
 		err = loaded.Validate()
 	}
 	if err != nil {
-		return nil, loadError(where, err)
+		return nil, loadError(where, files, err)
 	}
 	if loaded.Metadata.Type == "library" {
 		return nil, failed(path.Join(where, "Chart.yaml"), errors.New("a library chart cannot be rendered"))
@@ -214,9 +214,14 @@ func Render(req Request) (Output, error) {
 	return out, nil
 }
 
-// capabilities are those of the live cluster, or Helm's own guess where it is not known.
+// DefaultKubeVersion is the version that charts are rendered for where no cluster is known: that of the Kubernetes
+// libraries in go.mod. Helm's own default is years old.
+const DefaultKubeVersion = "v1.37.1"
+
+// capabilities are those of the live cluster, or DefaultKubeVersion and Helm's default APIs where it is not known.
 func capabilities(facts api.ClusterFacts) (*chartutil.Capabilities, error) {
 	caps := chartutil.DefaultCapabilities.Copy()
+	caps.KubeVersion = chartutil.KubeVersion{Version: DefaultKubeVersion, Major: "1", Minor: strings.Split(DefaultKubeVersion, ".")[1]}
 	if facts.KubeVersion != "" {
 		v, err := chartutil.ParseKubeVersion(facts.KubeVersion)
 		if err != nil {
@@ -234,7 +239,9 @@ func capabilities(facts api.ClusterFacts) (*chartutil.Capabilities, error) {
 func fits(ch *chart.Chart, where string, caps *chartutil.Capabilities) error {
 	file := path.Join(where, "Chart.yaml")
 	if want := ch.Metadata.KubeVersion; want != "" && !chartutil.IsCompatibleRange(want, caps.KubeVersion.String()) {
-		return failed(file, fmt.Errorf("the chart needs Kubernetes %s, and the cluster has %s", want, caps.KubeVersion))
+		e := failed(file, fmt.Errorf("the chart needs Kubernetes %s, and the cluster has %s", want, caps.KubeVersion.Version))
+		e.Field, e.Line = "kubeVersion", chartLine(ch.Raw, "kubeVersion")
+		return e
 	}
 	have := map[string]bool{}
 	for _, d := range ch.Dependencies() {
@@ -243,7 +250,8 @@ func fits(ch *chart.Chart, where string, caps *chartutil.Capabilities) error {
 	for _, d := range ch.Metadata.Dependencies {
 		if !have[d.Name] {
 			e := failed(file, fmt.Errorf("dependency %q is not in charts/", d.Name))
-			e.Field, e.Hint = "dependencies", "run \"helm dependency update\" and commit charts/"
+			e.Field, e.Line = "dependencies", chartLine(ch.Raw, "dependencies")
+			e.Hint = "run \"helm dependency update\" and commit charts/"
 			return e
 		}
 	}

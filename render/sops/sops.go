@@ -45,6 +45,8 @@ type Config struct {
 	// Files hold identities (AGE-SECRET-KEY-1…), one a line, with # comments.
 	// They are read again when they change.
 	Files []string
+	// Later lets Open succeed where a file cannot be read yet: it is read as soon as it can; see Problem.
+	Later bool
 	// Identities are given directly, in the same format.
 	Identities []string
 }
@@ -65,13 +67,23 @@ type stamp struct {
 	size int64
 }
 
-// Open reads the identities. A file that is missing or holds anything but identities is an error.
+// Open reads the identities. A file that is missing or holds anything but identities is an error, unless it may come later.
 func Open(cfg Config) (*Keyring, error) {
 	k := &Keyring{cfg: cfg}
 	if err := k.load(); err != nil {
-		return nil, err
+		if !cfg.Later {
+			return nil, err
+		}
+		k.problem = err
 	}
 	return k, nil
+}
+
+// Problem is why the files could not be read the last time; nil if they could.
+func (k *Keyring) Problem() error {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.problem
 }
 
 // Refresh reads the files again if they changed.
@@ -247,7 +259,7 @@ func (k *Keyring) fail(name, field, reason string, err error, hint string) error
 		k.mu.RLock()
 		defer k.mu.RUnlock()
 		if k.problem != nil {
-			hint = strings.TrimPrefix(hint+"; the key files could not be read again: "+k.problem.Error(), "; ")
+			hint = strings.TrimPrefix(hint+"; the key files cannot be read: "+k.problem.Error(), "; ")
 		}
 	}
 	return &api.Error{Kind: api.Stalled, Reason: reason, File: name, Field: field, Err: err, Hint: hint}

@@ -228,3 +228,44 @@ func TestUnreadableSuspension(t *testing.T) {
 	r.is("cm/a", "data.key", "one")
 	r.drifted(0)
 }
+
+// What a person asks for beyond the fleet's limit is cut off.
+func TestSuspensionLongerThanTheFleetAllows(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":      "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {suspendMax: 3s}\n",
+		"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one"),
+	})
+	s := r.suspend(api.Suspension{Scope: r.object("a"), Reason: "INC-7", Until: time.Now().Add(time.Hour)})
+	r.edit("cm/a", `{"data":{"key":"two"}}`)
+	r.open("cm/a", suspended(s.Name))
+	r.is("cm/a", "data.key", "one")
+	r.said("Resumed", s.Name)
+	r.drifted(0)
+}
+
+// Git suspends the whole cluster, until it says otherwise.
+func TestSuspensionInGit(t *testing.T) {
+	cluster := func(spec string) files {
+		return files{"clusters/one/cluster.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Cluster\nmetadata: {name: one}\nspec: {" + spec + "}\n"}
+	}
+	r := start(t, files{"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one")})
+	r.Commit(cluster("suspend: {reason: INC-8, until: " + time.Now().Add(time.Hour).UTC().Format(time.RFC3339) + "}"))
+	r.Eventually("it is in force", func(ctx context.Context) error {
+		if got := r.inForce(ctx); !slices.Contains(got, api.GitSuspension) {
+			return fmt.Errorf("in force are %v", got)
+		}
+		return nil
+	})
+	r.edit("cm/a", `{"data":{"key":"two"}}`)
+	r.open("cm/a", suspended(api.GitSuspension))
+	// Commits wait, too, and a restart changes nothing.
+	r.Commit(files{"app/a.yaml": configMap("a", "three")})
+	r.Stop()
+	r.Start()
+	r.open("cm/a", suspended(api.GitSuspension))
+	r.stays("cm/a", "data.key", "two")
+	r.Commit(cluster(""))
+	r.is("cm/a", "data.key", "three")
+	r.said("Resumed", api.GitSuspension)
+	r.drifted(0)
+}
