@@ -51,6 +51,9 @@ func (rs rules) everything() string {
 
 // ignores says which rule leaves a field alone; empty if none does.
 func (rs rules) ignores(t trail, by api.Attribution) string {
+	if ourLabels(t) {
+		return "" // without them the object would not be ours any more
+	}
 	for _, r := range rs {
 		for _, p := range r.patterns {
 			if p.covers(t) {
@@ -62,6 +65,18 @@ func (rs rules) ignores(t trail, by api.Attribution) string {
 		}
 	}
 	return ""
+}
+
+// ourLabels reports whether a field is one of the labels by which an object is known as ours, or holds them.
+func ourLabels(t trail) bool {
+	if s := t.String(); s == "" || s == "/metadata" || s == "/metadata/labels" {
+		return true
+	}
+	if len(t) != 3 || t[1].text != "labels" || t[2].elem.FieldName == nil {
+		return false
+	}
+	name := *t[2].elem.FieldName
+	return name == api.LabelPartOf || name == api.LabelManagedBy || name == api.LabelBundle
 }
 
 // RuleFor is the ignore rule that would end an episode: this object's fields, and no more.

@@ -169,7 +169,14 @@ func (h *Hub) open() error {
 	h.auth = &authenticator{tokens: h.cfg.Tokens, secret: h.ca.Secret("browser sessions"), now: h.now}
 	h.metrics = newMetrics(
 		func() float64 { return float64(h.sessions.count()) },
-		func() float64 { return float64(h.events.count()) })
+		func() float64 { return float64(h.events.count()) },
+		func() store.Counters {
+			c, err := h.store.Counters(context.Background())
+			if err != nil {
+				h.log.Error("counters of the store", "error", err)
+			}
+			return c
+		})
 	if err := h.load(ctx); err != nil {
 		return err
 	}

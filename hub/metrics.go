@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/store"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 )
 
@@ -27,7 +28,7 @@ type metrics struct {
 	refusals  *prometheus.CounterVec
 }
 
-func newMetrics(connected, browsers func() float64) *metrics {
+func newMetrics(connected, browsers func() float64, kept func() store.Counters) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -64,7 +65,13 @@ func newMetrics(connected, browsers func() float64) *metrics {
 		}, connected),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "flotilla_hub_event_streams", Help: "Browsers that listen for events.",
-		}, browsers))
+		}, browsers),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "flotilla_hub_episodes_dropped_total", Help: "Closed episodes that were dropped for their number or age.",
+		}, func() float64 { return float64(kept().DroppedEpisodes) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "flotilla_hub_episodes_lost_total", Help: "Closed episodes that agents dropped before the hub heard of them.",
+		}, func() float64 { return float64(kept().LostEpisodes) }))
 	return m
 }
 

@@ -17,6 +17,7 @@ import (
 // The methods are those of store.Store, and are described there.
 type Store interface {
 	Close() error
+	Counters(ctx context.Context) (store.Counters, error)
 
 	Apply(ctx context.Context, cluster, agentID string, reports []api.Report) (ack uint64, err error)
 	ReplaceSnapshot(ctx context.Context, cluster, agentID string, seq uint64, state api.State) error

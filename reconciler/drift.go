@@ -231,6 +231,9 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.Opened && r.halfDone(ctx, b, t, ins, now) {
 		return // the apply that comes says so
 	}
+	if verdict.Opened && since.Before(now) && now.Sub(since) < time.Minute {
+		verdict.Episode.Onset = since // when we were told, and not when we had looked
+	}
 	r.mu.Lock()
 	delete(b.unknown, t.id)
 	delete(b.look, t.id)

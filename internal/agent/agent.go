@@ -187,7 +187,7 @@ func (a *Agent) openStages() error {
 	if err != nil {
 		return err
 	}
-	return a.registry.Register(a.reconciler)
+	return errors.Join(a.registry.Register(a.reconciler), a.registry.Register(kept{a.store}))
 }
 
 // saw passes on what the watch saw.

@@ -280,6 +280,10 @@ func TestStatusUpdatesCostNothing(t *testing.T) {
 func TestMetricsAreDocumented(t *testing.T) {
 	r := start(t, marked(files{"app/bundle.yaml": bundle("")}))
 	r.settle()
+	// One mark was made by hand, told by the watch, and corrected.
+	r.metricIs("flotilla_drift_correct_seconds_count", 1)
+	r.metricIs(`flotilla_drift_detect_seconds_count{class="changed"}`, 1)
+	r.metricIs("flotilla_episodes_closed", 1)
 	res, err := http.Get("http://" + r.listen + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -303,7 +307,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	for _, name := range []string{
 		"flotilla_drift_detect_seconds", "flotilla_drift_correct_seconds", "flotilla_drift_open", "flotilla_drift_contested",
-		"flotilla_objects_unknown", "flotilla_dry_run_seconds",
+		"flotilla_objects_unknown", "flotilla_dry_run_seconds", "flotilla_episodes_dropped_total", "flotilla_outbox_reports",
 	} {
 		if !slices.Contains(served, name) {
 			t.Errorf("%s is not served", name)

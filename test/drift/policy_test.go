@@ -170,6 +170,14 @@ func TestIgnoreRules(t *testing.T) {
 	r.edit("deploy/web", `{"metadata":{"labels":{"app.kubernetes.io/managed-by":"me"}}}`)
 	r.is("deploy/web", "metadata.labels.app|kubernetes|io/managed-by", "flotilla")
 	kept()
+	r.edit("cm/whole", `{"metadata":{"labels":{"applyset.kubernetes.io/part-of":null,"flotilla.dev/bundle":"me"}}}`)
+	r.is("cm/whole", "metadata.labels.flotilla|dev/bundle", r.Text("NS-app"))
+	r.is("cm/whole", "metadata.labels.app|kubernetes|io/managed-by", "flotilla")
+	r.settle()
+	if at(r.get("cm/whole"), "metadata.labels.applyset|kubernetes|io/part-of") == nil {
+		t.Error("an ignored object lost its label")
+	}
+	kept()
 	old := r.get("deploy/web")
 	r.remove("deploy/web")
 	r.back("deploy/web", old)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -117,13 +118,21 @@ func TestSecretsAreNowhere(t *testing.T) {
 		return len(ids) >= 4
 	})
 	places := map[string][]byte{"agent's log": nil, "hub's log": nil}
-	for _, path := range []string{"/api/v1/clusters", "/api/v1/clusters/one", "/api/v1/drift?state=all", "/api/v1/audit", "/", "/c/one", "/drift", "/drift?state=all", "/metrics"} {
+	for _, path := range []string{"/api/v1/clusters", "/api/v1/clusters/one", "/api/v1/drift?state=all", "/api/v1/audit", "/api/v1/history", "/", "/c/one", "/drift", "/drift?state=all", "/metrics"} {
 		code, body := h.Do("GET", path, "")
 		if code != 200 {
 			t.Errorf("GET %s: %d", path, code)
 		}
 		places["GET "+path] = body
 	}
+	res, err := http.Get("http://" + r.listen + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if places["the agent's metrics"], err = io.ReadAll(res.Body); err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
 	fields := 0
 	for _, id := range ids {
 		for _, path := range []string{"/api/v1/drift/", "/drift/"} {
