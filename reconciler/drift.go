@@ -259,13 +259,10 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.After > 0 {
 		r.queue.addAfter(t.id, verdict.After)
 	}
-	if (verdict.Episode == nil || !verdict.Episode.Open()) && r.autoscaled(t, ins.Live) {
-		// Nobody tells us when the autoscaler goes.
-		r.mu.Lock()
-		b.look[t.id] = struct{}{}
-		r.mu.Unlock()
-		r.queue.addAfter(t.id, min(scaledRetry, r.Compare))
-	}
+	scaled := !t.extra && r.autoscaled(t, ins.Live)
+	r.mu.Lock()
+	r.scaledLocked(t, scaled)
+	r.mu.Unlock()
 	// What Git has changed meanwhile is not set back to its old value first: the apply that comes writes the new one.
 	if (verdict.Write != nil || verdict.Strip != nil || verdict.Remove) && !r.superseded(b, t) {
 		r.correct(ctx, b, t, ins, verdict, since)

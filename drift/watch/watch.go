@@ -21,6 +21,9 @@ import (
 // Selector chooses the objects that carry our labels.
 const Selector = api.LabelManagedBy + "=" + api.ManagedBy + "," + api.LabelPartOf
 
+// Everything chooses all objects: nothing has the label that it excludes.
+const Everything = "!" + api.Group + "/none"
+
 // Config says what to watch and whom to tell.
 // The functions are called from the watches' own goroutines and must return soon: they queue.
 type Config struct {
@@ -39,7 +42,7 @@ type Config struct {
 	OnSuspensions func(api.Suspensions)
 	// OnBadSuspension says that a Suspension cannot be read; it is in the set nevertheless. Nil means it is only logged.
 	OnBadSuspension func(name string, err error)
-	// Selector is for tests. Empty means the package's Selector.
+	// Selector chooses the objects by their labels. Empty means the package's Selector.
 	Selector string
 }
 

@@ -89,6 +89,7 @@ type Agent struct {
 	applier    *apply.Applier
 	tracker    *health.Tracker
 	watch      *watch.Watcher
+	scalers    *watch.Watcher // of the cluster's autoscalers, whoever made them
 	reconciler *reconciler.Reconciler
 	registry   *prometheus.Registry
 	ordered    chan struct{} // somebody may have ordered a sync on the cluster
@@ -175,6 +176,13 @@ func (a *Agent) openStages() error {
 	if err != nil {
 		return err
 	}
+	if a.scalers, err = watch.New(watch.Config{
+		REST: a.cfg.REST, Log: log("watch"), Handler: a.sawScaler, Selector: watch.Everything,
+		Relisted: func(schema.GroupVersionKind) { a.reconciler.ScalersChanged("") },
+	}); err != nil {
+		return err
+	}
+	a.scalers.SetKinds([]schema.GroupVersionKind{{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}})
 	a.reconciler, err = reconciler.New(reconciler.Config{
 		Cluster: a.cfg.Cluster, Source: a.source, Renderer: renderer, Applier: a.applier,
 		Health: a.tracker, Watch: watcher{a.watch}, Detective: detective{a.cfg.Cluster, a.cfg.Fights, a.persons.name}, Store: keeper{a.store},
@@ -202,6 +210,13 @@ func (a *Agent) saw(e watch.Event) {
 		poke(a.challenged)
 	default:
 		a.reconciler.Saw(e.Ref)
+	}
+}
+
+// sawScaler passes on that an autoscaler came, went or changed, whoever made it. What it notes in its status is nothing to us.
+func (a *Agent) sawScaler(e watch.Event) {
+	if e.Deleted || e.Before == (watch.Meta{}) || e.Before.Matters(e.Meta) {
+		a.reconciler.ScalersChanged(e.Ref.Namespace)
 	}
 }
 
@@ -238,6 +253,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.holdLease(ctx) })
 	g.Go(func() error { return a.watch.Run(ctx) })
+	g.Go(func() error { return a.scalers.Run(ctx) })
 	g.Go(func() error { return a.tracker.Run(ctx) })
 	g.Go(func() error { return a.healthNews(ctx) })
 	g.Go(func() error { return a.orders(ctx) })

@@ -39,9 +39,21 @@ func (r *rig) settled() {
 }
 
 func TestQuiet_nothingIsAskedWhileNothingChanges(t *testing.T) {
-	r := proxied(t, ordinary())
+	fs := ordinary()
+	// What an autoscaler sets away from Git costs nothing either, for as long as it stays.
+	fs["hpa/bundle.yaml"], fs["hpa/web.yaml"] = bundle("hpa", ""), deployment("scaled", 1, "")
+	fs["hpa/hpa.yaml"] = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: scaled, namespace: NS}\n" +
+		"spec: {minReplicas: 2, maxReplicas: 6, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: scaled}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]}\n"
+	r := proxied(t, fs)
 	r.settled()
 	r.Failed("NS-bad", "spec.replicas")
+	r.Eventually("the autoscaler has scaled", func(ctx context.Context) error {
+		d, err := r.Kube.AppsV1().Deployments(r.NS).Get(ctx, "scaled", metav1.GetOptions{})
+		if err == nil && d.Status.ReadyReplicas != 2 {
+			err = fmt.Errorf("%d are ready", d.Status.ReadyReplicas)
+		}
+		return err
+	})
 	// The watches for health linger, Events and statuses are written behind the work.
 	r.Eventually("it is quiet", func(ctx context.Context) error {
 		r.Proxy.Requests()
