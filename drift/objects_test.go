@@ -32,6 +32,29 @@ spec:
   ports: [{port: 80, targetPort: 8080, name: http}]
 `
 
+// endpoints are in no order, as people write them.
+const endpoints = `
+apiVersion: v1
+kind: Endpoints
+metadata: {name: by-hand}
+subsets:
+- addresses: [{ip: 192.0.2.20}, {ip: 192.0.2.3}, {ip: 192.0.2.11}]
+  ports: [{port: 5432}]
+`
+
+// dropsFields has a field that the API server does not keep.
+const dropsFields = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: boats.$NS.example.org}
+spec:
+  group: $NS.example.org
+  scope: Namespaced
+  preserveUnknownFields: false
+  names: {kind: Boat, plural: boats, singular: boat, listKind: BoatList, shortNames: [bt]}
+  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]
+`
+
 const aggregated = `
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole

@@ -1,6 +1,8 @@
 package drift_test
 
 import (
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,6 +59,7 @@ func TestRealObjects(t *testing.T) {
 		patch   string
 		sub     []string
 		want    []string
+		some    string // in place of want: how one of the lines begins
 	}{
 		{name: "as applied, with quantities, null times and a status in the manifest", object: deployment, patch: `{}`},
 		{
@@ -215,6 +218,21 @@ func TestRealObjects(t *testing.T) {
 			want: []string{`changed /spec/ports/[port=80,protocol=TCP]/targetPort 8080 -> 81 by kubectl-edit`},
 		},
 		{
+			name: "Service: another node port, which Git does name", object: strings.Replace(service, "name: http", "name: http, nodePort: 30998", 1),
+			patch: `[{"op":"replace","path":"/spec/ports/0/nodePort","value":30997}]`,
+			want:  []string{`changed /spec/ports/[port=80,protocol=TCP]/nodePort 30998 -> 30997 by kubectl-edit`},
+		},
+		{name: "Endpoints: the same in another order", object: endpoints, patch: `{}`},
+		{
+			name: "Endpoints: another address", object: endpoints, patch: `{"subsets":[{"addresses":[{"ip":"192.0.2.11"},{"ip":"192.0.2.3"}],"ports":[{"port":5432}]}]}`,
+			some: "changed /subsets",
+		},
+		{name: "CRD: preserveUnknownFields: false, which the API server drops", object: dropsFields, patch: `{}`},
+		{
+			name: "CRD: a short name removed", object: dropsFields, patch: `{"spec":{"names":{"shortNames":null}}}`,
+			some: "removed /spec/names/shortNames",
+		},
+		{
 			name: "Service: another type", object: service, patch: `{"spec":{"type":"ClusterIP"}}`,
 			want: []string{`changed /spec/type "NodePort" -> "ClusterIP" by kubectl-edit`},
 		},
@@ -293,7 +311,12 @@ func TestRealObjects(t *testing.T) {
 			for _, w := range tt.want {
 				want = append(want, c.fill(w))
 			}
-			if d := cmp.Diff(want, lines(r)); d != "" {
+			switch d := cmp.Diff(want, lines(r)); {
+			case tt.some != "":
+				if got := lines(r); !slices.ContainsFunc(got, func(l string) bool { return strings.HasPrefix(l, tt.some) }) {
+					t.Errorf("got %q, and nothing that begins with %q", got, tt.some)
+				}
+			case d != "":
 				t.Error(d)
 			}
 			if (r.Class == "") != (len(r.Fields) == 0) || (r.Class == "") != (r.Evidence == nil) {

@@ -184,6 +184,32 @@ func TestIgnoreRules(t *testing.T) {
 	r.stays("deploy/web", "spec.replicas", "1")
 }
 
+// What the fleet says holds for bundles that say nothing themselves.
+func TestPolicyOfTheFleet(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":      "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {defaults: {drift: {mode: report, ignore: [{target: {kind: ConfigMap}, paths: [/data/theirs]}]}}}\n",
+		"app/bundle.yaml": named("app", ""), "app/a.yaml": configMap("a", "one"),
+		"own/bundle.yaml": named("own", "drift: {mode: correct}"), "own/b.yaml": strings.Replace(configMap("b", "one"), "\ndata: {", "\ndata: {theirs: git, ", 1),
+		"off/bundle.yaml": named("off", "drift: {mode: ignore}"), "off/c.yaml": configMap("c", "one"),
+	})
+	r.Ready("NS-own", "")
+	r.Ready("NS-off", "")
+	for _, name := range []string{"a", "b", "c"} {
+		r.edit("cm/"+name, `{"data":{"key":"two","theirs":"tuned"}}`)
+	}
+	r.is("cm/b", "data.key", "one")
+	r.open("cm/a", outcome(api.OutcomeReported))
+	r.drifted(1)
+	r.stays("cm/a", "data.key", "two")
+	r.stays("cm/b", "data.theirs", "tuned")
+	r.stays("cm/c", "data.key", "two")
+	for _, e := range r.closed() {
+		if e.Object.Name == "c" {
+			t.Errorf("what is not to be looked at was: %+v", e)
+		}
+	}
+}
+
 const hpa = `apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata: {name: %s, namespace: NS}
