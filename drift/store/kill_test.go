@@ -23,6 +23,10 @@ const childFile = "FLOTILLA_TEST_STORE"
 const writers = 4
 
 func TestMain(m *testing.M) {
+	if os.Getenv(childCommit) != "" {
+		fmt.Fprintln(os.Stderr, commitOnce(os.Stdin))
+		os.Exit(1)
+	}
 	if path := os.Getenv(childFile); path != "" {
 		fmt.Fprintln(os.Stderr, commitForever(path))
 		os.Exit(1)

@@ -88,9 +88,17 @@ func (m *model) step(pick func(n int) int) {
 }
 
 func (m *model) commit(pick func(n int) int) {
-	var b store.Batch
-	if pick(3) == 0 {
-		b.Status = status(fmt.Sprint("r", pick(3)))
+	b := m.batch(pick, "")
+	if err := m.s.Commit(b); err != nil {
+		m.t.Fatal(err)
+	}
+	m.retain()
+}
+
+// batch makes up a batch, and what the store should hold once it is committed. With a revision it is surely one that is reported.
+func (m *model) batch(pick func(n int) int, revision string) (b store.Batch) {
+	if revision != "" || pick(3) == 0 {
+		b.Status = status(cmp.Or(revision, fmt.Sprint("r", pick(3))))
 		b.Status.Fetched = m.clock.now()
 		if m.status == nil || m.status.DesiredRevision != b.Status.DesiredRevision {
 			m.expect("status %s", b.Status.DesiredRevision)
@@ -133,10 +141,7 @@ func (m *model) commit(pick func(n int) int) {
 		}
 		m.episodes[e.ID] = e
 	}
-	if err := m.s.Commit(b); err != nil {
-		m.t.Fatal(err)
-	}
-	m.retain()
+	return b
 }
 
 // episode makes a new one, or changes, ends or begins again one that is there.
