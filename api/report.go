@@ -115,6 +115,8 @@ type BundleStatus struct {
 	// Drifted counts objects with an open episode, Unknown those whose comparison failed.
 	Drifted int `json:"drifted"`
 	Unknown int `json:"unknown"`
+	// Contested says of drift that somebody keeps bringing back who it is, and what would end it: at most MaxContested.
+	Contested []string `json:"contested,omitempty"`
 	// Suspended names the suspension that covers the whole bundle.
 	Suspended string `json:"suspended,omitempty"`
 	// Keep says that what leaves the bundle, or goes with it, stays on the cluster (prune: false).
@@ -148,6 +150,9 @@ type Applied struct {
 	// Removed says that the bundle is no longer on the cluster. What was deleted before is a pass of its own.
 	Removed bool `json:"removed,omitempty"`
 }
+
+// MaxContested bounds BundleStatus.Contested.
+const MaxContested = 3
 
 // MaxChanges bounds BundleStatus.Changes.
 const MaxChanges = 100

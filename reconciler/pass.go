@@ -448,6 +448,11 @@ func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*b
 				b.setApplied(rb)
 				if b.status.Digest == "" {
 					b.remember(rb)
+					for id := range b.entries {
+						if r.owners[id] == "" {
+							r.owners[id] = b.name // what is gone is looked at, too
+						}
+					}
 				}
 			}
 		}

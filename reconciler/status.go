@@ -151,14 +151,26 @@ func (r *Reconciler) setStatusLocked(b *bundle, next api.BundleStatus) {
 
 // countLocked counts what drifted and what could not be compared.
 func (r *Reconciler) countLocked(b *bundle) {
-	b.status.Drifted, b.status.Unknown = len(b.open), len(b.unknown)
+	b.status.Drifted, b.status.Unknown, b.status.Contested = len(b.open), len(b.unknown), b.contested()
 	b.status.Suspended = r.suspendedLocked(b.name)
+}
+
+// contested tells of the fights over the bundle's objects.
+func (b *bundle) contested() []string {
+	var out []string
+	for _, e := range b.open {
+		if e.Outcome == api.OutcomeContested {
+			out = append(out, e.Object.String()+": "+e.Hint)
+		}
+	}
+	slices.Sort(out)
+	return out[:min(len(out), api.MaxContested)]
 }
 
 // driftCountLocked records the counts if they changed.
 func (r *Reconciler) driftCountLocked(b *bundle) {
 	next := b.status
-	next.Drifted, next.Unknown = len(b.open), len(b.unknown)
+	next.Drifted, next.Unknown, next.Contested = len(b.open), len(b.unknown), b.contested()
 	r.setStatusLocked(b, next)
 }
 

@@ -3,7 +3,11 @@ package archtest
 import (
 	"go/parser"
 	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -39,6 +43,34 @@ func TestControlPlaneModule(t *testing.T) {
 		for _, violation := range checkComment(p) {
 			t.Errorf("%s %s", p.Path, violation)
 		}
+	}
+}
+
+// writes are the calls by which client-go writes.
+var writes = regexp.MustCompile(`\.(Create|Update|UpdateStatus|Patch|Apply|ApplyStatus|Delete|DeleteCollection)\(ctx`)
+
+// The packages that may ask the cluster for anything hold no call that writes: reconciler/apply alone does.
+func TestReadersOnlyRead(t *testing.T) {
+	for _, dir := range readers {
+		files, err := filepath.Glob("../../" + dir + "/*.go")
+		if err != nil || len(files) == 0 {
+			t.Fatal(dir, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := writes.Find(text); at != nil {
+				t.Errorf("%s calls %s…)", file, at)
+			}
+		}
+	}
+	if !writes.MatchString("r.Patch(ctx, name") {
+		t.Error("nothing would be found")
 	}
 }
 

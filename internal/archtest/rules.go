@@ -74,6 +74,12 @@ var owners = []owner{
 	{deps: []string{"github.com/fluxcd/pkg/ssa"}, owners: []string{"reconciler/apply"}},
 	{deps: []string{"go.etcd.io/bbolt"}, owners: []string{"internal/boltfile"}},
 	{deps: informers, owners: []string{"drift/watch"}},
+	// What can ask for objects; see TestReadersOnlyRead.
+	{
+		deps:   []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/dynamic", "k8s.io/client-go/metadata"},
+		except: informers,
+		owners: append([]string{"reconciler/apply"}, readers...),
+	},
 	{
 		deps:   []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime"},
 		except: informers,
@@ -81,6 +87,9 @@ var owners = []owner{
 		owners: []string{"reconciler/apply", "reconciler/health", "drift/watch", "internal/agent", "internal/cli"},
 	},
 }
+
+// readers ask the cluster, and never write to it.
+var readers = []string{"reconciler/health", "drift/watch"}
 
 var informers = []string{
 	"k8s.io/client-go/informers",

@@ -31,6 +31,7 @@ func TestRules(t *testing.T) {
 		"owner: informers":       {Package{Path: "internal/agent", Imports: []string{"k8s.io/client-go/tools/cache"}}, "belongs to drift/watch"},
 		"owner: informer home":   {Package{Path: "drift/watch", Imports: []string{"k8s.io/client-go/tools/cache"}}, ""},
 		"owner: client":          {Package{Path: "sources/git", Imports: []string{"k8s.io/client-go/dynamic"}}, "belongs to reconciler/apply"},
+		"owner: writer":          {Package{Path: "internal/agent", Imports: []string{"k8s.io/client-go/kubernetes"}}, "belongs to reconciler/apply"},
 		"owner: rest.Config":     {Package{Path: "internal/cli", Imports: []string{"k8s.io/client-go/rest"}}, ""},
 		"hub: transitive client": {Package{Path: "hub/web", Deps: []string{"k8s.io/client-go/rest"}}, "is linked with k8s.io/client-go/rest"},
 		"hub: transitive helm":   {Package{Path: "hub", Deps: []string{"helm.sh/helm/v3/pkg/chart"}}, "is linked with helm.sh/helm"},

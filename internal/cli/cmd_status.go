@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -116,5 +117,10 @@ func bundleTable(w io.Writer, bundles []api.BundleStatus) {
 			message = b.Error.Message
 		}
 		row(w, b.Name, string(b.Phase), shortRevision(b.AppliedRevision), fmt.Sprintf("%d/%d", b.ReadyObjects, b.Objects), strconv.Itoa(b.Drifted), message)
+	}
+	for _, b := range bundles {
+		for _, fight := range b.Contested {
+			fmt.Fprintf(w, "\nCONTESTED %s\n", strings.ReplaceAll(fight, "\n", "\n  "))
+		}
 	}
 }

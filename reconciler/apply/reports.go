@@ -175,6 +175,11 @@ func (d bundleDeployment) bundleStatus() api.BundleStatus {
 		Suspended: s.SuspendedBy, Message: s.Message, Keep: d.Metadata.Annotations[api.AnnotationPrune] == api.ValueDisabled,
 		ServiceAccount: d.serviceAccount(),
 	}
+	for _, c := range s.Conditions {
+		if _, fights, ok := strings.Cut(c.Message, "; "); ok && c.Type == "Drifted" && c.Reason == reasonContested {
+			st.Contested = []string{fights}
+		}
+	}
 	if e := s.Error; e != nil {
 		st.Error = &api.StatusError{Kind: e.Kind, Reason: e.Reason, Message: s.Message, File: e.File, Line: e.Line, Field: e.Field}
 	}

@@ -272,6 +272,9 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 	return d
 }
 
+// reasonContested is that of the condition Drifted where somebody keeps taking fields back; its message says who.
+const reasonContested = "Contested"
+
 // conditions are the three that people look at; their times move only when their status does.
 func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	ready := condition{Type: "Ready", Status: "False", Reason: camel(string(st.Phase)), Message: messageOf(st)}
@@ -288,6 +291,10 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	case st.Drifted > 0:
 		drifted.Status, drifted.Reason = "True", "Drifted"
 		drifted.Message = fmt.Sprintf("%d of %d objects differ from Git", st.Drifted, st.Objects)
+		if len(st.Contested) > 0 {
+			drifted.Reason = reasonContested
+			drifted.Message = bounded(drifted.Message+"; "+strings.Join(st.Contested, "\n"), maxMessage)
+		}
 	case st.Unknown > 0:
 		drifted.Status, drifted.Reason = "Unknown", "NotCompared"
 		drifted.Message = fmt.Sprintf("%d objects could not be compared", st.Unknown)

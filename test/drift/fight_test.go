@@ -13,6 +13,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
@@ -51,10 +53,25 @@ func TestFight(t *testing.T) {
 		t.Errorf("episode is %+v", e)
 	}
 	r.metricIs("flotilla_drift_contested", 1)
+	r.Eventually("the BundleDeployment names the rival and the rule", func(ctx context.Context) error {
+		o, err := r.Dynamic.Resource(schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: "bundledeployments"}).
+			Namespace(api.SystemNamespace).Get(ctx, r.Text("NS-app"), metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
+		for _, c := range conditions {
+			m, _ := c.(map[string]any)
+			if text := fmt.Sprint(m["message"]); m["type"] == "Drifted" && m["reason"] == "Contested" && strings.Contains(text, "rival") && strings.Contains(text, "/spec/replicas") {
+				return nil
+			}
+		}
+		return fmt.Errorf("conditions are %v", conditions)
+	})
 	r.Eventually("the BundleDeployment counts it", func(ctx context.Context) error {
 		b, err := r.Bundle(ctx, "NS-app")
-		if err == nil && b.Drifted != 1 {
-			err = fmt.Errorf("%d drifted", b.Drifted)
+		if err == nil && (b.Drifted != 1 || len(b.Contested) != 1 || !strings.Contains(b.Contested[0], "rival")) {
+			err = fmt.Errorf("%d drifted, contested are %q", b.Drifted, b.Contested)
 		}
 		return err
 	})

@@ -176,8 +176,8 @@ func TestFaults_inFiftyPasses(t *testing.T) {
 		}
 	}
 	r.Proxy.Spoil(nil)
-	// Of the others the report may have come too late.
-	if begun < faultPasses*4/5 {
+	// Of the others the report, which goes through the same faults, may have come too late.
+	if begun < faultPasses*3/5 {
 		t.Errorf("only %d of %d passes are known to have begun", begun, faultPasses)
 	}
 	r.Applied(last)
@@ -238,7 +238,7 @@ func TestFaults_inFiftyPasses(t *testing.T) {
 // It reports whether it has, within a few seconds.
 func (r *rig) adopting(revision string) bool {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 12*time.Second)
 	defer cancel()
 	for ctx.Err() == nil {
 		if report, err := r.Applier.Report(ctx); err == nil && report.Status.DesiredRevision == revision {
