@@ -62,6 +62,16 @@ func locate(err error, docs []*yaml.Node) {
 		}
 		return
 	}
+	var lines []int
+	for _, d := range docs {
+		if line := fieldLine(d, e.Field); line > 0 {
+			lines = append(lines, line)
+		}
+	}
+	if len(lines) == 1 {
+		e.Line = lines[0]
+		return
+	}
 	docs = slices.DeleteFunc(docs, func(d *yaml.Node) bool { return !holds(d, e.Field) })
 	// Documents that were encrypted as one share their metadata. Which of them holds another field cannot be told.
 	if len(docs) == 1 || len(docs) > 1 && strings.HasPrefix(e.Field, "sops") {
@@ -115,6 +125,25 @@ func encryptedKey(n *yaml.Node, at string) string {
 	default:
 	}
 	return ""
+}
+
+// fieldLine is the line of a field, whose keys may have dots in them; 0 if there is no such field.
+func fieldLine(n *yaml.Node, field string) int {
+	if n.Kind != yaml.MappingNode {
+		return 0
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := n.Content[i].Value
+		if field == key {
+			return n.Content[i].Line
+		}
+		if rest, ok := strings.CutPrefix(field, key+"."); ok {
+			if line := fieldLine(n.Content[i+1], rest); line > 0 {
+				return line
+			}
+		}
+	}
+	return 0
 }
 
 // holds reports whether a document has the first key of a field's path.

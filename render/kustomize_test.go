@@ -120,6 +120,24 @@ func TestKustomize_refuses(t *testing.T) {
 		},
 		{"a key twice in a resource", []string{"base/deployment.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: x\n  name: y\n"}, api.Error{File: "base/deployment.yaml", Line: 5}, `"name" occurs twice`},
 		{"resource without name", []string{"base/deployment.yaml", "apiVersion: v1\nkind: ConfigMap\n"}, api.Error{File: "base/deployment.yaml", Line: 1, Field: "metadata.name"}, "has no metadata.name"},
+		{
+			"patch of nothing",
+			[]string{kustomization, "resources: [../../base]\npatches:\n- path: p.yaml\n", "k/overlay/p.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata:\n  name: other\nspec: {replicas: 1}\n"},
+			api.Error{File: "k/overlay/p.yaml", Line: 4, Field: "metadata.name"},
+			"the patch of Deployment/other matches no resource",
+		},
+		{
+			"patch of nothing, in the kustomization",
+			[]string{kustomization, "resources: [../../base]\npatches:\n- patch: |\n    apiVersion: apps/v1\n    kind: Deployment\n    metadata: {name: other}\n"},
+			api.Error{File: kustomization, Line: 3, Field: "metadata.name"},
+			"the patch of Deployment/other matches no resource",
+		},
+		{
+			"resource twice",
+			[]string{"base/kustomization.yaml", "resources: [deployment.yaml, again.yaml]\n", "base/again.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\n"},
+			api.Error{File: "base/again.yaml", Line: 3, Field: "metadata.name"},
+			"Deployment/d is also in base/deployment.yaml:3",
+		},
 		{"a key twice", []string{kustomization, "resources: [../../base]\nresources: []\n"}, api.Error{File: kustomization, Line: 2}, `"resources" occurs twice`},
 		{"resource without kind", []string{"base/deployment.yaml", "apiVersion: v1\nmetadata: {name: x}\n"}, api.Error{File: "base/deployment.yaml", Line: 1, Field: "kind"}, "object x has no kind"},
 	} {

@@ -141,20 +141,20 @@ func TestSOPS_errors(t *testing.T) {
 			api.Error{Reason: "NoKey", File: name, Line: 1 + strings.Count(several[:strings.LastIndex(several, "apiVersion:")], "\n"), Field: "stringData.password"},
 			"there is no age key",
 		},
-		{"changed since", keys, strings.Replace(enc, "name: s", "name: t", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "sops.mac"}, "MAC does not match"},
+		{"changed since", keys, strings.Replace(enc, "name: s", "name: t", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 21, Field: "sops.mac"}, "MAC does not match"},
 		{
 			"value damaged", keys, strings.Replace(enc, "password: ENC[AES256_GCM,data:", "password: ENC[AES256_GCM,data:AAAA", 1),
-			api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "stringData.password"},
+			api.Error{Reason: "NotDecrypted", File: name, Line: 7, Field: "stringData.password"},
 			"changed after it was encrypted",
 		},
 		{
 			"value damaged beside a plain document", keys, configMap("y", "sops: x") + "---\n" + strings.Replace(enc, "password: ENC[", "password: ENX[", 1),
-			api.Error{Reason: "NotDecrypted", File: name, Line: 6, Field: "stringData.password"},
+			api.Error{Reason: "NotDecrypted", File: name, Line: 12, Field: "stringData.password"},
 			"changed after it was encrypted",
 		},
 		{
 			"changed since, beside a plain document", keys, configMap("y", "sops: x") + "---\n" + strings.Replace(enc, "name: s", "name: t", 1),
-			api.Error{Reason: "NotDecrypted", File: name, Line: 6, Field: "sops.mac"},
+			api.Error{Reason: "NotDecrypted", File: name, Line: 26, Field: "sops.mac"},
 			"MAC does not match",
 		},
 		{
@@ -167,7 +167,7 @@ func TestSOPS_errors(t *testing.T) {
 			api.Error{Reason: "NoKey", File: name, Line: 1, Field: "stringData.password"},
 			"encrypted with sops",
 		},
-		{"value moved", keys, strings.Replace(enc, "password: ENC", "passwort: ENC", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 1, Field: "stringData.passwort"}, "changed after it was encrypted"},
+		{"value moved", keys, strings.Replace(enc, "password: ENC", "passwort: ENC", 1), api.Error{Reason: "NotDecrypted", File: name, Line: 7, Field: "stringData.passwort"}, "changed after it was encrypted"},
 		{
 			"metadata lost", keys, enc[:strings.Index(enc, "sops:")],
 			api.Error{Reason: "StillEncrypted", File: name, Line: 1, Field: "data.password"},

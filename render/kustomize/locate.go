@@ -42,7 +42,68 @@ func (j *jail) located(err error) error {
 			return found
 		}
 	}
+	if m := resourceID.FindStringSubmatch(msg); m != nil {
+		kind, name := m[2], m[3]
+		if at := j.declared(kind, name); m[1] == "already registered id" && len(at) > 1 {
+			return refusalAt(at[len(at)-1], "metadata.name", "%s/%s is also in %s:%d", kind, name, at[0].file, at[0].line)
+		} else if m[1] == "no matches for Id" && len(at) > 0 {
+			return refusalAt(at[len(at)-1], "metadata.name", "the patch of %s/%s matches no resource", kind, name)
+		}
+	}
 	return &api.Error{Kind: api.Stalled, Reason: "KustomizeFailed", File: j.root, Err: fmt.Errorf("kustomize: %s", tidy(err))}
+}
+
+// resourceID is how kustomize names a resource in the errors that are told better: Deployment.v1.apps/web.[noNs].
+var resourceID = regexp.MustCompile(`(already registered id|no matches for Id):? ([A-Za-z0-9]+)\.[^/\s]*/([^\s;]+)\.\S*`)
+
+// place is where something is written.
+type place struct {
+	file string
+	line int
+}
+
+func refusalAt(at place, field, format string, args ...any) error {
+	return refusal(at.file, &yaml.Node{Line: at.line}, field, format, args...)
+}
+
+// declared finds where the files that were read, and the patches in kustomizations, name an object.
+func (j *jail) declared(kind, name string) []place {
+	var out []place
+	look := func(file string, text []byte, line int) {
+		docs, err := manifest.Parse(file, text)
+		if err != nil {
+			return
+		}
+		for _, d := range docs {
+			k, n := manifest.Get(d.Node, "kind"), manifest.Get(d.Node, "metadata", "name")
+			if k == nil || n == nil || k.Value != kind || n.Value != name {
+				continue
+			}
+			at := place{file, n.Line}
+			if line > 0 {
+				at.line = line // of the text in the kustomization
+			}
+			out = append(out, at)
+		}
+	}
+	for _, file := range j.read {
+		text, err := j.files.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if !slices.Contains(Names(), path.Base(file)) {
+			look(file, text, 0)
+			continue
+		}
+		if docs, err := manifest.Parse(file, text); err == nil && len(docs) > 0 {
+			for _, item := range items(manifest.Get(docs[0].Node, "patches")) {
+				if p := manifest.Get(item, "patch"); p != nil {
+					look(file, []byte(p.Value), p.Line)
+				}
+			}
+		}
+	}
+	return out
 }
 
 var unknownField = regexp.MustCompile(`unknown field "([^"]+)"`)
