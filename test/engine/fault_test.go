@@ -226,6 +226,14 @@ func TestFaults_inFiftyPasses(t *testing.T) {
 	if err != nil || len(ns.Labels) != 1 {
 		t.Errorf("the namespace, which is nobody's, was touched: %v %v", ns.Labels, err)
 	}
+	r.Eventually("nothing is unknown any more", func(ctx context.Context) error {
+		for b := range faultBundles {
+			if st, err := r.Bundle(ctx, fmt.Sprintf("NS-b%d", b)); err != nil || st.Unknown > 0 || st.Drifted > 0 {
+				return fmt.Errorf("b%d: %d unknown, %d drifted (%v)", b, st.Unknown, st.Drifted, err)
+			}
+		}
+		return nil
+	})
 	r.Stop()
 	for _, rec := range r.Records() {
 		if rec.Status.Error != nil || rec.Status.Unknown != 0 || rec.Status.Drifted != 0 {
