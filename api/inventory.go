@@ -14,6 +14,8 @@ type InventoryEntry struct {
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	Generation      int64  `json:"generation,omitempty"`
 	MetaDigest      string `json:"metaDigest,omitempty"`
+	// Scaled says that its replicas were an autoscaler's then.
+	Scaled bool `json:"scaled,omitempty"`
 	// Origin is the file in the repository that the object comes from.
 	Origin string `json:"origin,omitempty"`
 }

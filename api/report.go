@@ -119,6 +119,8 @@ type BundleStatus struct {
 	Contested []string `json:"contested,omitempty"`
 	// Suspended names the suspension that covers the whole bundle.
 	Suspended string `json:"suspended,omitempty"`
+	// Removing says that its removal has begun: of what it had, some is gone.
+	Removing bool `json:"removing,omitempty"`
 	// Keep says that what leaves the bundle, or goes with it, stays on the cluster (prune: false).
 	Keep bool `json:"keep,omitempty"`
 	// ServiceAccount is whom the bundle is applied as, and pruned as once it has left Git; nil for the agent itself.

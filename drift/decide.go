@@ -128,6 +128,9 @@ func contestHint(e api.Episode) string {
 	if e.Class == api.ClassExtra {
 		return fmt.Sprintf("%s keeps creating the object: stop it, or remove our ApplySet label from what it creates.", who)
 	}
+	if len(RuleFor(e).Paths) == 0 {
+		return fmt.Sprintf("%s keeps taking away the labels by which the object is known as ours: stop it.", who)
+	}
 	return fmt.Sprintf("%s keeps taking this back: stop it, or leave the fields to it with this rule below spec of the bundle %q:\n%s",
 		who, e.Bundle, strings.TrimRight(RuleYAML(RuleFor(e)), "\n"))
 }

@@ -3,6 +3,7 @@ package drift
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -72,11 +73,14 @@ func ourLabels(t trail) bool {
 	if s := t.String(); s == "" || s == "/metadata" || s == "/metadata/labels" {
 		return true
 	}
-	if len(t) != 3 || t[1].text != "labels" || t[2].elem.FieldName == nil {
-		return false
-	}
-	name := *t[2].elem.FieldName
-	return name == api.LabelPartOf || name == api.LabelManagedBy || name == api.LabelBundle
+	return ourLabel(t.String())
+}
+
+// ourLabel is ourLabels for one label, by its path.
+func ourLabel(path string) bool {
+	name, ok := strings.CutPrefix(path, "/metadata/labels/")
+	name = strings.ReplaceAll(name, "~1", "/")
+	return ok && (name == api.LabelPartOf || name == api.LabelManagedBy || name == api.LabelBundle)
 }
 
 // RuleFor is the ignore rule that would end an episode: this object's fields, and no more.
@@ -85,9 +89,11 @@ func RuleFor(e api.Episode) api.IgnoreRule {
 		Group: e.Object.Group, Kind: e.Object.Kind, Namespace: e.Object.Namespace, Name: e.Object.Name,
 	}}
 	for _, f := range e.Fields {
-		r.Paths = append(r.Paths, f.Path)
+		if !ourLabel(f.Path) {
+			r.Paths = append(r.Paths, f.Path)
+		}
 	}
-	if len(r.Paths) == 0 {
+	if len(e.Fields) == 0 {
 		r.Paths = []string{"/"}
 	}
 	return r

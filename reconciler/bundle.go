@@ -385,7 +385,7 @@ func (r *Reconciler) removalHooks(
 	run func(context.Context, apply.Request) ([]api.Change, bool, error),
 ) bool {
 	r.mu.Lock()
-	ever, unknown, revision, facts := b.status.Digest != "", b.applied == nil, b.status.AppliedRevision, r.facts
+	ever, unknown, revision, facts := b.status.Digest != "" || b.status.AppliedRevision != "", b.applied == nil, b.status.AppliedRevision, r.facts
 	r.mu.Unlock()
 	if !ever {
 		return true
@@ -393,7 +393,8 @@ func (r *Reconciler) removalHooks(
 	if unknown {
 		// The start could not read what was applied. Only what may pass is waited for.
 		err := r.baseline(ctx, revision, []*bundle{b}, facts)
-		if k := api.KindOf(err); k == api.Transient || k == api.Waiting || ctx.Err() != nil {
+		e, _ := errors.AsType[*api.Error](err)
+		if k := api.KindOf(err); k == api.Transient || k == api.Waiting || e != nil && e.Reason == "NoKey" || ctx.Err() != nil {
 			res.Err = fmt.Errorf("which hooks the removal of bundle %q has is not known: %w", b.name, err)
 			return false
 		}
@@ -476,8 +477,9 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 		res.Inventory = nil
 	}
 	if res.Err == nil && len(res.Inventory) == 0 && (!spec.PruneEnabled() || r.removalHooks(ctx, b, hold.Held, &res, r.Applier.RunPostDelete)) {
-		if res.Err = r.forget(ctx, b, res); res.Err == nil {
-			r.announce(ctx, b.name, res)
+		told := res
+		if res.Err = r.forget(ctx, b, &res); res.Err == nil {
+			r.announce(ctx, b.name, told)
 			return
 		}
 	}
@@ -485,7 +487,7 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 }
 
 // forget drops a bundle of which nothing is left, here and on the cluster.
-func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) error {
+func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) error {
 	// What is being published just now would bring it back.
 	r.publish.removal.Lock()
 	defer r.publish.removal.Unlock()
@@ -495,6 +497,8 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) er
 	// What was deleted last is told before the bundle is no more.
 	r.mu.Lock()
 	r.noteChangesLocked(b, res.Changes)
+	pruned := res.Changes.Count(api.Pruned)
+	res.Changes.Changes = nil // it is told once
 	last := r.recordLocked(b)
 	r.mu.Unlock()
 	if err := r.recorder.wait(last); err != nil {
@@ -503,6 +507,8 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if b.desired != nil {
+		// It begins anew: its BundleDeployment is gone, too.
+		b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision = nil, nil, "", ""
 		return cameBack()
 	}
 	r.Health.Remove(b.name)
@@ -514,7 +520,7 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res apply.Result) er
 	r.names = nil
 	delete(r.applySets, apply.ApplySetID(b.name))
 	r.recordRemovedLocked(b.name, episodes...)
-	r.Log.Info("bundle removed", "bundle", b.name, "pruned", res.Changes.Count(api.Pruned))
+	r.Log.Info("bundle removed", "bundle", b.name, "pruned", pruned)
 	r.doneLocked(b)
 	r.advanceLocked()
 	wake(r.kick)
@@ -553,6 +559,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		b.attempt, b.retry, b.stalled = 0, time.Time{}, false
 		b.settled = b.wants(desired) && !b.force // an order may have come meanwhile
 		b.status.Error = nil
+		b.status.Removing = desired == nil
 		if desired != nil {
 			b.status.AppliedRevision, b.status.Digest = revision, desired.Digest
 			b.deadline = now.Add(desired.Spec.WaitTimeout())

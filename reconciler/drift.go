@@ -162,6 +162,8 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil // its apply failed, and is tried again
 	}
 	_, look := b.look[id]
+	// The mark is taken off before anybody looks: one that is set meanwhile is for another look. A look that fails makes it unknown.
+	delete(b.look, id)
 	if _, unknown := b.unknown[id]; unknown || open || look {
 		return t
 	}
@@ -234,12 +236,12 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.Opened && since.Before(now) && now.Sub(since) < time.Minute {
 		verdict.Episode.Onset = since // when we were told, and not when we had looked
 	}
+	scaled := !t.extra && r.autoscaled(t, ins.Live)
 	r.mu.Lock()
 	delete(b.unknown, t.id)
-	delete(b.look, t.id)
 	if verdict.Episode == nil || !verdict.Episode.Open() {
 		if ins.Live != nil && !t.extra {
-			r.seenLocked(b, t, ins.Live)
+			r.seenLocked(b, t, ins.Live, scaled)
 		}
 	}
 	r.mu.Unlock()
@@ -259,10 +261,6 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.After > 0 {
 		r.queue.addAfter(t.id, verdict.After)
 	}
-	scaled := !t.extra && r.autoscaled(t, ins.Live)
-	r.mu.Lock()
-	r.scaledLocked(t, scaled)
-	r.mu.Unlock()
 	// What Git has changed meanwhile is not set back to its old value first: the apply that comes writes the new one.
 	if (verdict.Write != nil || verdict.Strip != nil || verdict.Remove) && !r.superseded(b, t) {
 		r.correct(ctx, b, t, ins, verdict, since)
@@ -349,13 +347,13 @@ func (r *Reconciler) observe(b *bundle, t *target, ins apply.Inspection, now tim
 }
 
 // seenLocked notes that an object, as it is now, was found to be as it should be.
-func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstructured) {
+func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstructured, scaled bool) {
 	e, ok := b.entries[t.id]
 	if !ok {
 		return
 	}
 	e.UID, e.ResourceVersion, e.Generation = string(live.GetUID()), live.GetResourceVersion(), live.GetGeneration()
-	e.MetaDigest = api.MetaDigest(live)
+	e.MetaDigest, e.Scaled = api.MetaDigest(live), scaled
 	b.entries[t.id] = e
 }
 

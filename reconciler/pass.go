@@ -290,7 +290,9 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		rb := &rendering.Bundles[i]
 		there[rb.Name] = true
 		b := r.bundleLocked(rb.Name)
-		b.gone = false
+		if b.gone {
+			b.gone, b.settled = false, false // some of it may have been deleted
+		}
 		b.unguard()
 		fresh := b.desired == nil
 		if !b.setDesired(rb, rendering.Revision) && !fresh {
@@ -410,7 +412,7 @@ func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
 		case b.status.Digest == "" && b.status.AppliedRevision == "":
 		case rb != nil && rb.Err == nil && rb.Digest == b.status.Digest:
 			b.setApplied(rb)
-			b.settled = b.status.Error == nil
+			b.settled = b.status.Error == nil && !b.status.Removing
 		default:
 			missing[b.status.AppliedRevision] = append(missing[b.status.AppliedRevision], b)
 		}

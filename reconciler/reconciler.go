@@ -76,8 +76,6 @@ type Reconciler struct {
 	owners map[string]string
 	// claims: object ID -> the bundle whose rendering holds it, at the adopted revision
 	claims map[string]string
-	// scaled: object ID -> its namespace, of objects whose replicas are an autoscaler's
-	scaled map[string]string
 	// twice: object ID -> the bundles that declare it, where they are several and rendering could not know
 	twice map[string][]string
 	// applySets: value of the part-of label -> bundle
@@ -134,7 +132,6 @@ func New(cfg Config) (*Reconciler, error) {
 		owners:    map[string]string{},
 		claims:    map[string]string{},
 		twice:     map[string][]string{},
-		scaled:    map[string]string{},
 		applySets: map[string]string{},
 		lost:      map[kindOf]time.Time{},
 		status:    cfg.Identity,

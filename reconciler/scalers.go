@@ -24,29 +24,18 @@ func (r *Reconciler) autoscalers(ctx context.Context, desired, live *unstructure
 	return slices.Concat(inGit, there), err
 }
 
-// scaledLocked remembers an object whose replicas are an autoscaler's, and forgets it when they are not:
-// what autoscalers do is watched for their sake.
-func (r *Reconciler) scaledLocked(t *target, scaled bool) {
-	if scaled {
-		r.scaled[t.id] = t.ref.Namespace
-	} else {
-		delete(r.scaled, t.id)
-	}
-}
-
 // ScalersChanged says that autoscalers of a namespace came, went or changed; empty means anywhere.
 // What they scaled is looked at, whatever the watch of the objects says: replicas that nobody scales any more are drift.
 func (r *Reconciler) ScalersChanged(namespace string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.Now()
-	for id, ns := range r.scaled {
-		if namespace != "" && namespace != ns {
-			continue
-		}
-		if b := r.bundles[r.owners[id]]; b != nil {
-			b.look[id] = struct{}{}
-			r.queue.add(id, now)
+	for _, b := range r.bundles {
+		for id, e := range b.entries {
+			if e.Scaled && (namespace == "" || namespace == e.Object.Namespace) {
+				b.look[id] = struct{}{}
+				r.queue.add(id, now)
+			}
 		}
 	}
 }

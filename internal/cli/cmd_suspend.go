@@ -128,6 +128,10 @@ func confirmed(ctx context.Context, w io.Writer, applier *apply.Applier, made ap
 			fmt.Fprintln(w, "warning: no agent has been on this cluster; one that comes obeys it before its first write")
 			return nil
 		}
+		if api.KindOf(err) == api.Forbidden {
+			fmt.Fprintf(w, "warning: whether the agent holds it may not be looked up: %v\n", err)
+			return nil
+		}
 		if i := slices.IndexFunc(report.Status.Suspensions, func(s api.Suspension) bool { return s.Name == made.Name }); err == nil && i >= 0 {
 			if held := report.Status.Suspensions[i]; made.Until.Sub(held.Until) > 2*time.Second {
 				fmt.Fprintf(w, "warning: the fleet allows no longer suspension (spec.suspendMax in fleet.yaml): it ends %s\n", held.Until.Local().Format(time.RFC1123))

@@ -42,6 +42,8 @@ type hooks struct {
 	phases map[moment]api.HookPhase
 	// change is what they are run once for: the digest of the bundle, or its removal.
 	change string
+	// back says that the bundle was being removed, and is in Git again.
+	back bool
 	// memory is what is known to have run.
 	memory hookMemory
 	// unknown is set where that could not be read: then nothing is done.
@@ -69,23 +71,13 @@ func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 		h.unknown = true
 		return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
 	}
-	back := memory.begun == bundleRemoval || memory.ran == bundleRemoval
-	if back {
-		// It was being removed, and is in Git again: the next removal is another one.
-		memory.begun = ""
-		if memory.ran == bundleRemoval {
-			memory.ran, installed = "", false
-		}
-		if err := a.status.setHookMemory(ctx, a, r.req.Bundle.Name, memory); err != nil {
-			h.unknown = true
-			return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
-		}
-	}
+	// It was being removed, and is in Git again. The mark stays until that is done, and then the next removal is another one.
+	h.back = memory.begun == bundleRemoval || memory.ran == bundleRemoval
 	h.memory = memory
 	switch {
 	case !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases):
-	case memory.ran == h.change && h.change != "" && !back:
-	case memory.ran == "" && !installed:
+	case memory.ran == h.change && h.change != "" && !h.back:
+	case memory.ran == "" && !installed || memory.ran == bundleRemoval:
 		// What a try that failed left behind does not make this an upgrade.
 		h.phases = installPhases
 	default:
@@ -149,7 +141,7 @@ func (h *hooks) at(when moment) []api.Hook {
 // run runs the hooks of a moment one after another. It reports false if one failed:
 // then nothing that follows is done.
 func (h *hooks) run(ctx context.Context, when moment) bool {
-	if h.phases == nil {
+	if h.phases == nil && (!h.back || when != after) {
 		return !h.unknown
 	}
 	due := h.at(when)
@@ -164,6 +156,9 @@ func (h *hooks) run(ctx context.Context, when moment) bool {
 		now = hookMemory{ran: h.change}
 	case len(due) > 0:
 		now.begun = h.change
+		if h.back {
+			now.ran = "" // or a try after this one would think that all of them ran
+		}
 	}
 	if now == h.memory {
 		return true

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,6 +61,8 @@ type writer struct {
 	left Left
 	// witness may be nil; see Request.Witness.
 	witness Witness
+	// scaled says that the replicas are an autoscaler's.
+	scaled bool
 	// entry is what to keep in the inventory.
 	entry *api.InventoryEntry
 }
@@ -279,6 +282,7 @@ func (w *writer) yielding(ctx context.Context) (*unstructured.Unstructured, erro
 		if err != nil {
 			return nil, err
 		}
+		w.scaled = slices.Contains(paths, "/spec/replicas")
 		if len(paths) > 0 {
 			rules = append(rules, api.IgnoreRule{Paths: paths})
 		}
@@ -430,6 +434,7 @@ func (w *writer) keep(m answer) {
 	w.entry = &api.InventoryEntry{
 		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
 		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
+		Scaled: w.scaled,
 	}
 }
 

@@ -244,6 +244,22 @@ func TestAutoscalerThatIsNotInGit(t *testing.T) {
 	r.drifted(0)
 }
 
+// That it goes while the agent is down is noticed at the next start.
+func TestAutoscalerThatGoesWhileTheAgentIsDown(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/web.yaml": deployment}))
+	r.create("hpa/", fmt.Sprintf(hpa, "by-hand"))
+	r.is("deploy/web", "spec.replicas", "2")
+	r.settle()
+	r.Stop()
+	r.Start() // and with nothing to look at
+	r.settle()
+	r.stays("deploy/web", "spec.replicas", "2")
+	r.Stop()
+	r.remove("hpa/by-hand")
+	r.Start()
+	r.is("deploy/web", "spec.replicas", "1")
+}
+
 // The same for an autoscaler in Git, and outside its bounds replicas are drift.
 func TestAutoscalerInGit(t *testing.T) {
 	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/web.yaml": strings.Replace(deployment, "replicas: 1", "replicas: 3", 1), "app/hpa.yaml": fmt.Sprintf(hpa, "web")}))

@@ -185,3 +185,36 @@ func TestPrune_leavesWhatControllersMade(t *testing.T) {
 		t.Errorf("the slice was %s, and is %s: %v", before, after, err)
 	}
 }
+
+// A bundle that comes back while something of it was kept is whole again, also if the agent was restarted in between.
+func TestPrune_calledOff(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %t", restart), func(t *testing.T) {
+			app := files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/kept.yaml": annotated("kept", "one", "flotilla.dev/prune: disabled")}
+			r := start(t, with(app, files{"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}))
+			r.Ready("NS-a", "")
+			r.Ready("NS-b", "")
+			kept := r.get("kept")
+			r.Delete("a")
+			r.gone("x")
+			r.same(kept)
+			r.Eventually("its removal is known", func(ctx context.Context) error {
+				b, err := r.Bundle(ctx, "NS-a")
+				if err == nil && b.Objects != 1 {
+					err = fmt.Errorf("it has %d objects", b.Objects)
+				}
+				return err
+			})
+			if restart {
+				r.Stop()
+			}
+			revision := r.Commit(app)
+			if restart {
+				r.Start()
+			}
+			r.value("x", "one")
+			r.same(kept)
+			r.Ready("NS-a", revision)
+		})
+	}
+}
