@@ -272,7 +272,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 	defer r.mu.Unlock()
 	if r.rendering == nil || r.rendering.Revision != rendering.Revision {
 		for _, w := range rendering.Warnings {
-			r.Log.Warn(w, "revision", rendering.Revision)
+			r.Log.Warn("a bundle is not on this cluster", "warning", w, "revision", rendering.Revision)
 		}
 	}
 	r.rendering = &rendering
