@@ -57,6 +57,10 @@ func decide(e *api.Episode, o Observation, at time.Time, opened bool) Decision {
 		e.Outcome, e.NextCorrection = api.OutcomeReported, time.Time{}
 		return Decision{Reason: "the policy says report"}
 	}
+	if was == api.OutcomeSuspended {
+		// Whoever resumed wants it corrected now: what was fought over before is another matter.
+		e.Track.Corrections, e.Track.Backoff, e.NextCorrection = nil, 0, time.Time{}
+	}
 	if was == api.OutcomeFailed {
 		if wait := e.NextCorrection.Sub(at); wait > 0 {
 			return Decision{Action: Hold, After: wait, Reason: "the last correction failed"}

@@ -262,12 +262,24 @@ func headline(r Result) string {
 			s += fmt.Sprintf(" and %d more", len(r.Fields)-i)
 			break
 		}
-		s += " " + f.Path
+		s += fmt.Sprintf(" %s (%s -> %s)", f.Path, brief(f.Desired), brief(f.Live))
 	}
 	if r.By.Manager != "" {
 		s += " by " + r.By.Manager
 	}
 	return s
+}
+
+// brief is a value as the timeline keeps it: what it was stays known when the episode has another one.
+func brief(value string) string {
+	const most = 40
+	switch r := []rune(value); {
+	case value == "":
+		return "absent"
+	case len(r) > most:
+		return string(r[:most]) + "…"
+	}
+	return value
 }
 
 // say adds a moment to the timeline. Of a long one the beginning and the latest moments stay.

@@ -124,8 +124,8 @@ func TestEpisodeTimeline(t *testing.T) {
 	s.later(time.Second)
 	s.corrected(nil)
 	want := []string{
-		"began: changed /a by kubectl-edit", "not corrected: suspended by inc-1",
-		"now: changed /a /b by kubectl-edit", "corrected",
+		"began: changed /a (1 -> 2) by kubectl-edit", "not corrected: suspended by inc-1",
+		"now: changed /a (1 -> 2) /b (1 -> 2) by kubectl-edit", "corrected",
 	}
 	if d := cmp.Diff(want, whats(s.ep)); d != "" {
 		t.Error(d)

@@ -219,7 +219,7 @@ func (p *Pages) Episode(w http.ResponseWriter, r *http.Request) {
 
 func (p *Pages) commands(e api.Episode) []command {
 	out := []command{{"The same on a terminal", "flotilla drift show " + e.ID + " --hub " + p.cfg.URL}}
-	if e.Suspension != "" {
+	if e.Suspension != "" && e.Outcome == api.OutcomeSuspended {
 		out = append(out, command{"End the suspension and correct", "flotilla resume " + e.Suspension})
 	} else {
 		out = append(out, command{

@@ -60,7 +60,7 @@ func showEpisode(w io.Writer, e api.Episode) {
 		fmt.Fprintf(w, ", from what Git says at %s", shortRevision(e.Revision))
 	}
 	fmt.Fprintln(w)
-	if e.Suspension != "" {
+	if e.Suspension != "" && e.Outcome == api.OutcomeSuspended {
 		fmt.Fprintf(w, "held by suspension %s\n", e.Suspension)
 	}
 	if !e.NextCorrection.IsZero() && e.Open() {

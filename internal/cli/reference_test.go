@@ -93,3 +93,11 @@ func TestHelp(t *testing.T) {
 	}
 	walk(newRoot(IO{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard}))
 }
+
+func TestExecute_unknownCommand(t *testing.T) {
+	var talk bytes.Buffer
+	code := Execute(t.Context(), []string{"bogus"}, IO{In: strings.NewReader(""), Out: io.Discard, Err: &talk})
+	if code != 64 || !strings.Contains(talk.String(), `there is no command "bogus"`) {
+		t.Errorf("code %d: %s", code, talk.String())
+	}
+}

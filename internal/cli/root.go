@@ -69,7 +69,12 @@ applies it, watches the result and records every drift. A hub shows the whole fl
   Stop correction for a while: flotilla suspend --bundle podinfo --for 30m --reason INC-123`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no command %q\nsee \"flotilla --help\"", args[0])}
+			}
+			return nil
+		},
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(streams.In)
