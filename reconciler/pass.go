@@ -348,6 +348,7 @@ func (r *Reconciler) begin() {
 	r.mu.Unlock()
 	if first {
 		r.follow()
+		r.ScalersChanged("") // what the watch of autoscalers told before the inventory was known
 		r.compareEverything()
 	}
 	wake(r.kick)

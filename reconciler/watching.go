@@ -75,7 +75,6 @@ func (r *Reconciler) ofKindLocked(group, kind string, f func(*bundle, api.Invent
 // compareEverything looks at all that we own and at all that carries one of our labels.
 // What is as it was left costs a look into the watch's memory and no request.
 func (r *Reconciler) compareEverything() {
-	r.ScalersChanged("")
 	now := r.Now()
 	r.mu.Lock()
 	ids := make(map[string]bool, len(r.owners))
