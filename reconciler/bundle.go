@@ -1,10 +1,7 @@
 package reconciler
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"reflect"
 	"slices"
 	"sync"
@@ -228,26 +225,6 @@ func (r *Reconciler) waiting(b *bundle, desired *api.RenderedBundle) apply.Waiti
 	}
 }
 
-// waitingForRemoval is waiting for the hooks of a removal: only that the bundle comes back ends the wait.
-func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
-	return func(ctx context.Context) (context.Context, func()) {
-		ctx, cancel := context.WithCancel(ctx)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		b.back = cancel
-		if b.desired != nil {
-			cancel()
-		}
-		r.yieldLocked(b)
-		return ctx, func() {
-			cancel()
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			b.back = nil
-		}
-	}
-}
-
 // hold remembers which objects a suspension held back while a bundle was applied.
 type hold struct {
 	ask apply.Held
@@ -311,125 +288,6 @@ func (r *Reconciler) resolve(ctx context.Context, b *bundle, desired *api.Render
 	return b.desired
 }
 
-// staleLocked tells apart what the bundle owns: what is to be deleted, unless the guard of this revision refuses,
-// and what stays, because Git names it, another bundle is taking it over, or not all of Git is known.
-func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (stale, keep []api.InventoryEntry, guard error) {
-	broken := r.brokenLocked()
-	b.kept = false
-	for _, e := range inventory {
-		id := e.Object.ID()
-		switch owner := r.desiredByLocked(id); owner {
-		case b.name:
-			keep = append(keep, e)
-		case "":
-			if broken != "" {
-				// It may have moved into the bundle that cannot be rendered.
-				b.kept = true
-				keep = append(keep, e)
-				continue
-			}
-			stale = append(stale, e)
-		default:
-			// The other bundle's apply takes it over; until then it stays on our list.
-			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) {
-				keep = append(keep, e)
-			}
-		}
-	}
-	return stale, keep, r.guardLocked(b.name, stale)
-}
-
-// prune deletes what the bundle owns and Git no longer names.
-func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
-	r.mu.Lock()
-	stale, keep, guard := r.staleLocked(b, res.Inventory)
-	removal := desired == nil && !b.kept && guard == nil
-	r.mu.Unlock()
-	if removal && len(res.Inventory) > 0 {
-		ok := r.removalHooks(ctx, b, held, &res, r.Applier.RunPreDelete)
-		// They may have taken long: another revision may say something else by now.
-		r.mu.Lock()
-		stale, keep, guard = r.staleLocked(b, res.Inventory)
-		if b.desired != nil {
-			ok, res.Err = false, cmp.Or(res.Err, error(cameBack()))
-		}
-		r.mu.Unlock()
-		if !ok {
-			return res
-		}
-	}
-	if guard != nil {
-		res.Inventory, res.Err = append(keep, stale...), guard
-		return res
-	}
-	if len(stale) == 0 {
-		res.Inventory = keep
-		return res
-	}
-	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired)})
-	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
-	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
-	return res
-}
-
-// cameBack is the error of a removal that a newer revision has made pointless.
-func cameBack() *api.Error {
-	return &api.Error{Kind: api.Waiting, Reason: "Superseded", After: time.Millisecond, Err: errors.New("the bundle is in Git again")}
-}
-
-// removalHooks runs the hooks of a bundle's removal, and adds to the result what they did. It reports whether to go on.
-// A bundle that was never applied to its end has none: what they need may not be there. One of which another bundle
-// has objects now is not removed, but renamed.
-func (r *Reconciler) removalHooks(
-	ctx context.Context, b *bundle, held apply.Held, res *apply.Result,
-	run func(context.Context, apply.Request) ([]api.Change, bool, error),
-) bool {
-	r.mu.Lock()
-	ever, unknown, revision, facts := b.status.Digest != "" || b.status.AppliedRevision != "", b.applied == nil, b.status.AppliedRevision, r.facts
-	r.mu.Unlock()
-	if !ever {
-		return true
-	}
-	if unknown {
-		// The start could not read what was applied. Only what may pass is waited for.
-		err := r.baseline(ctx, revision, []*bundle{b}, facts)
-		e, _ := errors.AsType[*api.Error](err)
-		if k := api.KindOf(err); k == api.Transient || k == api.Waiting || e != nil && e.Reason == "NoKey" || ctx.Err() != nil {
-			res.Err = fmt.Errorf("which hooks the removal of bundle %q has is not known: %w", b.name, err)
-			return false
-		}
-	}
-	r.mu.Lock()
-	applied := b.applied
-	moved := applied != nil && slices.ContainsFunc(applied.Objects, func(o *unstructured.Unstructured) bool {
-		return r.desiredByLocked(api.RefOf(o).ID()) != ""
-	})
-	r.mu.Unlock()
-	if applied == nil || moved {
-		return true
-	}
-	changes, ok, err := run(ctx, apply.Request{Bundle: *applied, Held: held, InGit: r.inGit, Waiting: r.waitingForRemoval(b)})
-	res.Changes.Changes = append(res.Changes.Changes, changes...)
-	if err != nil {
-		res.Err = err
-	}
-	return ok && err == nil
-}
-
-// brokenLocked names a bundle of the adopted revision that cannot be rendered; empty if there is none.
-// What it holds is not known, so nothing is known to have left Git either.
-func (r *Reconciler) brokenLocked() string {
-	if r.rendering == nil {
-		return ""
-	}
-	for _, rb := range r.rendering.Bundles {
-		if rb.Err != nil {
-			return rb.Name
-		}
-	}
-	return ""
-}
-
 func hasEntry(b *bundle, id string) bool {
 	_, ok := b.entries[id]
 	return ok
@@ -454,77 +312,6 @@ func (r *Reconciler) desiredByLocked(id string) string {
 		}
 	}
 	return ""
-}
-
-// removeBundle deletes what a bundle that left Git still owns, and then forgets the bundle.
-func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []api.InventoryEntry, hold *hold, saw *witness) {
-	r.mu.Lock()
-	var spec api.BundleSpec
-	if b.applied != nil {
-		spec = b.applied.Spec
-	} else {
-		spec.ServiceAccount = b.status.ServiceAccount
-	}
-	if b.status.Keep {
-		// Known even where nothing that was applied is, because the store was lost.
-		spec.Prune = new(bool)
-	}
-	r.mu.Unlock()
-	res := apply.Result{Changes: api.ChangeSet{Bundle: b.name}, Inventory: inventory}
-	if spec.PruneEnabled() {
-		res = r.prune(ctx, b, nil, spec, res, hold.Held)
-	} else {
-		res.Inventory = nil
-	}
-	if res.Err == nil && len(res.Inventory) == 0 && (!spec.PruneEnabled() || r.removalHooks(ctx, b, hold.Held, &res, r.Applier.RunPostDelete)) {
-		told := res
-		if res.Err = r.forget(ctx, b, &res); res.Err == nil {
-			r.announce(ctx, b.name, told)
-			return
-		}
-	}
-	r.finish(ctx, b, nil, "", res, hold, saw)
-}
-
-// forget drops a bundle of which nothing is left, here and on the cluster.
-func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) error {
-	// What is being published just now would bring it back.
-	r.publish.removal.Lock()
-	defer r.publish.removal.Unlock()
-	if err := r.Applier.DeleteStatus(ctx, b.name); err != nil {
-		return err
-	}
-	// What was deleted last is told before the bundle is no more.
-	r.mu.Lock()
-	r.noteChangesLocked(b, res.Changes)
-	pruned := res.Changes.Count(api.Pruned)
-	res.Changes.Changes = nil // it is told once
-	last := r.recordLocked(b)
-	r.mu.Unlock()
-	if err := r.recorder.wait(last); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if b.desired != nil {
-		// It begins anew: its BundleDeployment is gone, too.
-		b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision = nil, nil, "", ""
-		return cameBack()
-	}
-	r.Health.Remove(b.name)
-	episodes := r.resolveAllLocked(b, "the bundle left Git")
-	for id := range b.entries {
-		delete(r.owners, id)
-	}
-	delete(r.bundles, b.name)
-	r.names = nil
-	delete(r.applySets, apply.ApplySetID(b.name))
-	r.recordRemovedLocked(b.name, episodes...)
-	r.Log.Info("bundle removed", "bundle", b.name, "pruned", pruned)
-	r.doneLocked(b)
-	r.advanceLocked()
-	wake(r.kick)
-	return nil
 }
 
 // finish takes over what an apply left behind, records it and decides what comes next.
