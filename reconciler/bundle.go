@@ -207,12 +207,18 @@ func (r *Reconciler) inGit(bundle string) bool {
 
 // waiting lets another bundle work while this one waits for a hook, and ends the wait when a newer revision comes.
 func (r *Reconciler) waiting(b *bundle, desired *api.RenderedBundle) apply.Waiting {
+	return r.waitingUntil(b, &b.supersede, func() bool { return !b.wants(desired) })
+}
+
+// waitingUntil lets another bundle work while this one waits. The wait ends by what it puts into end, which Reconciler.mu
+// guards, and does not begin where it is pointless already.
+func (r *Reconciler) waitingUntil(b *bundle, end *context.CancelFunc, pointless func() bool) apply.Waiting {
 	return func(ctx context.Context) (context.Context, func()) {
 		ctx, cancel := context.WithCancel(ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		b.supersede = cancel
-		if !b.wants(desired) {
+		*end = cancel
+		if pointless() {
 			cancel()
 		}
 		r.yieldLocked(b)
@@ -220,7 +226,7 @@ func (r *Reconciler) waiting(b *bundle, desired *api.RenderedBundle) apply.Waiti
 			cancel()
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			b.supersede = nil
+			*end = nil
 		}
 	}
 }

@@ -16,22 +16,7 @@ import (
 
 // waitingForRemoval is waiting for the hooks of a removal: only that the bundle comes back ends the wait.
 func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
-	return func(ctx context.Context) (context.Context, func()) {
-		ctx, cancel := context.WithCancel(ctx)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		b.back = cancel
-		if b.desired != nil {
-			cancel()
-		}
-		r.yieldLocked(b)
-		return ctx, func() {
-			cancel()
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			b.back = nil
-		}
-	}
+	return r.waitingUntil(b, &b.back, func() bool { return b.desired != nil })
 }
 
 // staleLocked tells apart what the bundle owns: what is to be deleted, unless the guard of this revision refuses,

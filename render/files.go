@@ -54,7 +54,7 @@ func readCluster(tree api.Tree, name string) (api.Cluster, error) {
 	}
 	if c.Metadata.Name != name {
 		return api.Cluster{}, &api.Error{
-			Kind: api.Stalled, Reason: "BadFleetFile", File: file, Line: lineOf(data, "metadata", "name"), Field: "metadata.name",
+			Kind: api.Stalled, Reason: "BadFleetFile", File: file, Line: LineOf(data, "metadata", "name"), Field: "metadata.name",
 			Err: fmt.Errorf("%q is not the directory's name %q", c.Metadata.Name, name),
 		}
 	}

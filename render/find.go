@@ -61,7 +61,7 @@ func (f *finder) bundles(tree api.Tree) ([]*found, error) {
 		a, b := all[i-1], all[i]
 		if a.bundle.Metadata.Name == b.bundle.Metadata.Name {
 			return nil, &api.Error{
-				Kind: api.Stalled, Reason: "DuplicateBundle", File: b.file, Line: lineOf(b.data, "metadata", "name"), Field: "metadata.name",
+				Kind: api.Stalled, Reason: "DuplicateBundle", File: b.file, Line: LineOf(b.data, "metadata", "name"), Field: "metadata.name",
 				Err: fmt.Errorf("bundle %q is also in %s", b.bundle.Metadata.Name, a.file),
 			}
 		}
@@ -161,9 +161,9 @@ func readBundle(tree api.Tree, file string, e fs.DirEntry) (*found, error) {
 	return out, nil
 }
 
-// lineOf finds the line of a field, or of its nearest parent that is written down; 0 if the text is no YAML.
+// LineOf finds the line of a field, or of its nearest parent that is written down; 0 if the text is no YAML.
 // The keys of a list are its indexes.
-func lineOf(data []byte, keys ...string) int {
+func LineOf(data []byte, keys ...string) int {
 	docs, err := manifest.Parse("", data)
 	if err != nil || len(docs) == 0 {
 		return 0

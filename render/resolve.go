@@ -51,7 +51,7 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 		for _, f := range all {
 			if f.bundle.Metadata.Name == b.name {
 				return nil, nil, &api.Error{
-					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Line: lineOf(f.data, "metadata", "name"), Field: "metadata.name",
+					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Line: LineOf(f.data, "metadata", "name"), Field: "metadata.name",
 					Err: fmt.Errorf("bundle %q is also made by %s", b.name, b.file),
 				}
 			}
@@ -159,7 +159,7 @@ func checkDependencies(here []resolved, all []*found) {
 			}
 			e := &api.Error{
 				Kind: api.Stalled, Reason: "UnknownDependency", File: b.file,
-				Line: lineOf(b.data, "spec", "dependsOn", strconv.Itoa(j)), Field: fmt.Sprintf("spec.dependsOn.%d", j),
+				Line: LineOf(b.data, "spec", "dependsOn", strconv.Itoa(j)), Field: fmt.Sprintf("spec.dependsOn.%d", j),
 				Err: fmt.Errorf("there is no bundle %q", d),
 			}
 			if k := slices.IndexFunc(all, func(f *found) bool { return f.bundle.Metadata.Name == d }); k >= 0 {
@@ -191,7 +191,7 @@ func findCycle(here []resolved) error {
 		if state[name] == visiting {
 			cycle := append(slices.Clone(trail[slices.Index(trail, name):]), name)
 			return &api.Error{
-				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Line: lineOf(b.data, "spec", "dependsOn"), Field: "spec.dependsOn",
+				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Line: LineOf(b.data, "spec", "dependsOn"), Field: "spec.dependsOn",
 				Err: fmt.Errorf("the bundles depend on each other: %s", strings.Join(cycle, " -> ")),
 			}
 		}

@@ -280,7 +280,7 @@ func loadChart(ctx context.Context, p *pass, v *view, b resolved) (*helm.Chart, 
 		}
 		if at.File = cmp.Or(at.File, b.file); at.File == b.file {
 			at.Field = cmp.Or(at.Field, "spec.helm.chart")
-			at.Line = cmp.Or(at.Line, lineOf(b.data, strings.Split(at.Field, ".")...))
+			at.Line = cmp.Or(at.Line, LineOf(b.data, strings.Split(at.Field, ".")...))
 		}
 		return nil, "", &at
 	}

@@ -244,20 +244,13 @@ func (w *writer) unindex(n uint64, h head) error {
 // retain drops closed episodes beyond the limits, those that ended first before the others.
 func (w *writer) retain() error {
 	over := w.count.ClosedEpisodes - w.limits.ClosedEpisodes
-	var aging boltfile.Aging
-	meta := w.tx.Bucket(bucketMeta)
-	if _, err := meta.Load(keyAging, &aging); err != nil {
+	before, err := boltfile.TooOld(w.tx.Bucket(bucketMeta), keyAging, w.at, w.limits.ClosedAge)
+	if err != nil {
 		return err
-	}
-	before, changed := aging.Old(w.at, w.limits.ClosedAge)
-	if changed {
-		if err := meta.Save(keyAging, aging); err != nil {
-			return err
-		}
 	}
 	tooOld := closedKey(before, 0)
 	var drop []uint64
-	err := w.tx.Bucket(bucketClosed).Keys(nil, func(k []byte, _ int) error {
+	err = w.tx.Bucket(bucketClosed).Keys(nil, func(k []byte, _ int) error {
 		if len(drop) >= over && bytes.Compare(k, tooOld) >= 0 {
 			return boltfile.ErrStop
 		}

@@ -162,14 +162,7 @@ func (s *Store) begin(tx *boltfile.Tx, cluster string) (*writer, error) {
 	if _, err = meta.Load(keyCounters, &w.count); err != nil {
 		return nil, err
 	}
-	var aging boltfile.Aging
-	if _, err := meta.Load(keyAging, &aging); err != nil {
-		return nil, err
-	}
-	changed := false
-	if w.old, changed = aging.Old(w.at, s.limits.ClosedAge); changed {
-		err = meta.Save(keyAging, aging)
-	}
+	w.old, err = boltfile.TooOld(meta, keyAging, w.at, s.limits.ClosedAge)
 	return w, err
 }
 

@@ -66,14 +66,9 @@ func (s *Store) trimAudit(b *boltfile.Bucket, c *Counters) error {
 	if err != nil {
 		return err
 	}
-	for _, k := range old {
-		if err := b.Delete(k); err != nil {
-			return err
-		}
-	}
 	c.AuditEntries -= len(old)
 	c.DroppedEntries += uint64(len(old))
-	return nil
+	return deleteAll(b, old)
 }
 
 // AuditFilter selects entries; zero fields select all.

@@ -205,10 +205,8 @@ func (w *writer) removeCluster() error {
 		if err != nil {
 			return err
 		}
-		for _, k := range keys {
-			if err := b.Delete(k); err != nil {
-				return err
-			}
+		if err := deleteAll(b, keys); err != nil {
+			return err
 		}
 	}
 	ids, err := w.allEpisodes()

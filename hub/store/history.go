@@ -109,12 +109,17 @@ func (w *writer) remember(a api.Applied) error {
 	if err != nil {
 		return err
 	}
-	for _, k := range drop {
+	w.rec.History -= len(drop)
+	return deleteAll(b, drop)
+}
+
+// deleteAll deletes the keys that a walk, which must not change the bucket, has collected.
+func deleteAll(b *boltfile.Bucket, keys [][]byte) error {
+	for _, k := range keys {
 		if err := b.Delete(k); err != nil {
 			return err
 		}
 	}
-	w.rec.History -= len(drop)
 	return nil
 }
 

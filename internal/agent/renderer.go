@@ -6,10 +6,7 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
-	"strconv"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
@@ -80,38 +77,7 @@ func inBundleFile(err error, tree api.Tree, dir string) error {
 	at := *e
 	at.File = path.Join(dir, "bundle.yaml")
 	if data, err := tree.ReadFile(at.File); err == nil {
-		at.Line = lineOf(data, at.Field)
+		at.Line = render.LineOf(data, strings.Split(at.Field, ".")...)
 	}
 	return &at
-}
-
-// lineOf finds the line of a field, or of its nearest parent that is written down; 0 if there is none.
-func lineOf(data []byte, field string) int {
-	var doc yaml.Node
-	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
-		return 0
-	}
-	n := doc.Content[0]
-	line := n.Line
-	for key := range strings.SplitSeq(field, ".") {
-		next := -1
-		switch n.Kind {
-		case yaml.MappingNode:
-			for i := 0; i+1 < len(n.Content); i += 2 {
-				if n.Content[i].Value == key {
-					line, next = n.Content[i].Line, i+1
-				}
-			}
-		case yaml.SequenceNode:
-			if i, err := strconv.Atoi(key); err == nil && i >= 0 && i < len(n.Content) {
-				line, next = n.Content[i].Line, i
-			}
-		default: // a scalar has no fields
-		}
-		if next < 0 {
-			break
-		}
-		n = n.Content[next]
-	}
-	return line
 }

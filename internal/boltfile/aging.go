@@ -10,6 +10,19 @@ type Aging struct {
 	Since time.Time `json:"since"`
 }
 
+// TooOld is Old of the Aging that a bucket keeps under a key, which is stored again where it has changed.
+func TooOld(b *Bucket, key []byte, now time.Time, age time.Duration) (before time.Time, err error) {
+	var a Aging
+	if _, err := b.Load(key, &a); err != nil {
+		return time.Time{}, err
+	}
+	before, changed := a.Old(now, age)
+	if changed {
+		err = b.Save(key, a)
+	}
+	return before, err
+}
+
 // Old returns the time before which things are too old to keep, zero if none are to be dropped now:
 // time that leapt by more than a tenth of the age (in either direction, or because nobody was there to tell)
 // is believed when a hundredth of the age has passed since. It reports whether Aging is to be stored again.
