@@ -21,8 +21,8 @@ type Inspection struct {
 	Live *unstructured.Unstructured
 	// DryRun is the server's answer to applying Desired without storing it.
 	DryRun *unstructured.Unstructured
-	// Refused is why the server would not apply Desired to Live, such as an immutable field that somebody changed
-	// by deleting and creating the object. DryRun is then the answer to creating Desired beside it: good for a comparison.
+	// Refused is why the server would not apply Desired to Live: an immutable field that somebody changed
+	// by deleting and creating the object, or claims in a version that its CRD dropped. DryRun is then the answer to creating Desired beside it: good for a comparison.
 	Refused error
 	// Err means that nothing is known: neither drift nor its absence.
 	Err error
@@ -71,7 +71,7 @@ func (a *Applier) Inspect(ctx context.Context, bundle api.RenderedBundle, desire
 // inspectAs is Inspect for one who holds a slot and a client already.
 func (a *Applier) inspectAs(ctx context.Context, c *client, at place, bundle string, desired *unstructured.Unstructured) Inspection {
 	in, err := a.inspect(ctx, c, at, bundle, desired)
-	if apierrors.IsInvalid(err) && in.Live != nil {
+	if in.Live != nil && (apierrors.IsInvalid(err) || claimsDropped(err) != "") {
 		if in.DryRun = c.asNew(ctx, at, in.Desired); in.DryRun != nil {
 			in.Refused, err = err, nil
 		}
@@ -186,6 +186,10 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		return api.InventoryEntry{}, err
 	}
 	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	if w.versionMoved(ctx, err) {
+		// The object has another resourceVersion now: it is to be looked at again.
+		err = apierrors.NewConflict(groupResource(w.at.ref), w.at.ref.Name, err)
+	}
 	if err != nil {
 		if r, ok := plan.Rejected(withoutForce(w.in), err); ok {
 			return api.InventoryEntry{}, r.Err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -164,7 +165,7 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		}
 		w.keep(out.meta)
 		return s, false
-	case apierrors.IsConflict(err):
+	case apierrors.IsConflict(err), w.versionMoved(ctx, err):
 		w.look(ctx)
 		return s, true
 	case w.kindAppears(ctx, err):
@@ -210,7 +211,7 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		return failed(s.Object, err), false
 	}
 	out, err := w.c.apply(ctx, w.at, body, patchMode{dryRun: true, whole: true})
-	if apierrors.IsConflict(err) {
+	if apierrors.IsConflict(err) || w.versionMoved(ctx, err) {
 		w.look(ctx)
 		return s, true
 	}
@@ -336,11 +337,48 @@ func takeOverPatch(live *unstructured.Unstructured, how plan.TakeOver, rules []a
 	if len(patches) == 0 {
 		return nil, nil
 	}
+	return managedFieldsPatch(live, patches...)
+}
+
+// managedFieldsPatch is a JSON patch on the condition that the object is as it was read.
+func managedFieldsPatch(live *unstructured.Unstructured, patches ...ssa.JSONPatch) ([]byte, error) {
 	ops := []any{map[string]any{"op": "test", "path": "/metadata/resourceVersion", "value": live.GetResourceVersion()}}
 	for _, p := range patches {
 		ops = append(ops, p)
 	}
 	return json.Marshal(ops)
+}
+
+// droppedVersion is how the API server says that somebody claims fields in a version that a CRD no longer has.
+var droppedVersion = regexp.MustCompile(`request to convert CR to an invalid group/version: (\S+)$`)
+
+// claimsDropped returns the version in which fields are claimed that cannot be read any more; empty for any other error.
+func claimsDropped(err error) string {
+	if err == nil {
+		return ""
+	}
+	if m := droppedVersion.FindStringSubmatch(err.Error()); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// versionMoved moves the claims on the object out of a version that its CRD dropped, if that is what err is about.
+// It reports whether to try again.
+func (w *writer) versionMoved(ctx context.Context, err error) bool {
+	from := claimsDropped(err)
+	if from == "" || w.in.Live == nil {
+		return false
+	}
+	entries, ok := plan.MoveVersion(w.in.Live.GetManagedFields(), from, w.at.ref.GVK().GroupVersion().String())
+	if !ok {
+		return false
+	}
+	patch, err := managedFieldsPatch(w.in.Live, ssa.NewPatchReplace("/metadata/managedFields", entries))
+	if err == nil {
+		err = w.c.patch(ctx, w.at, types.JSONPatchType, patch)
+	}
+	return err == nil || apierrors.IsConflict(err)
 }
 
 // kindAppears waits a moment where a CRD was just established and its address is not served yet,

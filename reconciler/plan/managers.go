@@ -97,6 +97,45 @@ func SoleOwner(live *unstructured.Unstructured, rules []api.IgnoreRule) ([]metav
 	return out, changed
 }
 
+// MoveVersion returns managedFields in which what was claimed in one version is claimed in another one.
+// It reports false if nothing was claimed in the old one, or a claim cannot be read.
+//
+// The API server cannot convert claims in a version that a CRD no longer has, and refuses every server-side apply
+// of an object that has such claims. Fields that the new version does not have are gone from the object already.
+func MoveVersion(entries []metav1.ManagedFieldsEntry, from, to string) ([]metav1.ManagedFieldsEntry, bool) {
+	out := slices.Clone(entries)
+	moved := false
+	for i := range out {
+		if out[i].APIVersion == from {
+			out[i].APIVersion, moved = to, true
+		}
+	}
+	// Of two entries of one writer in one version the API server would forget one.
+	for i := 0; i < len(out); i++ {
+		for j := len(out) - 1; j > i; j-- {
+			a, b := out[i], out[j]
+			if a.Manager != b.Manager || a.Operation != b.Operation || a.Subresource != b.Subresource || a.APIVersion != b.APIVersion {
+				continue
+			}
+			x, okX := fieldSet(a)
+			y, okY := fieldSet(b)
+			if !okX || !okY {
+				return nil, false
+			}
+			raw, err := x.Union(y).ToJSON()
+			if err != nil {
+				return nil, false
+			}
+			if b.Time != nil && (a.Time == nil || a.Time.Before(b.Time)) {
+				a.Time = b.Time
+			}
+			a.FieldsV1 = metav1.NewFieldsV1(string(raw))
+			out[i], out = a, slices.Delete(out, j, j+1)
+		}
+	}
+	return out, moved
+}
+
 func fieldSet(e metav1.ManagedFieldsEntry) (*fieldpath.Set, bool) {
 	if e.FieldsV1 == nil {
 		return nil, false
