@@ -34,7 +34,7 @@ func (w *walker) added() []difference {
 		if above(taken, p) {
 			continue
 		}
-		at, have, ok := w.locate(p)
+		at, have, ok := locate(w.in.Live.Object, p)
 		if !ok || !desirable(at) || wholeOwned(known, p) {
 			continue
 		}
@@ -95,10 +95,10 @@ func wholeOwned(known *fieldpath.Set, p fieldpath.Path) bool {
 	return false
 }
 
-// locate finds a path of managedFields in the live object.
-func (w *walker) locate(p fieldpath.Path) (trail, any, bool) {
+// locate finds a path of managedFields in an object.
+func locate(object map[string]any, p fieldpath.Path) (trail, any, bool) {
 	var at trail
-	var v any = w.in.Live.Object
+	var v any = object
 	for _, pe := range p {
 		switch {
 		case pe.FieldName != nil:

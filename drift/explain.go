@@ -17,8 +17,19 @@ type Explained struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// What Explain says of differences that Compare never sees, because a dry run has them on both sides, or nobody owns them.
+const (
+	otherThanGit = "changed by admission as it is applied, or written otherwise by the API server"
+	nextWrite    = "not in Git: admission or the API server sets it with the next write"
+	nobodys      = "not in Git and nobody's: added by admission or the API server"
+)
+
 // Explain lists every field that we own or that differs, sorted by path, what others added included.
 // A field without a difference has no Class. Nil means that nothing can be said: a side is missing.
+//
+// Unlike in Compare, Desired is what Git says, and not what admission makes of it. What admission changes is told,
+// and what it adds among labels, annotations and the items of lists that are merged by key:
+// elsewhere nothing tells its work from a default.
 func Explain(in Input) []Explained {
 	if in.Desired == nil || in.Live == nil || in.DryRun == nil {
 		return nil
@@ -30,16 +41,20 @@ func Explain(in Input) []Explained {
 		in.Spec.Extra = api.ExtraReport
 	}
 	w := newWalker(in)
+	w.all = true
 	w.object()
 	var out []Explained
-	for _, d := range slices.Concat(w.found, w.kept, w.added()) {
+	for _, d := range slices.Concat(w.found, w.kept, w.added(), w.unclaimed()) {
+		if git, ok := w.inGit(d.path.path()); ok && !d.order && !w.holds(d.path, d.want, git) {
+			d.want = git
+		}
 		if e := (Explained{FieldDiff: d.diff(w.mask), Reason: d.reason}); !covered(out, e.Path) {
 			out = append(out, e)
 		}
 	}
 	differ := len(out)
 	for p := range w.own.Leaves().All() {
-		if e, ok := w.unchanged(p.Copy()); ok && !covered(out[:differ], e.Path) {
+		if e, ok := w.settled(p.Copy()); ok && !covered(out[:differ], e.Path) {
 			out = append(out, e)
 		}
 	}
@@ -47,20 +62,95 @@ func Explain(in Input) []Explained {
 	return out
 }
 
-// unchanged explains a field that we own and that has the desired value.
+// settled explains a field that we own and that is as the dry run says.
 // The fields that only tell a list's item from the others are left out: its path says them.
-func (w *walker) unchanged(p fieldpath.Path) (Explained, bool) {
-	at, have, ok := w.locate(p)
+func (w *walker) settled(p fieldpath.Path) (Explained, bool) {
+	at, have, ok := locate(w.in.Live.Object, p)
 	if !ok || isKey(p) {
 		return Explained{}, false
+	}
+	by := attribution(owner(w.live, p))
+	if git, ok := w.inGit(p); ok && !w.holds(at, have, git) {
+		d := difference{path: at, class: api.ClassChanged, want: git, have: have, by: by}
+		return Explained{FieldDiff: d.diff(w.mask), Reason: otherThanGit}, true
 	}
 	value := text(have)
 	if w.mask.hides(at) {
 		value = maskedValue
 	}
 	value, _ = bounded(value, value)
-	by := attribution(owner(w.live, p))
 	return Explained{FieldDiff: api.FieldDiff{Path: at.String(), Desired: value, Live: value, By: by}}, true
+}
+
+// inGit is what Git says at a path of managedFields.
+func (w *walker) inGit(p fieldpath.Path) (any, bool) {
+	_, v, ok := locate(w.in.Desired.Object, p)
+	return v, ok
+}
+
+// holds reports whether a value says all that Git says; defaults may have been added to it.
+func (w *walker) holds(at trail, value, git any) bool {
+	switch g := git.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		v, ok := value.(map[string]any)
+		for k := range g {
+			ok = ok && w.holds(at.then(fieldStep(k)), v[k], g[k])
+		}
+		return ok
+	case []any:
+		v, ok := value.([]any)
+		ok = ok && len(v) == len(g)
+		for i := range g {
+			ok = ok && w.holds(at.then(itemStep(fieldpath.IndexElement(i), i, g[i])), v[i], g[i])
+		}
+		return ok || unordered(at, w.in.Live) && sameItems(value, git)
+	}
+	return equal(value, git) || sameQuantity(difference{path: at, want: git, have: value})
+}
+
+// unclaimed are labels, annotations and items of keyed lists that Git does not have and nobody owns.
+func (w *walker) unclaimed() []difference {
+	var out []difference
+	add := func(at trail, have any) {
+		if _, git := w.inGit(at.path()); !git && desirable(at) {
+			out = append(out, difference{
+				path: at, class: api.ClassAdded, have: have, reason: nobodys, by: api.Attribution{Confidence: api.ConfidenceUnknown},
+			})
+		}
+	}
+	var visit func(at trail, claims *fieldpath.Set, v any)
+	visit = func(at trail, claims *fieldpath.Set, v any) {
+		claimed := func(pe fieldpath.PathElement) bool { return claims.Members.Has(pe) || !claims.WithPrefix(pe).Empty() }
+		switch v := v.(type) {
+		case map[string]any:
+			for _, key := range keys(v, nil) {
+				s := fieldStep(key)
+				switch {
+				case claimed(s.elem):
+					visit(at.then(s), claims.WithPrefix(s.elem), v[key])
+				case len(at) == 2 && (at.under("metadata", "labels") || at.under("metadata", "annotations")):
+					add(at.then(s), v[key])
+				}
+			}
+		case []any:
+			ident := identify(claims)
+			list, ok := items(v, ident)
+			if ident == nil || !ok {
+				return
+			}
+			for _, it := range list.order {
+				if claimed(it.elem) {
+					visit(at.then(it), claims.WithPrefix(it.elem), it.item)
+				} else {
+					add(at.then(it), it.item)
+				}
+			}
+		}
+	}
+	visit(trail{}, w.shape, w.in.Live.Object)
+	return out
 }
 
 func isKey(p fieldpath.Path) bool {

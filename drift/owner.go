@@ -47,10 +47,12 @@ func entriesOf(o *unstructured.Unstructured, manager string) []entry {
 	return out
 }
 
-// owns reports whether the entry owns a path: the path itself, something below it,
+// owns reports whether the entry owns a path.
+func (e entry) owns(p fieldpath.Path) bool { return owns(e.fields, p) }
+
+// owns reports whether a set has a path: the path itself, something below it,
 // or a whole above it that has no parts (an atomic list or map).
-func (e entry) owns(p fieldpath.Path) bool {
-	set := e.fields
+func owns(set *fieldpath.Set, p fieldpath.Path) bool {
 	for i, pe := range p {
 		below, member := set.WithPrefix(pe), set.Members.Has(pe)
 		if i == len(p)-1 {

@@ -3,6 +3,7 @@ package drift_test
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -242,6 +243,101 @@ func TestChangedByAdmission(t *testing.T) {
 	want := []string{`changed ` + container + `/image "nginx:1" -> "evil:1" by flotilla`}
 	if d := cmp.Diff(want, lines(drift.Compare(in))); d != "" {
 		t.Error(d)
+	}
+}
+
+// mesh is an admission policy that works on every write, with a value in place of one in Git,
+// and with an annotation and a container that Git does not have.
+const mesh = `
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: $NS-mesh}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: $NS}}
+    resourceRules: [{apiGroups: [apps], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [deployments]}]
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration:
+      expression: >-
+        Object{metadata: Object.metadata{annotations: {"mesh": "on"}},
+        spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{containers: [
+        Object.spec.template.spec.containers{name: "app", image: "mirror/nginx:1"},
+        Object.spec.template.spec.containers{name: "proxy", image: "proxy:1"}]}}}}
+`
+
+var meshBinding = strings.ReplaceAll(onCreateBinding, "mirror", "mesh")
+
+// What admission makes of an object is no drift. Who asks for an explanation is told of it, with what Git says.
+func TestExplainTellsWhatAdmissionChanges(t *testing.T) {
+	c := newCluster(t)
+	desired := c.parse(deployment)
+	c.apply(desired)
+	policy, binding := c.parse(mesh), c.parse(meshBinding)
+	c.apply(policy)
+	c.apply(binding)
+	t.Cleanup(func() {
+		_ = c.resource(binding).Delete(t.Context(), binding.GetName(), metav1.DeleteOptions{})
+		_ = c.resource(policy).Delete(t.Context(), policy.GetName(), metav1.DeleteOptions{})
+	})
+	eventually(t, "the policy works", func() bool {
+		dry, err := c.tryApply(desired, metav1.DryRunAll)
+		return err == nil && image(dry) == "mirror/nginx:1"
+	})
+	differing := func() (drifted, out []string) {
+		in := c.input(desired, api.Drift{})
+		for _, e := range drift.Explain(in) {
+			if e.Class != "" {
+				out = append(out, string(e.Class)+" "+e.Path+" "+e.Desired+" -> "+e.Live+": "+e.Reason)
+			}
+		}
+		return lines(drift.Compare(in)), out
+	}
+	const (
+		proxy = `{"image":"proxy:1","imagePullPolicy":"IfNotPresent","name":"proxy","resources":{},"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File"}`
+		next  = ": not in Git: admission or the API server sets it with the next write"
+		there = ": not in Git and nobody's: added by admission or the API server"
+	)
+	check := func(when string, want, drifted []string) {
+		t.Helper()
+		gotDrift, got := differing()
+		if d := cmp.Diff(drifted, gotDrift); d != "" {
+			t.Errorf("%s: drift (-want +got):\n%s", when, d)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s: explained (-want +got):\n%s", when, d)
+		}
+	}
+	check("before the next write", []string{
+		`removed /metadata/annotations/mesh "on" -> ` + next,
+		`changed ` + container + `/image "nginx:1" -> "nginx:1": changed by admission as it was applied`,
+		`removed /spec/template/spec/containers/[name=proxy] ` + proxy + ` -> ` + next,
+	}, nil)
+
+	c.apply(desired)
+	applied := []string{
+		`added /metadata/annotations/mesh  -> "on"` + there,
+		`changed ` + container + `/image "nginx:1" -> "mirror/nginx:1": changed by admission as it is applied, or written otherwise by the API server`,
+		`added /spec/template/spec/containers/[name=proxy]  -> ` + proxy + there,
+	}
+	check("applied", applied, nil)
+
+	// The policy leaves, and somebody edits: that is drift, and the rest is still explained.
+	for _, o := range []*unstructured.Unstructured{binding, policy} {
+		if err := c.resource(o).Delete(t.Context(), o.GetName(), metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the policy is gone", func() bool {
+		dry, err := c.tryApply(desired, metav1.DryRunAll)
+		return err == nil && image(dry) == "nginx:1"
+	})
+	c.edit(desired, edit, `{"spec":{"replicas":1}}`)
+	_, got := differing()
+	if !slices.Contains(got, `changed /spec/replicas 0 -> 1: `) || !slices.Contains(got, applied[0]) {
+		t.Errorf("after the edit: %q", got)
 	}
 }
 

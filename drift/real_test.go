@@ -296,6 +296,11 @@ func TestRealObjects(t *testing.T) {
 			c := &cluster{t: t, rc: c.rc, ns: c.ns, dyn: c.dyn}
 			desired := c.parse(tt.object)
 			c.fresh(desired)
+			for _, e := range drift.Explain(c.input(desired, tt.spec)) {
+				if strings.Contains(e.Reason, "admission") { // there is none here
+					t.Errorf("as applied: %s %s %s -> %s: %s", e.Class, e.Path, e.Desired, e.Live, e.Reason)
+				}
+			}
 			manager := tt.manager
 			if manager == "" {
 				manager = edit

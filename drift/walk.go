@@ -39,6 +39,8 @@ type walker struct {
 	kept    []difference
 	passed  []difference   // of what others added
 	stringy map[string]any // a Secret's stringData in Git
+	// all is set to keep also what a write would change in fields that are not ours.
+	all bool
 }
 
 func newWalker(in Input) *walker {
@@ -109,7 +111,11 @@ func (w *walker) metadata(n node, want, have map[string]any) {
 }
 
 func (w *walker) walk(at trail, n node, want, have any) {
-	if !n.owned() || equal(want, have) {
+	if equal(want, have) {
+		return
+	}
+	if !n.owned() {
+		w.notOurs(at, want, have)
 		return
 	}
 	wantMap, wantIsMap := want.(map[string]any)
@@ -147,6 +153,8 @@ func (w *walker) list(at trail, n node, want, have []any) {
 			w.walk(at.then(it), c, it.item, other.item)
 		} else if c.owned() {
 			w.differ(at.then(it), it.item, nil)
+		} else {
+			w.notOurs(at.then(it), it.item, nil)
 		}
 	}
 	for _, it := range haveItems.order {
@@ -187,6 +195,19 @@ func (w *walker) differ(at trail, want, have any) {
 		return
 	}
 	w.judge(difference{path: at, class: api.ClassChanged, want: want, have: have}, owner(w.live, at.path()))
+}
+
+// notOurs keeps a difference in a field that nobody owns, where all is asked for.
+// Where somebody does, they wrote between the look and the dry run.
+func (w *walker) notOurs(at trail, want, have any) {
+	if !w.all || !desirable(at) || owns(w.shape, at.path()) {
+		return
+	}
+	d := difference{path: at, class: api.ClassChanged, want: want, have: have, by: attribution(nil), reason: nextWrite}
+	if have == nil {
+		d.class = api.ClassRemoved
+	}
+	w.kept = append(w.kept, d)
 }
 
 // judge decides whether a difference is drift, or what the reason is why it is not.

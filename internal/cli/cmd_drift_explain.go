@@ -43,7 +43,7 @@ func newDriftExplain() *cobra.Command {
 		Short: "Explain an object field by field: who owns it, what Git says, what is live",
 		Long: `Explain one object of the cluster of --kubeconfig: every field that we own or that differs,
 with Git's value and its file, the live value, and the field manager that owns it.
-A difference that is no drift is there with the reason.
+A difference that is no drift is there with the reason; so is what admission changes and adds.
 
 What Git says is read from --repo; without it, from the repository and the commit that the agent of the
 cluster reports. The API server answers a dry run; nothing is written. Values of Secrets are masked.`,
