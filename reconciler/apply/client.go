@@ -135,11 +135,20 @@ func (c *client) apply(ctx context.Context, p place, body []byte, mode patchMode
 	return w, nil
 }
 
-// patch sends any other patch.
-func (c *client) patch(ctx context.Context, p place, kind types.PatchType, body []byte) error {
-	_, _, err := send(ctx, c.rest.Patch(kind).AbsPath(p.path).
+// patch sends any other patch, and returns the object's metadata after it.
+func (c *client) patch(ctx context.Context, p place, kind types.PatchType, body []byte) (answer, error) {
+	raw, _, err := send(ctx, c.rest.Patch(kind).AbsPath(p.path).
 		Param("fieldManager", api.FieldManager).SetHeader("Accept", metadataOnly).Body(body))
-	return err
+	if err != nil {
+		return answer{}, err
+	}
+	var head struct {
+		Metadata answer `json:"metadata"`
+	}
+	if err := json.Unmarshal(raw, &head); err != nil {
+		return answer{}, fmt.Errorf("decode the answer: %w", err)
+	}
+	return head.Metadata, nil
 }
 
 // create posts an object to a collection; dryRun only asks whether it would be accepted.

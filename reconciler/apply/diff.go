@@ -205,8 +205,8 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		return d, true
 	case apierrors.IsNotFound(err) && w.in.Live == nil && req.comingNamespace(s.Object.Namespace):
 		return d, false
-	case apierrors.IsInvalid(err) && s.Next == plan.Done, w.in.Live != nil && claimsDropped(err) != "":
-		// Nothing would be sent, or the claims would be moved first: it only cannot be compared in the ordinary way.
+	case apierrors.IsInvalid(err) && s.Next == plan.Done, w.in.Live != nil && claimsDropped(err) != "", plan.Crowded(w.in, err):
+		// Nothing would be sent, or the claims of others would be dealt with first: it only cannot be compared in the ordinary way.
 		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun != nil {
 			d.Refused = err
 		}

@@ -167,19 +167,15 @@ func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desire
 func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 	uid, rv := "", onlyIfAbsent
 	if w.in.Live != nil {
-		uid, rv = string(w.in.Live.GetUID()), w.in.Live.GetResourceVersion()
+		uid = string(w.in.Live.GetUID())
 		how := plan.TakeNothing // what is left to others must not become ours alone
 		if w.in.Drift.Extra == api.ExtraRemove {
 			how = plan.TakeAll
 		}
-		taken, err := w.takeOver(ctx, how)
-		if err != nil {
+		if _, err := w.takeOver(ctx, how); err != nil {
 			return api.InventoryEntry{}, err
 		}
-		if taken {
-			// Our own patch moved the resourceVersion; it was conditional on the one before.
-			rv = ""
-		}
+		rv = w.in.Live.GetResourceVersion() // our own patch moved it, and was conditional on the one before
 	}
 	body, err := w.toSend(ctx, uid, rv)
 	if err != nil {
@@ -190,11 +186,17 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		// The object has another resourceVersion now: it is to be looked at again.
 		err = apierrors.NewConflict(groupResource(w.at.ref), w.at.ref.Name, err)
 	}
+	if w.madeRoom(ctx, err) {
+		if body, err = w.toSend(ctx, uid, w.in.Live.GetResourceVersion()); err != nil {
+			return api.InventoryEntry{}, err
+		}
+		out, err = w.c.apply(ctx, w.at, body, patchMode{})
+	}
 	if err != nil {
 		if r, ok := plan.Rejected(withoutForce(w.in), err); ok {
 			return api.InventoryEntry{}, r.Err
 		}
-		return api.InventoryEntry{}, err
+		return api.InventoryEntry{}, plan.Crowding(w.in, err)
 	}
 	w.keep(out.meta)
 	return *w.entry, nil

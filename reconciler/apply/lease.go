@@ -96,7 +96,7 @@ func (a *Applier) challenge(ctx context.Context, identity string, held lease) (l
 		return lease{}, false, err
 	}
 	at := place{LeaseRef(), leasesPath + "/" + leaseName}
-	if err := a.own.patch(ctx, at, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
+	if _, err := a.own.patch(ctx, at, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
 		return lease{}, false, err
 	}
 	ctxWait, cancel := context.WithTimeout(ctx, a.challengeFor)

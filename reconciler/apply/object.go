@@ -62,6 +62,8 @@ type writer struct {
 	left Left
 	// witness may be nil; see Request.Witness.
 	witness Witness
+	// room says that what others added was taken away already.
+	room bool
 	// scaled says that the replicas are an autoscaler's.
 	scaled bool
 	// entry is what to keep in the inventory.
@@ -138,10 +140,11 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	if err := w.testify(ctx); err != nil {
 		return failed(s.Object, err), false
 	}
-	uid, rv := "", onlyIfAbsent
+	uid, rv, taken := "", onlyIfAbsent, false
 	if w.in.Sight == plan.Present {
 		uid, rv = string(w.in.Live.GetUID()), ""
-		taken, err := w.takeOver(ctx, s.TakeOver)
+		var err error
+		taken, err = w.takeOver(ctx, s.TakeOver)
 		if apierrors.IsConflict(err) {
 			w.look(ctx)
 			return s, true
@@ -160,12 +163,12 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	out, err := w.c.apply(ctx, w.at, body, patchMode{})
 	switch {
 	case err == nil:
-		if w.in.Live != nil && out.meta.ResourceVersion == w.in.Live.GetResourceVersion() {
+		if w.in.Live != nil && !taken && out.meta.ResourceVersion == w.in.Live.GetResourceVersion() {
 			s.Action, s.Reason = api.Unchanged, "already as in Git"
 		}
 		w.keep(out.meta)
 		return s, false
-	case apierrors.IsConflict(err), w.versionMoved(ctx, err):
+	case apierrors.IsConflict(err), w.versionMoved(ctx, err), w.madeRoom(ctx, err):
 		w.look(ctx)
 		return s, true
 	case w.kindAppears(ctx, err):
@@ -211,7 +214,7 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		return failed(s.Object, err), false
 	}
 	out, err := w.c.apply(ctx, w.at, body, patchMode{dryRun: true, whole: true})
-	if apierrors.IsConflict(err) || w.versionMoved(ctx, err) {
+	if apierrors.IsConflict(err) || w.versionMoved(ctx, err) || w.madeRoom(ctx, err) {
 		w.look(ctx)
 		return s, true
 	}
@@ -230,7 +233,7 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 func (w *writer) rejected(ctx context.Context, s plan.Step, cause error) plan.Step {
 	r, ok := plan.Rejected(w.in, cause)
 	if !ok {
-		return failed(s.Object, cause)
+		return failed(s.Object, plan.Crowding(w.in, cause))
 	}
 	if r.Next != plan.Recreate {
 		return r
@@ -309,7 +312,16 @@ func (w *writer) takeOver(ctx context.Context, how plan.TakeOver) (bool, error) 
 	if err != nil || patches == nil {
 		return false, err
 	}
-	return true, w.c.patch(ctx, w.at, types.JSONPatchType, patches)
+	now, err := w.c.patch(ctx, w.at, types.JSONPatchType, patches)
+	if err != nil {
+		return true, err
+	}
+	// What is written next holds for the object as this left it.
+	live := w.in.Live.DeepCopy()
+	live.SetResourceVersion(now.ResourceVersion)
+	live.SetManagedFields(now.ManagedFields)
+	w.in.Live = live
+	return true, nil
 }
 
 // takeOverPatch is a JSON patch of managedFields on the condition that the object is as it was read;
@@ -376,9 +388,20 @@ func (w *writer) versionMoved(ctx context.Context, err error) bool {
 	}
 	patch, err := managedFieldsPatch(w.in.Live, ssa.NewPatchReplace("/metadata/managedFields", entries))
 	if err == nil {
-		err = w.c.patch(ctx, w.at, types.JSONPatchType, patch)
+		_, err = w.c.patch(ctx, w.at, types.JSONPatchType, patch)
 	}
 	return err == nil || apierrors.IsConflict(err)
+}
+
+// madeRoom ends the claims of those who added what keeps ours from fitting, once, where that is asked for
+// and ours would be accepted without it: what they added goes as ours is written. It reports whether to write again.
+func (w *writer) madeRoom(ctx context.Context, err error) bool {
+	if err == nil || w.room || !plan.Crowded(w.in, err) || w.a.acceptable(ctx, w.c, w.at, w.body) != nil {
+		return false
+	}
+	w.room = true
+	taken, err := w.takeOver(ctx, plan.TakeAll)
+	return taken && (err == nil || apierrors.IsConflict(err))
 }
 
 // kindAppears waits a moment where a CRD was just established and its address is not served yet,

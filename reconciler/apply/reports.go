@@ -134,7 +134,8 @@ func (a *Applier) OrderSync(ctx context.Context, bundle string) error {
 	}
 	order := strings.TrimSpace(a.now().UTC().Format(time.RFC3339Nano) + " " + bundle)
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, AnnotationSync, order)
-	return Classify(ReportRef(), "", a.own.patch(ctx, reportPlace(), types.MergePatchType, patch))
+	_, err := a.own.patch(ctx, reportPlace(), types.MergePatchType, patch)
+	return Classify(ReportRef(), "", err)
 }
 
 // SyncOrder reads the last order, and for which bundle it is (empty: all). The order is empty if none was ever given.

@@ -26,15 +26,12 @@ func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *un
 	if err != nil {
 		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
 	}
-	if err := c.patch(ctx, at, types.JSONPatchType, patch); err != nil {
-		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
-	}
-	now, err := c.get(ctx, at, metadataOnly)
+	now, err := c.patch(ctx, at, types.JSONPatchType, patch)
 	if err != nil {
 		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
 	}
 	return api.InventoryEntry{
-		Object: ref, UID: string(now.GetUID()), ResourceVersion: now.GetResourceVersion(), Generation: now.GetGeneration(),
-		MetaDigest: api.MetaDigest(now), Origin: bundle.Origin[ref.ID()],
+		Object: ref, UID: string(now.UID), ResourceVersion: now.ResourceVersion, Generation: now.Generation,
+		MetaDigest: api.MetaDigest(&now), Origin: bundle.Origin[ref.ID()],
 	}, nil
 }

@@ -61,9 +61,7 @@ func Rejected(in Input, err error) (Step, bool) {
 		return Step{}, false
 	}
 	s := Step{Object: api.RefOf(in.Desired)}
-	asked := annotated(in.Desired, api.AnnotationForce, api.ValueEnabled) || annotated(in.Live, api.AnnotationForce, api.ValueEnabled)
-	// What somebody else made is not ours to delete, whatever Git says of its name.
-	ours := ownerOf(in.Live, in.Bundle).bundle != "" || in.Entry != nil && in.Entry.UID != "" && in.Entry.UID == string(in.Live.GetUID())
+	asked, ours := forced(in), owned(in)
 	if asked && ours && !irreplaceable(s.Object) {
 		s.Next, s.Action = Recreate, api.Recreated
 		s.Reason = "immutable " + strings.Join(fields, ", ") + " changed, and " + api.AnnotationForce + " is enabled"
@@ -82,6 +80,60 @@ func Rejected(in Input, err error) (Step, bool) {
 		Err: fmt.Errorf("%s: %s cannot be changed: %w", s.Object, strings.Join(fields, ", "), refused{err}),
 	}
 	return s, true
+}
+
+// forced reports whether the object asks, in Git or on the cluster, to be made as in Git at the price of what others did.
+func forced(in Input) bool {
+	return annotated(in.Desired, api.AnnotationForce, api.ValueEnabled) || annotated(in.Live, api.AnnotationForce, api.ValueEnabled)
+}
+
+// owned reports whether the live object is ours. What somebody else made is not ours to delete, whatever Git says of its name.
+func owned(in Input) bool {
+	return ownerOf(in.Live, in.Bundle).bundle != "" || in.Entry != nil && in.Entry.UID != "" && in.Entry.UID == string(in.Live.GetUID())
+}
+
+// Crowded reports whether the API server may have refused what Git says only because of what tools like kubectl added
+// beside it, such as a port under the name of ours, and whether that may go: only where the object asks to be forced.
+// It does not hold for immutable fields; see Rejected.
+func Crowded(in Input, err error) bool {
+	return crowd(in, err) != "" && forced(in) && owned(in)
+}
+
+// crowd names the managers whose additions a refusal can be about; empty if it cannot.
+func crowd(in Input, err error) string {
+	if !apierrors.IsInvalid(err) || Immutable(err) != nil || in.Sight != Present || in.Live == nil || ssaMode(in) == ssaMerge {
+		return ""
+	}
+	var names []string
+	for _, e := range in.Live.GetManagedFields() {
+		if Adopted(e) && !Spared(e.Manager, RulesFor(api.RefOf(in.Desired), in.Drift)) {
+			names = append(names, e.Manager)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(slices.Compact(names), ", ")
+}
+
+// Crowding is a refusal with the way out, where what others added can be what it is about; else the refusal as it is.
+func Crowding(in Input, err error) error {
+	names := crowd(in, err)
+	if names == "" || forced(in) || !duplicate(err) {
+		return err
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "Invalid", Err: fmt.Errorf("%s: %w", api.RefOf(in.Desired), err),
+		Hint: fmt.Sprintf("what %s added is in its place: the annotation %s: %s, or drift.extra: remove, takes that away",
+			names, api.AnnotationForce, api.ValueEnabled),
+	}
+}
+
+// duplicate reports whether two items of a list are what is wrong.
+func duplicate(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && status.Status().Details != nil &&
+		slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool {
+			return c.Type == metav1.CauseTypeFieldValueDuplicate
+		})
 }
 
 // refused is an error of the API server without the values that it repeats:

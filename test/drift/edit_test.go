@@ -125,11 +125,46 @@ func TestServicePorts(t *testing.T) {
 		t.Errorf("episode is %+v", e)
 	}
 	r.stays("svc/web", "spec.ports.0.port", "81")
+	if !strings.Contains(e.Error, "kubectl-edit") || !strings.Contains(e.Error, "flotilla.dev/force: enabled") {
+		t.Errorf("the error does not tell the way out: %s", e.Error)
+	}
 	// What others added may go where the policy says so; then ours fits.
 	r.Commit(files{"app/bundle.yaml": bundle("drift: {extra: remove}")})
 	r.is("svc/web", "spec.ports.0.port", "80")
 	r.drifted(0)
 	r.stays("svc/web", "spec.clusterIP", ip)
+}
+
+// An object that asks to be forced gets its port back, without being made anew, though others' stands in its place.
+func TestServicePortsAreForced(t *testing.T) {
+	forced := strings.Replace(service, "metadata: {", "metadata: {annotations: {flotilla.dev/force: enabled}, ", 1)
+	r := start(t, files{"app/bundle.yaml": bundle(""), "app/svc.yaml": forced})
+	before := r.get("svc/web")
+	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81},{"op":"add","path":"/metadata/labels/note","value":"mine"}]`)
+	r.is("svc/web", "spec.ports.0.port", "80")
+	r.drifted(0)
+	r.want("svc/web removed corrected: /spec/ports/[port=80,protocol=TCP] {\"name\":\"http\",\"port\":80,\"protocol\":\"TCP\",\"targetPort\":8080} -> ")
+	now := r.get("svc/web")
+	if now.GetUID() != before.GetUID() || len(at(now, "spec.ports").([]any)) != 3 {
+		t.Errorf("it is %s with %v, was %s", now.GetUID(), at(now, "spec.ports"), before.GetUID())
+	}
+
+	// So does a commit that comes upon such a port.
+	r.Stop()
+	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81}]`)
+	revision := r.Commit(files{"app/svc.yaml": strings.Replace(forced, "annotations: {", "annotations: {n: two, ", 1)})
+	r.Start()
+	r.Ready("NS-app", revision)
+	r.is("svc/web", "spec.ports.0.port", "80")
+
+	// A refusal that has nothing to do with what others added takes nothing of theirs away.
+	r.edit("svc/web", `{"metadata":{"annotations":{"note":"mine"}}}`)
+	r.Commit(files{"app/svc.yaml": strings.Replace(forced, "port: 80,", "port: 99999,", 1)})
+	r.Failed("NS-app", "99999")
+	r.Ready("NS-app", r.Commit(files{"app/svc.yaml": forced}))
+	if r.get("svc/web").GetAnnotations()["note"] != "mine" {
+		t.Error("what others added was taken away for nothing")
+	}
 }
 
 // What the server fills in is never fought over, and survives commits.
