@@ -51,15 +51,7 @@ func (r *Reconciler) compare(ctx context.Context, id string, since time.Time) {
 	if t == nil {
 		return
 	}
-	ins := r.Applier.Inspect(ctx, t.rendered, t.desired)
-	if ctx.Err() != nil {
-		return
-	}
-	if ins.Err != nil {
-		r.unknownObject(b, id, ins.Err)
-		return
-	}
-	near, err := r.autoscalers(ctx, t.desired, ins.Live)
+	ins, err := r.inspect(ctx, t)
 	if ctx.Err() != nil {
 		return
 	}
@@ -67,8 +59,20 @@ func (r *Reconciler) compare(ctx context.Context, id string, since time.Time) {
 		r.unknownObject(b, id, err)
 		return
 	}
-	t.near = near
 	r.judge(ctx, b, t, ins, since)
+}
+
+// inspect looks at an object, and at what may own its replicas.
+func (r *Reconciler) inspect(ctx context.Context, t *target) (ins apply.Inspection, err error) {
+	if t.extra {
+		ins = r.Applier.InspectExtra(ctx, t.rendered, api.RefOf(t.desired))
+		return ins, ins.Err
+	}
+	if ins = r.Applier.Inspect(ctx, t.rendered, t.desired); ins.Err != nil {
+		return ins, ins.Err
+	}
+	t.near, err = r.autoscalers(ctx, t.desired, ins.Live)
+	return ins, err
 }
 
 // hold keeps an event back until the bundle is no longer being applied.

@@ -68,6 +68,33 @@ func (a *Applier) Inspect(ctx context.Context, bundle api.RenderedBundle, desire
 	return in
 }
 
+// InspectExtra reads an object that is not in Git. There is nothing to ask a dry run for:
+// the inspection has what is live, or neither that nor an error if there is no such object.
+func (a *Applier) InspectExtra(ctx context.Context, bundle api.RenderedBundle, ref api.ObjectRef) Inspection {
+	live, err := a.read(ctx, bundle, ref)
+	if apierrors.IsNotFound(err) {
+		return Inspection{}
+	}
+	return Inspection{Live: live, Err: Classify(ref, "", err)}
+}
+
+func (a *Applier) read(ctx context.Context, bundle api.RenderedBundle, ref api.ObjectRef) (*unstructured.Unstructured, error) {
+	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	release, err := a.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return nil, err
+	}
+	return c.get(ctx, at, "")
+}
+
 // inspectAs is Inspect for one who holds a slot and a client already.
 func (a *Applier) inspectAs(ctx context.Context, c *client, at place, bundle string, desired *unstructured.Unstructured) Inspection {
 	in, err := a.inspect(ctx, c, at, bundle, desired)

@@ -92,7 +92,11 @@ spec: {variables: {environment: prod, region: eu, cluster_domain: one.example.co
 	if n := r.metric("flotilla_objects_unknown"); n != 0 {
 		t.Errorf("%v objects are unknown", n)
 	}
-	t.Logf("dry runs: %v while it was installed, %v after", installed, r.metric(`flotilla_dry_run_seconds_count{result="ok"}`)-installed)
+	after := r.metric(`flotilla_dry_run_seconds_count{result="ok"}`) - installed
+	t.Logf("dry runs: %v while it was installed, %v after", installed, after)
+	if after > 10 { // one for each object that something really happened to, whatever the number of full compares
+		t.Errorf("%v dry runs while nothing happened but what controllers do", after)
+	}
 	objects := 0
 	all, err := r.Applier.BundleStatuses(t.Context())
 	if err != nil {
