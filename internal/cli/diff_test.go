@@ -343,6 +343,41 @@ func TestDiff_reportMode(t *testing.T) {
 	}
 }
 
+// The hooks of a bundle that leaves Git are those of what was applied, around what is pruned; a bundle that is renamed has none.
+func TestDiff_hooksOfARemoval(t *testing.T) {
+	hook := func(name, phase string) string {
+		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + ", annotations: {helm.sh/hook: " + phase + "}}\n"
+	}
+	chart := map[string]string{
+		"chart/bundle.yaml":         bundleFile("chart", "helm: {chart: ./}"),
+		"chart/Chart.yaml":          "{apiVersion: v2, name: hooked, version: 1.0.0}\n",
+		"chart/templates/main.yaml": settings("main", "a: b"),
+		"chart/templates/bye.yaml":  hook("bye", "pre-delete"),
+		"chart/templates/last.yaml": hook("last", "post-delete"),
+		"other/bundle.yaml":         bundleFile("other", ""),
+		"other/x.yaml":              settings("x", "a: b"),
+	}
+	a := newAhead(t, chart, "chart", "other")
+	code, rows, _ := a.diff()
+	a.expect(code, 0, rows, map[string]string{})
+
+	a.commit(map[string]string{"chart/bundle.yaml": bundleFile("renamed", "helm: {chart: ./}")})
+	if _, out, _ := a.run("--repo", a.Repo.Dir, "--revision", "main"); !strings.Contains(out, "/main ") || strings.Contains(out, "/bye ") || strings.Contains(out, "/last ") {
+		t.Errorf("a bundle that is renamed:\n%s", out)
+	}
+
+	a.Delete("chart/bundle.yaml", "chart/Chart.yaml", "chart/templates/main.yaml", "chart/templates/bye.yaml", "chart/templates/last.yaml")
+	code, rows, _ = a.diff()
+	a.expect(code, 1, rows, map[string]string{"ConfigMap/bye": "created change", "ConfigMap/main": "pruned change", "ConfigMap/last": "created change"})
+	if rows["ConfigMap/bye"].Hook != "pre-delete" || rows["ConfigMap/last"].Hook != "post-delete" {
+		t.Errorf("the hooks: %+v", rows)
+	}
+	_, out, _ := a.run("--repo", a.Repo.Dir, "--revision", "main")
+	if pre, main, post := strings.Index(out, "/bye "), strings.Index(out, "/main "), strings.Index(out, "/last "); pre < 0 || main < pre || post < main {
+		t.Errorf("the steps are not in order:\n%s", out)
+	}
+}
+
 func TestDiff_suspensionsAndHooks(t *testing.T) {
 	a := newAhead(t, map[string]string{
 		"app/bundle.yaml": bundleFile("app", "wait: false"),

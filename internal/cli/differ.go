@@ -364,7 +364,12 @@ func (d *differ) gate(bundles []api.RenderedBundle) error {
 // bundle is what a pass would do to one bundle.
 func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, error) {
 	now := time.Now()
+	removal := !slices.ContainsFunc(d.r.Bundles, func(in api.RenderedBundle) bool { return in.Name == rb.Name })
+	if removal {
+		rb.Hooks = d.removalHooks(rb)
+	}
 	diffs, err := d.applier.Diff(ctx, apply.DiffRequest{
+		Removal: removal,
 		Request: apply.Request{
 			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Left: d.leave,
 			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return d.held.Find(now, rb.Name, ref) },
@@ -410,7 +415,33 @@ func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, 
 		}
 		out = append(out, planned{Bundle: rb.Name, Action: api.Denied, Outcome: outcomeRefused, Error: err.Error()})
 	}
+	if removal {
+		hooksToo(out)
+	}
 	return out, nil
+}
+
+// hooksToo has the hooks of a removal that does not take place share its lot.
+func hooksToo(rows []planned) {
+	i := slices.IndexFunc(rows, func(p planned) bool {
+		return p.Action == api.Pruned && p.Outcome != outcomeChange && p.Outcome != outcomeHeld
+	})
+	for j := range rows {
+		if i >= 0 && rows[j].Hook != "" {
+			rows[j].Outcome, rows[j].Reason = rows[i].Outcome, rows[i].Reason
+		}
+	}
+}
+
+// removalHooks are the hooks of a bundle that left Git, as it was last applied. A bundle that keeps what it holds has none,
+// nor has one of which another bundle has objects now: that is not removed, but renamed.
+func (d *differ) removalHooks(rb api.RenderedBundle) []api.Hook {
+	old := d.applied[rb.Name]
+	if old == nil || !rb.Spec.PruneEnabled() ||
+		slices.ContainsFunc(old.Objects, func(o *unstructured.Unstructured) bool { return len(d.claims[api.RefOf(o).ID()]) > 0 }) {
+		return nil
+	}
+	return old.Hooks
 }
 
 // leave says which fields of a live object a pass leaves to others, beside those of ignore rules.

@@ -24,6 +24,8 @@ type DiffRequest struct {
 	// Coming are the CRDs and namespaces of all bundles of the revision:
 	// what needs one of them is not refused for want of it.
 	Coming []*unstructured.Unstructured
+	// Removal says that the bundle left Git: Bundle has no objects, and the hooks of what was last applied.
+	Removal bool
 }
 
 // Difference is one object's part in what a pass would do.
@@ -49,7 +51,7 @@ func (a *Applier) Diff(ctx context.Context, req DiffRequest) ([]Difference, erro
 	if err != nil {
 		return nil, err
 	}
-	due, err := a.dueHooks(ctx, r)
+	due, err := a.dueHooks(ctx, r, req.Removal)
 	if err != nil {
 		return nil, err
 	}
@@ -78,15 +80,29 @@ func (a *Applier) Diff(ctx context.Context, req DiffRequest) ([]Difference, erro
 	}
 	wg.Wait()
 	first, last := due.differences(before), due.differences(after)
+	if req.Removal {
+		out := slices.Concat(first, a.diffStale(ctx, r, req, refs), last)
+		held(first, out)
+		return out, nil
+	}
 	out := slices.Concat(looked[:definitions], first, looked[definitions:], last)
-	if i := slices.IndexFunc(first, func(d Difference) bool { return d.Held != nil }); i >= 0 {
-		// A hook that may not run stops all that comes after it.
-		for j := range out[definitions:] {
-			if d := &out[definitions+j]; d.Held == nil && j > i && d.Step.Action != api.Unchanged {
-				d.Held = first[i].Held
-			}
+	held(first, out[definitions:])
+	return append(out, a.diffStale(ctx, r, req, refs)...), nil
+}
+
+// held marks what comes after a hook that may not run: the hook stops it all.
+func held(hooks, all []Difference) {
+	i := slices.IndexFunc(hooks, func(d Difference) bool { return d.Held != nil })
+	for j := range all {
+		if d := &all[j]; i >= 0 && j > i && d.Held == nil && d.Step.Action != api.Unchanged {
+			d.Held = hooks[i].Held
 		}
 	}
+}
+
+// diffStale is the decision about all that the bundle owns and Git no longer names.
+func (a *Applier) diffStale(ctx context.Context, r *run, req DiffRequest, refs []api.ObjectRef) []Difference {
+	var out []Difference
 	for _, e := range plan.Stale(req.Inventory, refs, nil) {
 		in := plan.PruneInput{Bundle: req.Bundle.Name, Entry: e, Spec: req.Bundle.Spec}
 		if req.Declared != nil {
@@ -100,11 +116,14 @@ func (a *Applier) Diff(ctx context.Context, req DiffRequest) ([]Difference, erro
 		}
 		out = append(out, d)
 	}
-	return out, nil
+	return out
 }
 
-// dueHooks is newHooks for a cluster that may never have had an agent.
-func (a *Applier) dueHooks(ctx context.Context, r *run) (*hooks, error) {
+// dueHooks is newHooks for a cluster that may never have had an agent, and for a removal.
+func (a *Applier) dueHooks(ctx context.Context, r *run, removal bool) (*hooks, error) {
+	if removal {
+		return a.newRemoval(ctx, r)
+	}
 	h, err := a.newHooks(ctx, r)
 	if apierrors.IsNotFound(err) {
 		h.phases, h.unknown = installPhases, false

@@ -105,16 +105,28 @@ func (a *Applier) removalHooks(ctx context.Context, req Request, when moment) ([
 	if err != nil {
 		return nil, false, err
 	}
-	memory, _, err := a.status.hookMemory(ctx, a, req.Bundle.Name)
-	if err != nil {
-		return nil, false, Classify(bundleRef(req.Bundle.Name), "", err)
-	}
-	h := &hooks{r: r, phases: removalPhases, change: bundleRemoval, memory: memory}
-	if memory.ran == h.change {
-		return nil, true, nil // and was not recorded
+	h, err := a.newRemoval(ctx, r)
+	if err != nil || h.phases == nil {
+		return nil, err == nil, err
 	}
 	ok := h.run(ctx, when)
 	return r.extra, ok, join(r.errs)
+}
+
+// newRemoval finds out whether the hooks of a bundle's removal are due.
+func (a *Applier) newRemoval(ctx context.Context, r *run) (*hooks, error) {
+	h := &hooks{r: r, change: bundleRemoval}
+	if !anyOf(r.req.Bundle.Hooks, removalPhases) {
+		return h, nil
+	}
+	var err error
+	if h.memory, _, err = a.status.hookMemory(ctx, a, r.req.Bundle.Name); err != nil {
+		return nil, Classify(bundleRef(r.req.Bundle.Name), "", err)
+	}
+	if h.memory.ran != h.change { // or they ran, and that was not recorded
+		h.phases = removalPhases
+	}
+	return h, nil
 }
 
 // anyOf reports whether a hook is of one of the phases.
