@@ -50,6 +50,8 @@ type Rendering struct {
 	// Bundles belong on the cluster; sorted by name.
 	// A bundle that cannot be rendered is there, with its Err.
 	Bundles []RenderedBundle
+	// Keys is the fingerprint of the keys that it was rendered with.
+	Keys string
 	// Warnings are about bundles that are not on the cluster, and may have been meant to be.
 	Warnings []string
 }

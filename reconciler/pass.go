@@ -137,7 +137,10 @@ func (r *Reconciler) pass(ctx context.Context) error {
 		r.fetched(snap)
 	}
 	rendering, err := r.render(ctx, snap, r.currentFacts(ctx))
+	r.tried = nil
 	if err == nil {
+		keys := rendering.Keys // and not a pointer into all that was rendered
+		r.tried = &keys
 		err = r.gate(rendering)
 	}
 	if err != nil {

@@ -92,6 +92,8 @@ type Reconciler struct {
 	started bool // baselines are known, bundles may run
 	// answers says that the repository answered when last asked between two failed fetches. Only passLoop uses it.
 	answers bool
+	// tried are the keys of what the last pass rendered, adopted or not; nil if it could not. Only passLoop uses it.
+	tried *string
 	// running counts the bundles that hold a worker's place, and applying all that are being applied.
 	running, applying int
 }
@@ -262,5 +264,5 @@ func (r *Reconciler) passDue(ctx context.Context, attempt int, again time.Time) 
 	if !changed {
 		r.fetchWorks()
 	}
-	return changed || r.Renderer.Changed()
+	return changed || r.tried != nil && r.Renderer.Changed(*r.tried)
 }

@@ -26,8 +26,8 @@ type Source interface {
 // Renderer turns a snapshot into one cluster's desired state.
 type Renderer interface {
 	Render(ctx context.Context, snap api.Snapshot, cluster string, facts api.ClusterFacts) (api.Rendering, error)
-	// Changed reports whether something else than the snapshot has changed since the last Render: the keys.
-	Changed() bool
+	// Changed reports whether something else than the snapshot has changed since a rendering: its keys.
+	Changed(keys string) bool
 }
 
 // Applier writes to the cluster and looks at it.

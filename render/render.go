@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -50,7 +49,6 @@ type Renderer struct {
 	cfg   Config
 	cache *cache
 	found *finder
-	keys  atomic.Pointer[string] // fingerprint at the last Render
 }
 
 // New returns a Renderer.
@@ -91,7 +89,6 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	}
 	r.cfg.Keys.Refresh()
 	print := r.cfg.Keys.Fingerprint()
-	r.keys.Store(&print)
 	p := &pass{
 		tree: snap.Tree, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
 		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts,
@@ -101,14 +98,13 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	if err != nil {
 		return api.Rendering{}, err
 	}
-	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles, Warnings: warnings}, nil
+	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles, Keys: print, Warnings: warnings}, nil
 }
 
-// Changed reports whether the keys have changed since the last Render: what could not be decrypted then may be now.
-func (r *Renderer) Changed() bool {
+// Changed reports whether the keys are others than those of api.Rendering.Keys: what could not be decrypted then may be now.
+func (r *Renderer) Changed(since string) bool {
 	r.cfg.Keys.Refresh()
-	last := r.keys.Load()
-	return last != nil && *last != r.cfg.Keys.Fingerprint()
+	return since != r.cfg.Keys.Fingerprint()
 }
 
 // pass is what all bundles of one rendering share.

@@ -265,8 +265,11 @@ func TestSOPS_keyFileChanges(t *testing.T) {
 	if err := bundle(t, out, "a").Err; err != nil {
 		t.Error(err)
 	}
+	if early.Changed(mustRender(t, early, late, "one").Keys) {
+		t.Error("a change of the keys is seen where there is none")
+	}
 	write(second + "\n")
-	if !early.Changed() {
+	if !early.Changed(out.Keys) {
 		t.Error("that the key file came is not noticed")
 	}
 	if err := bundle(t, mustRender(t, early, late, "one"), "s").Err; err != nil {
