@@ -47,7 +47,8 @@ to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.
 			fmt.Fprintln(cmd.ErrOrStderr(), "No drift is known that matches; what could not be compared, flotilla status tells.")
 			return nil
 		}
-		if err := out.print(cmd.OutOrStdout(), episodes, func(w *tabwriter.Writer) { driftTable(w, episodes, out.width()) }); err != nil {
+		fits := out.room(cmd.OutOrStdout())
+		if err := out.print(cmd.OutOrStdout(), episodes, func(w *tabwriter.Writer) { driftTable(w, episodes, fits) }); err != nil {
 			return err
 		}
 		if more > 0 {

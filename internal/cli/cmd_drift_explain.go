@@ -83,7 +83,8 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 		if differ {
 			ex.Fields = slices.DeleteFunc(ex.Fields, func(f drift.Explained) bool { return f.Class == "" })
 		}
-		return out.print(cmd.OutOrStdout(), ex, func(w *tabwriter.Writer) { showExplanation(w, ex, out.width()) })
+		fits := out.room(cmd.OutOrStdout())
+		return out.print(cmd.OutOrStdout(), ex, func(w *tabwriter.Writer) { showExplanation(w, ex, fits) })
 	}
 	return cmd
 }
@@ -208,7 +209,7 @@ func declared(r api.Rendering, named api.ObjectRef) (api.RenderedBundle, *unstru
 	return api.RenderedBundle{}, nil, e
 }
 
-func showExplanation(w io.Writer, ex explanation, width int) {
+func showExplanation(w io.Writer, ex explanation, fits room) {
 	fmt.Fprintf(w, "%s on %s, bundle %s: mode %s\n", ex.Object, ex.Cluster, ex.Bundle, ex.Mode)
 	fmt.Fprintf(w, "Git %s: %s\n", shortRevision(ex.Revision), ex.File)
 	if ex.Missing {
@@ -241,12 +242,12 @@ func showExplanation(w io.Writer, ex explanation, width int) {
 			live = "same"
 		}
 		at := ago(now, f.By.Time)
-		if width == 0 {
+		if fits.wide {
 			at = written(f.By)
 		}
 		t.rows = append(t.rows, []string{mark, f.Path, oneLine(absent(f.Desired)), oneLine(live), who(f.By), operation(f.By), at})
 	}
-	t.print(w, width)
+	t.print(w, fits.width)
 	fmt.Fprintln(w, "\n~ changed, - removed, + added by others, = differs and is no drift")
 	for _, r := range reasons {
 		fmt.Fprintf(w, "= %s\n", r)

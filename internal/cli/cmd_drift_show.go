@@ -38,14 +38,15 @@ Values of Secrets are masked: it is only said that they differ.`,
 		if err != nil {
 			return err
 		}
-		return out.print(cmd.OutOrStdout(), e, func(w *tabwriter.Writer) { showEpisode(w, e) })
+		width := widthOf(cmd.OutOrStdout())
+		return out.print(cmd.OutOrStdout(), e, func(w *tabwriter.Writer) { showEpisode(w, e, width) })
 	}
 	return cmd
 }
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-func showEpisode(w io.Writer, e api.Episode) {
+func showEpisode(w io.Writer, e api.Episode, width int) {
 	fmt.Fprintf(w, "%s\n", e.ID)
 	fmt.Fprintf(w, "%s on %s, bundle %s: %s, %s\n", e.Object, e.Cluster, e.Bundle, e.Class, done(e))
 	fmt.Fprintf(w, "by %s: %s\n", who(e.By), sure(e.By))
@@ -72,7 +73,7 @@ func showEpisode(w io.Writer, e api.Episode) {
 	if e.Hint != "" {
 		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(e.Hint))
 	}
-	showFields(w, e)
+	showFields(w, e, width)
 	showDiff(w, e)
 	showManagers(w, e)
 	if len(e.Timeline) > 0 {
@@ -85,7 +86,7 @@ func showEpisode(w io.Writer, e api.Episode) {
 	}
 }
 
-func showFields(w io.Writer, e api.Episode) {
+func showFields(w io.Writer, e api.Episode, width int) {
 	if len(e.Fields) == 0 {
 		return
 	}
@@ -94,7 +95,7 @@ func showFields(w io.Writer, e api.Episode) {
 	for _, f := range e.Fields {
 		t.add(f.Path, string(f.Class), absent(f.Desired), absent(f.Live), who(f.By))
 	}
-	t.print(w, tableWidth)
+	t.print(w, width)
 	if e.FieldsOmitted > 0 {
 		fmt.Fprintf(w, "and %d more fields\n", e.FieldsOmitted)
 	}

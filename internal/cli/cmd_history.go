@@ -72,7 +72,8 @@ Without, it is what the cluster tells: open drift, and the Events of the last ho
 			fmt.Fprintln(cmd.ErrOrStderr(), "Nothing is known to have happened.")
 			return nil
 		}
-		return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) { historyTable(w, list, out.width()) })
+		fits := out.room(cmd.OutOrStdout())
+		return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) { historyTable(w, list, fits) })
 	}
 	return cmd
 }
@@ -232,26 +233,26 @@ func ofEvent(cluster string, e apply.Happening) happened {
 	return h
 }
 
-func historyTable(w io.Writer, list []happened, width int) {
+func historyTable(w io.Writer, list []happened, fits room) {
 	t := table{
 		head:  []string{"TIME", "CLUSTER", "WHAT", "OBJECT", "BY", "DETAIL"},
 		least: []int{0, 0, 0, 16, 12, 16},
 	}
-	if width == 0 {
+	if fits.wide {
 		t.head = append(t.head, "BUNDLE", "ID")
 	}
 	for _, h := range list {
 		about := ""
 		if h.Object != nil {
-			about = shortObject(*h.Object, width)
+			about = shortObject(*h.Object, fits)
 		} else if h.Bundle != "" {
 			about = "bundle " + h.Bundle
 		}
 		cells := []string{h.At.Local().Format("01-02 15:04:05"), h.Cluster, h.What, about, h.By, h.Message}
-		if width == 0 {
+		if fits.wide {
 			cells = append(cells, h.Bundle, h.ID)
 		}
 		t.add(cells...)
 	}
-	t.print(w, width)
+	t.print(w, fits.width)
 }

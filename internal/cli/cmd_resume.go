@@ -175,7 +175,7 @@ func resumeFields(w io.Writer, e api.Episode) {
 		t.rows = append(t.rows, []string{"  " + f.Path, absent(f.Desired), absent(f.Live), who(f.By)})
 	}
 	if len(t.rows) > 0 {
-		t.print(w, tableWidth)
+		t.print(w, widthOf(w))
 	}
 	if e.FieldsOmitted > 0 {
 		fmt.Fprintf(w, "  and %d more fields\n", e.FieldsOmitted)

@@ -298,28 +298,28 @@ func sure(a api.Attribution) string {
 }
 
 // driftTable is the list of episodes.
-func driftTable(w io.Writer, episodes []api.Episode, width int) {
+func driftTable(w io.Writer, episodes []api.Episode, fits room) {
 	now := time.Now()
 	t := table{
 		head:  []string{"ID", "OBJECT", "CLASS", "FIELD", "BY", "SINCE", "DONE"},
-		least: []int{0, 20, 0, 16, 12, 0, 0},
+		least: []int{0, 12, 0, 10, 7, 0, 0},
 	}
-	if width == 0 {
-		t.head = append(t.head, "CLUSTER", "BUNDLE", "REVISION")
+	if fits.wide {
+		t.head = append(t.head, "CHANGE", "CLUSTER", "BUNDLE", "REVISION")
 	}
 	for _, e := range episodes {
-		cells := []string{e.ID, shortObject(e.Object, width), string(e.Class), firstField(e), who(e.By), age(now, e.Onset), done(e)}
-		if width == 0 {
-			cells = append(cells, e.Cluster, e.Bundle, shortRevision(e.Revision))
+		cells := []string{e.ID, shortObject(e.Object, fits), string(e.Class), firstField(e), who(e.By), age(now, e.Onset), done(e)}
+		if fits.wide {
+			cells = append(cells, firstChange(e), e.Cluster, e.Bundle, shortRevision(e.Revision))
 		}
 		t.add(cells...)
 	}
-	t.print(w, width)
+	t.print(w, fits.width)
 }
 
 // shortObject leaves out the group where a table must be narrow.
-func shortObject(ref api.ObjectRef, width int) string {
-	if width > 0 {
+func shortObject(ref api.ObjectRef, fits room) string {
+	if !fits.wide {
 		ref.Group = ""
 	}
 	return ref.String()
@@ -335,6 +335,18 @@ func firstField(e api.Episode) string {
 	}
 	return s
 }
+
+// firstChange is Git's value and the live one of the first field.
+func firstChange(e api.Episode) string {
+	if len(e.Fields) == 0 {
+		return ""
+	}
+	f := e.Fields[0]
+	return shorten(oneLine(absent(f.Desired)), maxChange) + " → " + shorten(oneLine(absent(f.Live)), maxChange)
+}
+
+// maxChange is how many characters of a value are in a list.
+const maxChange = 40
 
 // done is what was done about it, in a word, and how often it began.
 func done(e api.Episode) string {

@@ -29,12 +29,12 @@ func (o *output) wideFlag(cmd *cobra.Command) {
 // forPeople reports a table of either width.
 func (o output) forPeople() bool { return o.format == "table" || o.format == "wide" }
 
-// width is how wide a table may be; 0 is as wide as it is.
-func (o output) width() int {
+// room is what there is for a table that is printed to w.
+func (o output) room(w io.Writer) room {
 	if o.format == "wide" {
-		return 0
+		return room{wide: true}
 	}
-	return tableWidth
+	return room{width: widthOf(w)}
 }
 
 // print writes v as JSON or YAML, or calls table.

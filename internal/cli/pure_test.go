@@ -105,3 +105,32 @@ func TestOverlaps(t *testing.T) {
 		}
 	}
 }
+
+// A table is cut to fit a terminal, and never for a program that reads it.
+func TestDriftTable_fits(t *testing.T) {
+	episodes := []api.Episode{{
+		ID: "staging-eu-kmhn-1", Cluster: "staging-eu", Class: api.ClassChanged, Onset: time.Now(), Outcome: api.OutcomeReported,
+		Object: api.ObjectRef{Group: "policy", Kind: "PodDisruptionBudget", Namespace: "podinfo", Name: "a-rather-long-name-of-an-object"},
+		Fields: []api.FieldDiff{{Path: "/spec/template/spec/containers/[name=app]/image", Desired: "nginx:1", Live: "nginx:2"}},
+	}}
+	show := func(fits room) string {
+		var b strings.Builder
+		driftTable(&b, episodes, fits)
+		return b.String()
+	}
+	cut := show(room{width: 80})
+	for line := range strings.Lines(cut) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+			t.Errorf("%d characters: %s", n, line)
+		}
+	}
+	if !strings.Contains(cut, "…") || !strings.Contains(cut, "staging-eu-kmhn-1") {
+		t.Errorf("on a terminal:\n%s", cut)
+	}
+	if read := show(room{width: widthOf(&strings.Builder{})}); strings.Contains(read, "…") || !strings.Contains(read, episodes[0].Fields[0].Path) {
+		t.Errorf("to a program:\n%s", read)
+	}
+	if wide := show(room{wide: true}); !strings.Contains(wide, "nginx:1 → nginx:2") || !strings.Contains(wide, "PodDisruptionBudget.policy/podinfo") {
+		t.Errorf("wide:\n%s", wide)
+	}
+}

@@ -3,12 +3,36 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
-// tableWidth is how wide a table may be: what fits where people look at it.
-const tableWidth = 100
+// room is what there is for a table.
+type room struct {
+	// wide asks for all columns, and for words that are not shortened.
+	wide bool
+	// width is how wide the table may be; 0 is as wide as it is.
+	width int
+}
+
+// leastWidth is how wide a table may be on the narrowest terminal: less would leave nothing to read.
+const leastWidth = 80
+
+// widthOf is the width of a terminal, and 0 for what a program reads: there nothing is cut.
+func widthOf(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	n, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return max(n, leastWidth)
+}
 
 // table is rows of cells that are made to fit.
 type table struct {
