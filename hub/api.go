@@ -123,7 +123,7 @@ func (h *Hub) getHistory(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list, err := h.store.History(r.Context(), store.HistoryFilter{
-		Cluster: q.Cluster, Bundle: q.Bundle, Object: q.Object, Since: q.Since, Limit: q.Size,
+		Cluster: q.Cluster, Bundle: q.Bundle, Object: q.Object, Since: q.Since, Limit: q.Size, Skip: (q.Page - 1) * q.Size,
 	})
 	if err != nil {
 		h.fail(w, r, err)

@@ -19,8 +19,8 @@ type HistoryFilter struct {
 	Object string
 	// Since leaves out what was before.
 	Since time.Time
-	// Limit is how many to return at most; zero means 100.
-	Limit int
+	// Limit is how many to return at most; zero means 100. Skip is how many of the newest to leave out before.
+	Limit, Skip int
 }
 
 // History returns what passes changed, newest first. Of one with an object only the object's own change is told.
@@ -28,6 +28,8 @@ func (s *Store) History(ctx context.Context, f HistoryFilter) (out []api.Applied
 	if f.Limit <= 0 {
 		f.Limit = 100
 	}
+	skip := max(0, f.Skip)
+	f.Limit += skip
 	clusters := []string{f.Cluster}
 	if f.Cluster == "" {
 		if clusters, err = s.Clusters(ctx); err != nil {
@@ -50,7 +52,7 @@ func (s *Store) History(ctx context.Context, f HistoryFilter) (out []api.Applied
 		}
 		return nil
 	})
-	return out, err
+	return out[min(skip, len(out)):], err
 }
 
 // of returns what matches of one cluster.

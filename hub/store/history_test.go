@@ -59,6 +59,8 @@ func TestHistory(t *testing.T) {
 		}{
 			"all":           {store.HistoryFilter{}, []string{"eu -db@r6", "eu db@r5:d", "us web@r4:x", "eu web@r3:y", "eu db@r2:d", "eu web@r1:x,y"}},
 			"the newest":    {store.HistoryFilter{Limit: 3}, []string{"eu -db@r6", "eu db@r5:d", "us web@r4:x"}},
+			"the next":      {store.HistoryFilter{Limit: 2, Skip: 3}, []string{"eu web@r3:y", "eu db@r2:d"}},
+			"beyond":        {store.HistoryFilter{Skip: 6}, []string{}},
 			"cluster":       {store.HistoryFilter{Cluster: "us"}, []string{"us web@r4:x"}},
 			"no cluster":    {store.HistoryFilter{Cluster: "u"}, []string{}},
 			"bundle":        {store.HistoryFilter{Bundle: "db"}, []string{"eu -db@r6", "eu db@r5:d", "eu db@r2:d"}},

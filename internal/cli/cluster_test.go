@@ -555,6 +555,11 @@ func TestDriftCommands(t *testing.T) {
 		is("applied 1 updated", "applied 1 created")
 		left := r.repo.Do(gitserver.Commit{Delete: []string{"brief"}})
 		is("removed the bundle left Git", "applied 1 pruned", "applied 1 updated", "applied 1 created")
+		var second struct{ Items []api.Applied }
+		if _, page := r.hub.Do(http.MethodGet, "/api/v1/history?bundle=brief&size=2&page=2", ""); json.Unmarshal(page, &second) != nil ||
+			len(second.Items) != 2 || second.Items[1].Changes[0].Action != api.Created {
+			t.Errorf("the second page: %s", page)
+		}
 		if out := r.must("history", "ConfigMap/app/brief"); strings.Count(out, "Git ") != 3 || !strings.Contains(out, left[:7]) {
 			t.Errorf("history of its object:\n%s", out)
 		}

@@ -115,15 +115,11 @@ func hubHistory(ctx context.Context, c *hubClient, p parsed) ([]happened, error)
 		return nil, err
 	}
 	out := ofEpisodes(episodes)
-	q := p.query()
-	q.Set("size", strconv.Itoa(min(p.limit, view.MaxPageSize)))
-	var list struct {
-		Items []api.Applied `json:"items"`
-	}
-	if err := c.do(ctx, http.MethodGet, "/api/v1/history", q, nil, &list); err != nil {
+	applied, err := hubApplied(ctx, c, p)
+	if err != nil {
 		return nil, err
 	}
-	for _, a := range list.Items {
+	for _, a := range applied {
 		if p.ref == nil {
 			out = append(out, inShort(a))
 		} else {
@@ -131,6 +127,26 @@ func hubHistory(ctx context.Context, c *hubClient, p parsed) ([]happened, error)
 		}
 	}
 	return out, nil
+}
+
+// hubApplied asks the hub for what passes changed, page by page.
+func hubApplied(ctx context.Context, c *hubClient, p parsed) ([]api.Applied, error) {
+	q, size := p.query(), min(p.limit, view.MaxPageSize)
+	q.Set("size", strconv.Itoa(size))
+	var out []api.Applied
+	for page := 1; ; page++ {
+		q.Set("page", strconv.Itoa(page))
+		var list struct {
+			Items []api.Applied `json:"items"`
+		}
+		if err := c.do(ctx, http.MethodGet, "/api/v1/history", q, nil, &list); err != nil {
+			return nil, err
+		}
+		out = append(out, list.Items...)
+		if len(out) >= p.limit || len(list.Items) < size {
+			return out[:min(len(out), p.limit)], nil
+		}
+	}
 }
 
 // ofEpisodes tells of drift: its onset, and its end.
