@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
@@ -51,7 +53,8 @@ func whatNext(w io.Writer, dir, exe string, f demo.File) {
 	if rel, err := filepath.Rel(mustGetwd(), exe); err == nil && len(rel) < len(exe) {
 		exe = rel
 	}
-	clone := filepath.Join(dir, "fleet")
+	clone, kubeconfig := shellWord(filepath.Join(dir, "fleet")), shellWord(prod.Kubeconfig)
+	exe = shellWord(exe)
 	fmt.Fprintf(w, `
 The fleet is up: %d clusters. Where everything is: %s
 
@@ -60,7 +63,7 @@ The fleet is up: %d clusters. Where everything is: %s
 Try it, in another terminal:
 
   # 1. Push a change for production only, and watch it arrive on the dashboard.
-  git clone %s %s
+  test -d %s || git clone %s %s
   sed -i 's/newTag: .*/newTag: 6.9.2/' %s/apps/podinfo/overlays/prod/kustomization.yaml
   git -C %s -c user.name=you -c user.email=you@example.com commit -am 'Roll out podinfo 6.9.2 to production'
   git -C %s push
@@ -77,8 +80,8 @@ Try it, in another terminal:
   FLOTILLA_TOKEN=%s %s drift --hub %s
 
 Ctrl-C stops everything.
-`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, f.Repo.URL, clone, clone, clone, clone, prod.Kubeconfig, withoutKubectl(prod.Kubeconfig),
-		exe, prod.Kubeconfig, exe, prod.Kubeconfig, exe, prod.Kubeconfig, f.Hub.Token, exe, f.Hub.URL)
+`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, clone, f.Repo.URL, clone, clone, clone, clone, kubeconfig, withoutKubectl(prod.Kubeconfig),
+		exe, kubeconfig, exe, kubeconfig, exe, kubeconfig, f.Hub.Token, exe, f.Hub.URL)
 }
 
 // withoutKubectl is what scales podinfo where there is no kubectl: the control plane keeps
@@ -88,12 +91,23 @@ func withoutKubectl(kubeconfig string) string {
 	if err != nil {
 		return ""
 	}
-	pki := filepath.Join(filepath.Dir(kubeconfig), "pki")
+	pki := shellWord(filepath.Join(filepath.Dir(kubeconfig), "pki"))
 	return fmt.Sprintf(`  # The same without kubectl:
   curl -X PATCH --cacert %s/ca.crt --cert %s/admin.crt --key %s/admin.key \
     -H 'Content-Type: application/merge-patch+json' -d '{"spec":{"replicas":5}}' \
     %s/apis/apps/v1/namespaces/podinfo/deployments/podinfo/scale
 `, pki, pki, pki, cfg.Host)
+}
+
+// plainWord is what every shell takes as it is.
+var plainWord = regexp.MustCompile(`^[-+./:=@_0-9A-Za-z]+$`)
+
+// shellWord quotes a word for a shell where that is needed.
+func shellWord(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 func mustGetwd() string {

@@ -134,3 +134,17 @@ func TestDriftTable_fits(t *testing.T) {
 		t.Errorf("wide:\n%s", wide)
 	}
 }
+
+func TestShellWord(t *testing.T) {
+	for word, want := range map[string]string{
+		"demo/clusters/prod-us/kubeconfig": "demo/clusters/prod-us/kubeconfig",
+		"/tmp/my demo":                     "'/tmp/my demo'",
+		"it's":                             `'it'\''s'`,
+		"$HOME":                            "'$HOME'",
+		"":                                 "''",
+	} {
+		if got := shellWord(word); got != want {
+			t.Errorf("%q becomes %s, want %s", word, got, want)
+		}
+	}
+}

@@ -87,6 +87,9 @@ func Run(ctx context.Context, cfg Config, ready func(File)) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
+	if err := alone(ctx, dir); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(dir, FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -121,6 +124,24 @@ func Run(ctx context.Context, cfg Config, ready func(File)) (err error) {
 	}
 	ready(d.file())
 	<-ctx.Done()
+	return nil
+}
+
+// alone makes sure that no other demo is up in the directory: the two would take each other's files and ports.
+func alone(ctx context.Context, dir string) error {
+	b, err := os.ReadFile(filepath.Join(dir, FileName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var f File
+	if err != nil || json.Unmarshal(b, &f) != nil || f.Hub.URL == "" {
+		return err // what is no demo.json is written anew
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if probe(ctx, f.Hub.URL+"/healthz") == nil {
+		return fmt.Errorf("a demo is up in %s, with its dashboard at %s: end it with Ctrl-C, or give another --dir", dir, f.Hub.URL)
+	}
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/demo"
 )
 
 // version is an object's identity, and what moves when somebody writes to it.
@@ -111,6 +114,17 @@ func TestKill_hubLosesNoReport(t *testing.T) {
 	eventually(t, "the hub has it when it is back", episode("closed", "prod-us", since, ofObject("Deployment", "podinfo"), &e))
 	untouched(t, "prod-us", before, podinfo)
 	refresh(t)
+}
+
+// A second demo in the directory of one that is up leaves that alone, and says so.
+func TestDemo_inTheSameDirectory(t *testing.T) {
+	_, talk, err := flotillaErr(t, "demo", "--dir", world.dir)
+	if err == nil || !strings.Contains(talk, "a demo is up in "+world.dir) {
+		t.Errorf("%v: %s", err, talk)
+	}
+	if _, err := os.Stat(filepath.Join(world.dir, demo.FileName)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestKill_gitServerKeepsTheLastGoodState(t *testing.T) {
