@@ -14,6 +14,9 @@ type InventoryEntry struct {
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	Generation      int64  `json:"generation,omitempty"`
 	MetaDigest      string `json:"metaDigest,omitempty"`
+	// Plain says that nothing stood on the object then which decides what may be done to it: no order in an annotation,
+	// and no claim of a tool whose fields become ours. What Git says next can be written without a look.
+	Plain bool `json:"plain,omitempty"`
 	// Scaled says that its replicas were an autoscaler's then.
 	Scaled bool `json:"scaled,omitempty"`
 	// Origin is the file in the repository that the object comes from.

@@ -186,7 +186,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		return
 	}
 	desired = r.resolve(ctx, b, desired)
-	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Declared: r.declaredTwice, Left: r.leave, Witness: saw, Waiting: r.waiting(b, desired)}
+	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Declared: r.declaredTwice, Left: r.leave, AsLeft: r.asLeft, Witness: saw, Waiting: r.waiting(b, desired)}
 	if force {
 		req.Compare = apply.CompareAll
 	}

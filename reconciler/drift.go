@@ -12,6 +12,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // unknownRetry is how soon an object is looked at again whose comparison failed.
@@ -357,7 +358,7 @@ func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstruc
 		return
 	}
 	e.UID, e.ResourceVersion, e.Generation = string(live.GetUID()), live.GetResourceVersion(), live.GetGeneration()
-	e.MetaDigest, e.Scaled = api.MetaDigest(live), scaled
+	e.MetaDigest, e.Scaled, e.Plain = api.MetaDigest(live), scaled, plan.Plain(live, b.name)
 	b.entries[t.id] = e
 }
 
@@ -464,7 +465,7 @@ func (r *Reconciler) write(ctx context.Context, t *target, ins apply.Inspection,
 	}
 	entry, err := r.Applier.Correct(ctx, t.rendered, v.Write, rv)
 	// The digest is of what Git says, whatever was left to others.
-	entry.Digest = apply.Digest(t.desired)
+	entry.Digest, entry.Scaled = apply.Digest(t.desired), r.autoscaled(t, ins.Live)
 	return entry, err
 }
 

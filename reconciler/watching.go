@@ -126,6 +126,15 @@ func changed(e api.InventoryEntry, s Seen) bool {
 	}
 }
 
+// asLeft is apply.Request.AsLeft. What the watch does not know yet the API server does: the version is a condition.
+func (r *Reconciler) asLeft(e api.InventoryEntry) string {
+	seen, there := r.Watch.Get(e.Object)
+	if !there || seen.UID != e.UID || changed(e, seen) || older(seen.ResourceVersion, e.ResourceVersion) {
+		return ""
+	}
+	return seen.ResourceVersion
+}
+
 // older compares resource versions, which are ordered since Kubernetes 1.35 (KEP-5504).
 // Where they are no numbers nothing is claimed.
 func older(a, b string) bool {

@@ -1,6 +1,8 @@
 package apply_test
 
 import (
+	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -34,7 +36,7 @@ func TestNewObjectsCostOneRequestAndUnchangedOnesNone(t *testing.T) {
 	want := api.InventoryEntry{
 		Object: api.RefOf(live), UID: string(live.GetUID()), Digest: apply.Digest(r.object(configMap("a", "1"))),
 		ResourceVersion: live.GetResourceVersion(), Generation: live.GetGeneration(),
-		MetaDigest: api.MetaDigest(live), Origin: "apps/configmap.yaml",
+		MetaDigest: api.MetaDigest(live), Plain: true, Origin: "apps/configmap.yaml",
 	}
 	if diff := cmp.Diff(want, first.Inventory[0]); diff != "" {
 		t.Errorf("entry (-want +got):\n%s", diff)
@@ -61,6 +63,111 @@ func TestNewObjectsCostOneRequestAndUnchangedOnesNone(t *testing.T) {
 		t.Errorf("live value %q, want 2", got)
 	}
 }
+
+// What is known to be as it was left costs one request when Git changes it. The API server has the last word on whether it is,
+// and what stood on the object then has it, too.
+func TestChangedObjectsThatAreAsTheyWereLeftCostOneRequest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	scale := func(replicas int, image string) string {
+		return fmt.Sprintf(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: d, namespace: NS}, spec: {replicas: %d, selector: {matchLabels: {a: b}},
+			template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: "%s"}]}}}}`, replicas, image)
+	}
+	docs := func(value, image string, replicas int) []string {
+		return []string{configMap("a", value), configMap("held", value), configMap("kept", value), scale(replicas, image)}
+	}
+	applied := r.rendered(docs("1", "i:1", 0)...)
+	inv := r.apply(nil, docs("1", "i:1", 0)...).Inventory
+	// What a watch would say: some of it is out of date.
+	known := map[string]string{}
+	look := func() {
+		for _, e := range inv {
+			known[e.Object.ID()] = r.get(e.Object.Kind, e.Object.Name).GetResourceVersion()
+		}
+	}
+	pass := func(docs ...string) map[string]api.Action {
+		t.Helper()
+		r.calls.reset()
+		b := r.rendered(docs...)
+		res := r.Apply(t.Context(), apply.Request{
+			Bundle: b, Inventory: inv, AsLeft: func(e api.InventoryEntry) string { return known[e.Object.ID()] },
+			Witness: lastApplied{applied}, Left: func(context.Context, *unstructured.Unstructured, *unstructured.Unstructured) ([]string, error) {
+				return nil, nil
+			},
+		})
+		if res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		inv, applied = res.Inventory, b
+		return actions(res.Changes)
+	}
+	eventually(t, "the Deployment is at rest", func() bool {
+		return r.get("Deployment", "d").Object["status"].(map[string]any)["observedGeneration"] == int64(1)
+	})
+	look()
+	pass(docs("2", "i:2", 0)...)
+	if diff := cmp.Diff(map[string]int{"PATCH": 4}, r.calls.verbs()); diff != "" {
+		t.Errorf("requests of four changes (-want +got):\n%s", diff)
+	}
+
+	// Other replicas may be an autoscaler's: the object is looked at.
+	eventually(t, "the Deployment is at rest", func() bool {
+		return r.get("Deployment", "d").Object["status"].(map[string]any)["observedGeneration"] == int64(2)
+	})
+	look()
+	pass(docs("2", "i:2", 1)...)
+	if diff := cmp.Diff(map[string]int{"GET": 1, "PATCH": 1}, r.calls.verbs()); diff != "" {
+		t.Errorf("requests of a change of replicas (-want +got):\n%s", diff)
+	}
+
+	// The watch has not told yet of an order on the live object.
+	look()
+	r.patch("kubectl-annotate", "ConfigMap", "held", `{"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}}}`)
+	got := pass(docs("3", "i:2", 1)...)
+	if got["ConfigMap/held"] != api.Skipped || data(r.get("ConfigMap", "held"))["key"] != "2" {
+		t.Errorf("an order on the live object was written over: %v", got)
+	}
+	// It stands there still, and now the watch tells of the object as it was left, too.
+	look()
+	if got = pass(docs("4", "i:2", 1)...); got["ConfigMap/held"] != api.Skipped || data(r.get("ConfigMap", "held"))["key"] != "2" {
+		t.Errorf("an order on the live object was written over at the next commit: %v", got)
+	}
+	// A claim of kubectl on what Git says is taken over, as ever.
+	r.patch("kubectl-edit", "ConfigMap", "kept", `{"data":{"key":"5"}}`)
+	look()
+	pass(docs("5", "i:2", 1)...)
+	look()
+	pass(configMap("a", "5"), configMap("held", "5"), strings.Replace(configMap("kept", "5"), "key:", "other:", 1), scale(1, "i:2"))
+	if diff := cmp.Diff(map[string]string{"other": "5"}, data(r.get("ConfigMap", "kept"))); diff != "" {
+		t.Errorf("what left Git (-want +got):\n%s", diff)
+	}
+	// One that was deleted and made anew, and one that is gone.
+	r.delete("ConfigMap", "a")
+	if got = pass(configMap("a", "6"), configMap("held", "6"), configMap("kept", "6"), scale(1, "i:2")); got["ConfigMap/a"] != api.Created {
+		t.Errorf("an object that is gone: %v", got)
+	}
+	look()
+	r.delete("ConfigMap", "a")
+	r.create("somebody", configMap("a", "theirs"))
+	pass(configMap("a", "7"), configMap("held", "7"), configMap("kept", "7"), scale(1, "i:2"))
+	if live := r.get("ConfigMap", "a"); data(live)["key"] != "7" || live.GetLabels()[api.LabelBundle] != r.bundle {
+		t.Errorf("an object that somebody made anew: %v", live)
+	}
+}
+
+// lastApplied is a witness that knows what was applied and is told of nothing.
+type lastApplied struct{ api.RenderedBundle }
+
+func (w lastApplied) Applied(ref api.ObjectRef) *unstructured.Unstructured {
+	for _, o := range w.Objects {
+		if api.RefOf(o) == ref {
+			return o
+		}
+	}
+	return nil
+}
+
+func (lastApplied) Found(context.Context, api.ObjectRef, apply.Inspection) error { return nil }
 
 // A failed read is never taken for "there is none": the break-glass annotation on the live object holds.
 func TestFailedReadNeverBypassesLiveAnnotations(t *testing.T) {

@@ -73,6 +73,9 @@ type Request struct {
 	// Left returns the paths of fields that are left as they are on the live object, beside those of ignore rules:
 	// what an autoscaler or an injector owns, although Git declares it. Nil means that there are none.
 	Left Left
+	// AsLeft returns the resource version under which an object is known to be as its entry has it, but for its status;
+	// empty if that is not known. Nil means that it is not known of any.
+	AsLeft func(api.InventoryEntry) string
 	// Witness is told of drift before it is written over. Nil means that nobody wants to know.
 	Witness Witness
 }
@@ -303,6 +306,12 @@ func (r *run) input(o *unstructured.Unstructured) plan.Input {
 	}
 	if e, ok := r.before[ref.ID()]; ok {
 		in.Entry = &e
+		if r.req.AsLeft != nil {
+			in.AsLeft = r.req.AsLeft(e)
+		}
+		if r.req.Witness != nil {
+			in.Applied = r.req.Witness.Applied(ref)
+		}
 	}
 	if r.req.Held != nil {
 		if s, ok := r.req.Held(ref); ok {

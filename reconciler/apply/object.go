@@ -79,6 +79,8 @@ func (w *writer) step(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		return s, true
 	case plan.TryCreate:
 		return w.tryCreate(ctx, s)
+	case plan.TryUpdate:
+		return w.tryUpdate(ctx, s)
 	case plan.Write:
 		return w.write(ctx, s)
 	case plan.Verify:
@@ -133,6 +135,29 @@ func (w *writer) tryCreate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		return s, true
 	}
 	return failed(s.Object, err), false
+}
+
+// tryUpdate writes the object on the condition that it is as it was left: one request for what Git has changed.
+// A refusal is decided on with what a look shows.
+func (w *writer) tryUpdate(ctx context.Context, s plan.Step) (plan.Step, bool) {
+	body, err := marshal(w.body, w.in.Entry.UID, w.in.AsLeft)
+	if err != nil {
+		return failed(s.Object, err), false
+	}
+	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	if err != nil {
+		if kind, reason := kindOf(err); kind == api.Transient && reason != "Conflict" {
+			return failed(s.Object, err), false // a look would only be more to do for an API server that has too much
+		}
+		w.in.AsLeft = ""
+		w.look(ctx)
+		return s, true
+	}
+	if out.meta.ResourceVersion == w.in.AsLeft {
+		s.Action, s.Reason = api.Unchanged, "already as in Git"
+	}
+	w.keep(out.meta)
+	return s, false
 }
 
 // write applies the object, after taking over what the step says.
@@ -495,7 +520,7 @@ func (w *writer) keep(m answer) {
 	w.entry = &api.InventoryEntry{
 		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
 		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
-		Scaled: w.scaled,
+		Plain: plan.Plain(&m, w.in.Bundle), Scaled: w.scaled,
 	}
 }
 
@@ -507,7 +532,7 @@ func (w *writer) passOver() {
 		return
 	}
 	e := *w.in.Entry
-	e.MetaDigest = api.WithLabels(e.MetaDigest, api.MetaDigest(w.in.Live))
+	e.MetaDigest, e.Plain = api.WithLabels(e.MetaDigest, api.MetaDigest(w.in.Live)), false
 	w.entry = &e
 }
 
@@ -518,6 +543,7 @@ func (w *writer) keepLive() {
 		UID: l.GetUID(), ResourceVersion: l.GetResourceVersion(), Generation: l.GetGeneration(),
 		Labels: l.GetLabels(), Annotations: l.GetAnnotations(),
 		Finalizers: l.GetFinalizers(), OwnerReferences: l.GetOwnerReferences(), ManagedFields: l.GetManagedFields(),
+		DeletionTimestamp: l.GetDeletionTimestamp(),
 	})
 }
 

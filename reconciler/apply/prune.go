@@ -71,7 +71,7 @@ func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 			if !s.Forget {
 				if r.live != nil {
 					// What is kept has to be seen when what it is kept for goes.
-					todo[i].MetaDigest = api.MetaDigest(r.live)
+					todo[i].MetaDigest, todo[i].Plain = api.MetaDigest(r.live), false
 				}
 				res.Inventory = append(res.Inventory, todo[i])
 			}

@@ -3,9 +3,12 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -55,7 +58,39 @@ func unseen(in Input, s Step) Step {
 		return s
 	}
 	s.Next = Look
+	if writableUnseen(in) {
+		s.Next, s.Action, s.Reason = TryUpdate, api.Updated, "changed in Git"
+	}
 	return s
+}
+
+// writableUnseen reports whether nothing can be on the live object that would have a say in what Git has changed:
+// it is as it was left, and nothing was then.
+func writableUnseen(in Input) bool {
+	e := in.Entry
+	switch {
+	case in.AsLeft == "", !e.Plain, e.UID == "", e.Digest == "", in.Compare != CompareChanged, sameAsApplied(in):
+		return false
+	case annotation(in.Desired, api.AnnotationSSA) != "", len(RulesFor(api.RefOf(in.Desired), in.Drift)) > 0:
+		return false
+	case !MayLeave(in.Desired):
+		return true
+	}
+	// The live replicas are those that were applied: nobody else's, as long as Git does not change them.
+	return !e.Scaled && in.Applied != nil && onlyReplicas(in.Desired) && onlyReplicas(in.Applied) &&
+		equality.Semantic.DeepEqual(replicas(in.Desired), replicas(in.Applied))
+}
+
+// Plain is api.InventoryEntry.Plain for an object of the bundle as the API server has it.
+func Plain(live metav1.Object, bundle string) bool {
+	annotations := live.GetAnnotations()
+	for _, key := range []string{api.AnnotationReconcile, api.AnnotationSSA, api.AnnotationDrift} {
+		if annotations[key] != "" {
+			return false
+		}
+	}
+	return live.GetLabels()[api.LabelPartOf] == ApplySetID(bundle) && live.GetDeletionTimestamp() == nil &&
+		!slices.ContainsFunc(live.GetManagedFields(), Adopted)
 }
 
 // absent is about an object that Git wants and that is not there.

@@ -242,3 +242,81 @@ func TestStages_admitted(t *testing.T) {
 		t.Errorf("served by %v", got)
 	}
 }
+
+// What Git has changed is written unseen only where nothing on the live object has a say in it.
+func TestDecide_unseen(t *testing.T) {
+	workload := func(replicas int64, more string) *unstructured.Unstructured {
+		o := tObj()
+		o.SetKind("Deployment")
+		_ = unstructured.SetNestedField(o.Object, replicas, "spec", "replicas")
+		if more != "" {
+			_ = unstructured.SetNestedField(o.Object, "x", "spec", more)
+		}
+		return o
+	}
+	entry := func(change func(*api.InventoryEntry)) *api.InventoryEntry {
+		e := tEntry("old")
+		e.UID, e.Plain = "uid-1", true
+		change(e)
+		return e
+	}
+	same := func(*api.InventoryEntry) {}
+	rule := api.Drift{Ignore: []api.IgnoreRule{{Paths: []string{"/data/x"}}}}
+	tests := []struct {
+		name string
+		in   Input
+		want Next
+	}{
+		{"as it was left", Input{Desired: tObj(), Entry: entry(same), AsLeft: "7"}, TryUpdate},
+		{"it may have changed", Input{Desired: tObj(), Entry: entry(same)}, Look},
+		{"something stood on it", Input{Desired: tObj(), Entry: entry(func(e *api.InventoryEntry) { e.Plain = false }), AsLeft: "7"}, Look},
+		{"which one it was is not known", Input{Desired: tObj(), Entry: entry(func(e *api.InventoryEntry) { e.UID = "" }), AsLeft: "7"}, Look},
+		{"what was applied is not known", Input{Desired: tObj(), Entry: entry(func(e *api.InventoryEntry) { e.Digest = "" }), AsLeft: "7"}, Look},
+		{"Git did not change it", Input{Desired: tObj(), Entry: entry(func(e *api.InventoryEntry) { e.Digest = "d" }), AsLeft: "7"}, Done},
+		{"all are looked at", Input{Desired: tObj(), Entry: entry(same), AsLeft: "7", Compare: CompareAll}, Look},
+		{"Merge", Input{Desired: tObj(api.AnnotationSSA + "=Merge"), Entry: entry(same), AsLeft: "7"}, Look},
+		{"a rule leaves a field to others", Input{Desired: tObj(), Entry: entry(same), AsLeft: "7", Drift: rule}, Look},
+		{"new in Git", Input{Desired: tObj(), AsLeft: "7"}, TryCreate},
+		{"the same replicas", Input{Desired: workload(1, ""), Applied: workload(1, "other"), Entry: entry(same), AsLeft: "7"}, TryUpdate},
+		{"other replicas", Input{Desired: workload(2, ""), Applied: workload(1, ""), Entry: entry(same), AsLeft: "7"}, Look},
+		{"who knows what replicas", Input{Desired: workload(1, ""), Entry: entry(same), AsLeft: "7"}, Look},
+		{"an autoscaler's replicas", Input{Desired: workload(1, ""), Applied: workload(1, ""), Entry: entry(func(e *api.InventoryEntry) { e.Scaled = true }), AsLeft: "7"}, Look},
+		{"a CA bundle", Input{Desired: workload(1, "caBundle"), Applied: workload(1, ""), Entry: entry(same), AsLeft: "7"}, Look},
+		{"a CA bundle until now", Input{Desired: workload(1, ""), Applied: workload(1, "caBundle"), Entry: entry(same), AsLeft: "7"}, Look},
+		{"disabled in Git", Input{Desired: tObj(api.AnnotationReconcile + "=disabled"), Entry: entry(same), AsLeft: "7"}, Done},
+		{"suspended", Input{Desired: tObj(), Entry: entry(same), AsLeft: "7", Held: &api.Suspension{Name: "s"}}, Done},
+	}
+	for _, tt := range tests {
+		tt.in.Bundle, tt.in.Digest = "b", "d"
+		if s := Decide(tt.in); s.Next != tt.want {
+			t.Errorf("%s: %q (%s), want %q", tt.name, s.Next, s.Reason, tt.want)
+		}
+	}
+}
+
+func TestPlain(t *testing.T) {
+	claimed := func(manager string) *unstructured.Unstructured {
+		o := tLive("b")
+		o.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: manager, Operation: "Update"}})
+		return o
+	}
+	for name, tt := range map[string]struct {
+		live *unstructured.Unstructured
+		want bool
+	}{
+		"ours":                  {tLive("b"), true},
+		"another bundle's":      {tLive("other"), false},
+		"nobody's":              {tLive(""), false},
+		"reconcile":             {tLive("b", api.AnnotationReconcile+"=disabled"), false},
+		"drift":                 {tLive("b", api.AnnotationDrift+"=report"), false},
+		"ssa":                   {tLive("b", api.AnnotationSSA+"=Merge"), false},
+		"prune is no obstacle":  {tLive("b", api.AnnotationPrune+"=disabled"), true},
+		"going":                 {terminating(tLive("b")), false},
+		"claimed by kubectl":    {claimed("kubectl-edit"), false},
+		"claimed by controller": {claimed("some-controller"), true},
+	} {
+		if got := Plain(tt.live, "b"); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}

@@ -151,8 +151,15 @@ func (w *world) pass(t *testing.T, reliable bool) []Step {
 		in := Input{Bundle: w.bundle, Desired: o, Digest: "d", Drift: w.drift, Compare: w.compare, Held: w.held[id], Declared: w.declared[id]}
 		if e, ok := w.inventory[id]; ok {
 			in.Entry = &e
+			if l := w.live[id]; l != nil && e.UID == string(l.GetUID()) && w.chance(2) {
+				e.Plain, in.AsLeft = Plain(l, w.bundle), "7"
+			}
 		}
 		s := Decide(in)
+		if s.Next == TryUpdate && w.chance(2) { // somebody was quicker
+			in.AsLeft = ""
+			s = Decide(in)
+		}
 		if s.Next == Look || s.Next == TryCreate && w.live[id] != nil {
 			in.Sight, in.Live, in.Cause = w.sight(id)
 			for reliable && in.Sight == Unknown {
@@ -241,6 +248,12 @@ func (w *world) check(t *testing.T, in Input, s Step) {
 		t.Fatalf("writes %s, which is suspended", s.Object)
 	case len(in.Declared) > 1:
 		t.Fatalf("writes %s, which %v declare", s.Object, in.Declared)
+	case s.Next == TryUpdate && (in.Entry == nil || in.Entry.Digest == in.Digest || w.compare == CompareAll):
+		t.Fatalf("writes %s unseen, which is not what Git has changed: %+v", s.Object, in.Entry)
+	case s.Next == TryUpdate && (label(live, api.LabelPartOf) != ApplySetID(w.bundle) || live.GetDeletionTimestamp() != nil):
+		t.Fatalf("writes %s unseen, which is not the bundle's", s.Object)
+	case s.Next == TryUpdate && annotation(live, api.AnnotationSSA)+annotation(live, api.AnnotationDrift)+annotation(in.Desired, api.AnnotationSSA) != "":
+		t.Fatalf("writes %s unseen, on which there are orders", s.Object)
 	case s.Next == Verify && (in.Entry == nil || in.Entry.Digest != in.Digest || in.Entry.UID != string(live.GetUID())):
 		t.Fatalf("asks whether %s is as applied, and this was not applied: %+v", s.Object, in.Entry)
 	case s.Next == Verify && label(live, api.LabelPartOf) != ApplySetID(w.bundle):

@@ -6,8 +6,17 @@ import "k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 // although no ignore rule says so: replicas, a CA bundle, the rules of an aggregated ClusterRole.
 // Whoever wants to know for certain has to look at the whole live object.
 func MayLeave(desired *unstructured.Unstructured) bool {
-	spec, _ := desired.Object["spec"].(map[string]any)
-	return spec["replicas"] != nil || desired.Object["aggregationRule"] != nil || holds(desired.Object, "caBundle")
+	return replicas(desired) != nil || !onlyReplicas(desired)
+}
+
+// onlyReplicas reports whether there is nothing of the kind but replicas.
+func onlyReplicas(desired *unstructured.Unstructured) bool {
+	return desired.Object["aggregationRule"] == nil && !holds(desired.Object, "caBundle")
+}
+
+func replicas(o *unstructured.Unstructured) any {
+	spec, _ := o.Object["spec"].(map[string]any)
+	return spec["replicas"]
 }
 
 // holds reports whether a key stands anywhere in a value.

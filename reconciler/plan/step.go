@@ -43,6 +43,8 @@ const (
 	Look Next = "look"
 	// TryCreate: write it on the condition that there is none; if there is one, look and ask again.
 	TryCreate Next = "tryCreate"
+	// TryUpdate: write it on the condition of the resource version Input.AsLeft; if it has another one, look and ask again.
+	TryUpdate Next = "tryUpdate"
 	// Write: apply it. Step.Action holds unless the API server finds nothing to change.
 	Write Next = "write"
 	// Verify: dry-run first, and write only if that differs from the live object.
@@ -67,6 +69,11 @@ type Input struct {
 	Sight   Sight
 	// Live is the object on the cluster; its metadata is enough.
 	Live *unstructured.Unstructured
+	// AsLeft is the resource version under which the live object is known, from its watch, to be as Entry has it,
+	// but for its status. Empty means that it is not known.
+	AsLeft string
+	// Applied is the object as it was last applied; nil if that is unknown.
+	Applied *unstructured.Unstructured
 	// Cause is why the sight is Unknown.
 	Cause error
 	// Held is the suspension that covers the object; nil if there is none.
