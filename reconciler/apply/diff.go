@@ -224,16 +224,29 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		return d, true
 	case apierrors.IsNotFound(err) && w.in.Live == nil && req.comingNamespace(s.Object.Namespace):
 		return d, false
-	case apierrors.IsInvalid(err) && s.Next == plan.Done, w.in.Live != nil && claimsDropped(err) != "", plan.Crowded(w.in, err):
-		// Nothing would be sent, or the claims of others would be dealt with first: it only cannot be compared in the ordinary way.
+	case (apierrors.IsInvalid(err) || plan.Duplicate(err)) && s.Next == plan.Done:
+		// Nothing would be sent: it only cannot be compared in the ordinary way.
 		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun != nil {
 			d.Refused = err
+		}
+		return d, false
+	case w.in.Live != nil && claimsDropped(err) != "", plan.Crowded(w.in, err):
+		// The claims of others would be dealt with first.
+		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun == nil {
+			d.Step = failed(s.Object, err)
+			return d, false
+		}
+		d.Refused = err
+		if plan.Crowded(w.in, err) {
+			if d.DryRun, err = w.afterTakeOver(ctx, plan.TakeAll, d.DryRun); err != nil {
+				d.Step = failed(s.Object, err)
+			}
 		}
 		return d, false
 	case err != nil:
 		var ok bool
 		if d.Step, ok = plan.Rejected(w.in, err); !ok {
-			d.Step = failed(s.Object, err)
+			d.Step = failed(s.Object, plan.Crowding(w.in, err))
 		}
 		return d, false
 	}
@@ -416,16 +429,8 @@ func (a *Applier) diffPrune(ctx context.Context, c *client, in plan.PruneInput) 
 	if s.Next != plan.Look {
 		return Difference{Step: s}
 	}
-	at, err := a.kinds.place(in.Entry.Object)
-	if err == nil {
-		in.Live, err = c.get(ctx, at, metadataOnly)
-	} else {
-		err = a.kindGone(ctx, in.Entry.Object, err)
-		if err == nil {
-			in.Sight = plan.Absent
-			return Difference{Step: plan.Prune(in)}
-		}
-	}
+	var err error
+	_, in.Live, err = a.identity(ctx, c, in.Entry.Object, metadataOnly)
 	switch {
 	case err == nil:
 		in.Sight = plan.Present

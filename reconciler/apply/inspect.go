@@ -3,8 +3,10 @@ package apply
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
+	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -34,6 +36,7 @@ func (c *client) asNew(ctx context.Context, at place, body *unstructured.Unstruc
 	const room = 40 // for the suffix, and what a controller adds to a name
 	other := body.DeepCopy()
 	other.SetName(body.GetName()[:min(len(body.GetName()), room)] + "-flotilla-dry-run")
+	giveBack := withoutAddresses(other)
 	raw, err := marshal(other, "", onlyIfAbsent)
 	if err != nil {
 		return nil
@@ -43,7 +46,41 @@ func (c *client) asNew(ctx context.Context, at place, body *unstructured.Unstruc
 		return nil
 	}
 	out.object.SetName(body.GetName())
+	giveBack(out.object)
 	return out.object
+}
+
+// withoutAddresses takes from a Service what only one of them can have. The function that it returns gives that back to what came of it.
+func withoutAddresses(o *unstructured.Unstructured) func(*unstructured.Unstructured) {
+	if o.GetKind() != "Service" || o.GetAPIVersion() != "v1" {
+		return func(*unstructured.Unstructured) {}
+	}
+	spec, _ := o.Object["spec"].(map[string]any)
+	taken := map[string]any{}
+	for _, field := range []string{"clusterIP", "clusterIPs", "healthCheckNodePort"} {
+		if v, ok := spec[field]; ok && v != "None" && !reflect.DeepEqual(v, []any{"None"}) {
+			taken[field] = v
+			delete(spec, field)
+		}
+	}
+	ports, _ := spec["ports"].([]any)
+	nodePorts := make([]any, len(ports))
+	for i := range ports {
+		if p, ok := ports[i].(map[string]any); ok && p["nodePort"] != nil {
+			nodePorts[i] = p["nodePort"]
+			delete(p, "nodePort")
+		}
+	}
+	return func(out *unstructured.Unstructured) {
+		spec, _ := out.Object["spec"].(map[string]any)
+		maps.Copy(spec, taken)
+		ports, _ := spec["ports"].([]any)
+		for i := range ports {
+			if p, ok := ports[i].(map[string]any); ok && i < len(nodePorts) && nodePorts[i] != nil {
+				p["nodePort"] = nodePorts[i]
+			}
+		}
+	}
 }
 
 // Inspect reads one object and asks the server, with a dry run, what applying it would give.
@@ -88,17 +125,14 @@ func (a *Applier) read(ctx context.Context, bundle api.RenderedBundle, ref api.O
 		return nil, err
 	}
 	defer release()
-	at, err := a.kinds.place(ref)
-	if err != nil {
-		return nil, err
-	}
-	return c.get(ctx, at, "")
+	_, live, err := a.identity(ctx, c, ref, "")
+	return live, err
 }
 
 // inspectAs is Inspect for one who holds a slot and a client already.
 func (a *Applier) inspectAs(ctx context.Context, c *client, at place, bundle string, desired *unstructured.Unstructured) Inspection {
 	in, err := a.inspect(ctx, c, at, bundle, desired)
-	if in.Live != nil && (apierrors.IsInvalid(err) || claimsDropped(err) != "") {
+	if in.Live != nil && (apierrors.IsInvalid(err) || plan.Duplicate(err) || claimsDropped(err) != "") {
 		if in.DryRun = c.asNew(ctx, at, in.Desired); in.DryRun != nil {
 			in.Refused, err = err, nil
 		}
@@ -220,6 +254,7 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		out, err = w.c.apply(ctx, w.at, body, patchMode{})
 	}
 	if err != nil {
+		w.giveBack(ctx)
 		if r, ok := plan.Rejected(withoutForce(w.in), err); ok {
 			return api.InventoryEntry{}, r.Err
 		}

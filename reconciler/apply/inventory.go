@@ -2,7 +2,9 @@ package apply
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -94,15 +96,81 @@ func (a *Applier) kindGone(ctx context.Context, ref api.ObjectRef, cause error) 
 	if ref.Group == "" {
 		return nil
 	}
-	path := "/apis/" + ref.Group
-	if ref.Version != "" {
-		path += "/" + ref.Version
+	var group metav1.APIGroup
+	if err := a.ask(ctx, "/apis/"+ref.Group, &group); err != nil {
+		return ignoreNotFound(err)
 	}
-	_, _, err := send(ctx, a.own.rest.Get().AbsPath(path))
+	for _, v := range group.Versions {
+		var list metav1.APIResourceList
+		if err := ignoreNotFound(a.ask(ctx, "/apis/"+v.GroupVersion, &list)); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == ref.Kind }) {
+			return unserved(ref)
+		}
+	}
+	return nil
+}
+
+// unserved is the error about an object whose kind is served, and not where it was looked for. It is no "not found".
+func unserved(ref api.ObjectRef) error {
+	return &api.Error{
+		Kind: api.Waiting, Reason: "KindMissing", After: waitAgain,
+		Err: fmt.Errorf("%s is not served in version %s, and in which one it is is not known yet", ref.Kind, ref.Version),
+	}
+}
+
+// ask reads what discovery has at a path.
+func (a *Applier) ask(ctx context.Context, path string, into any) error {
+	raw, _, err := send(ctx, a.own.rest.Get().AbsPath(path))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, into)
+}
+
+func ignoreNotFound(err error) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return err
+}
+
+// identity reads the object of an identity, in whatever version the server has of its kind: what was applied in one
+// that its CRD has dropped is still there. The error is NotFound if there is no such object, or no such kind any more.
+func (a *Applier) identity(ctx context.Context, c *client, ref api.ObjectRef, accept string) (place, *unstructured.Unstructured, error) {
+	at, err := a.kinds.place(ref)
+	if err == nil {
+		var live *unstructured.Unstructured
+		if live, err = c.get(ctx, at, accept); err == nil {
+			return at, live, nil
+		}
+	}
+	if _, reason := kindOf(err); reason != "KindMissing" {
+		return at, nil, err
+	}
+	gk := ref.GVK().GroupKind()
+	a.kinds.forget(gk)
+	a.kinds.refresh()
+	gvk, _, perr := a.kinds.preferred(gk)
+	if perr != nil || gvk.Version == ref.Version {
+		// One whose API server does not answer may have objects.
+		if err := a.kindGone(ctx, ref, err); err != nil {
+			return at, nil, err
+		}
+		return at, nil, apierrors.NewNotFound(groupResource(ref), ref.Name)
+	}
+	ref.Version = gvk.Version
+	if at, err = a.kinds.place(ref); err != nil {
+		return at, nil, err
+	}
+	live, err := c.get(ctx, at, accept)
+	if err != nil {
+		if _, reason := kindOf(err); reason == "KindMissing" {
+			err = unserved(ref)
+		}
+	}
+	return at, live, err
 }
 
 // preferred returns the version of a kind that the server prefers, and its address.

@@ -77,6 +77,16 @@ func (k *kinds) find(gvk schema.GroupVersionKind) (mapping, error) {
 	return out, nil
 }
 
+// refresh has discovery asked again, though not more often than every forgetAfter.
+func (k *kinds) refresh() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.now().Sub(k.reset) > forgetAfter {
+		k.reset = k.now()
+		k.mapper.Reset()
+	}
+}
+
 // learn takes the addresses of a CRD's kinds from the CRD itself, so that its instances need no discovery.
 func (k *kinds) learn(crd *unstructured.Unstructured) {
 	k.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -62,8 +63,11 @@ type writer struct {
 	left Left
 	// witness may be nil; see Request.Witness.
 	witness Witness
-	// room says that what others added was taken away already.
-	room bool
+	// testified says that the witness was told, so that what we do ourselves is not told as somebody's.
+	testified bool
+	// room says that what others added was to go, and claims are theirs, to be given back if it was for nothing.
+	room   bool
+	claims []metav1.ManagedFieldsEntry
 	// scaled says that the replicas are an autoscaler's.
 	scaled bool
 	// entry is what to keep in the inventory.
@@ -205,7 +209,7 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 // testify has the witness record what somebody else did to the object since it was last applied:
 // what is written next destroys the evidence.
 func (w *writer) testify(ctx context.Context) error {
-	if w.witness == nil || w.in.Entry == nil || w.asLeft() {
+	if w.testified || w.witness == nil || w.in.Entry == nil || w.asLeft() {
 		return nil
 	}
 	old := w.witness.Applied(w.at.ref)
@@ -216,7 +220,9 @@ func (w *writer) testify(ctx context.Context) error {
 	if k := api.KindOf(in.Err); k == api.Transient || k == api.Waiting || ctx.Err() != nil {
 		return in.Err
 	}
-	return w.witness.Found(ctx, w.at.ref, in)
+	err := w.witness.Found(ctx, w.at.ref, in)
+	w.testified = err == nil
+	return err
 }
 
 // asLeft reports whether nothing but its status changed since the object was last known to be as applied.
@@ -256,6 +262,7 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 
 // rejected asks plan what follows from a refusal.
 func (w *writer) rejected(ctx context.Context, s plan.Step, cause error) plan.Step {
+	w.giveBack(ctx)
 	r, ok := plan.Rejected(w.in, cause)
 	if !ok {
 		return failed(s.Object, plan.Crowding(w.in, cause))
@@ -421,12 +428,28 @@ func (w *writer) versionMoved(ctx context.Context, err error) bool {
 // madeRoom ends the claims of those who added what keeps ours from fitting, once, where that is asked for
 // and ours would be accepted without it: what they added goes as ours is written. It reports whether to write again.
 func (w *writer) madeRoom(ctx context.Context, err error) bool {
-	if err == nil || w.room || !plan.Crowded(w.in, err) || w.a.acceptable(ctx, w.c, w.at, w.body) != nil {
+	if err == nil || w.room || !plan.Crowded(w.in, err) || w.a.acceptable(ctx, w.c, w.at, w.body) != nil || w.testify(ctx) != nil {
 		return false
 	}
 	w.room = true
+	claims := w.in.Live.GetManagedFields()
 	taken, err := w.takeOver(ctx, plan.TakeAll)
+	if taken && err == nil {
+		w.claims = claims
+	}
 	return taken && (err == nil || apierrors.IsConflict(err))
+}
+
+// giveBack undoes madeRoom after ours was refused all the same.
+func (w *writer) giveBack(ctx context.Context) {
+	if w.claims == nil || w.in.Live == nil {
+		return
+	}
+	patch, err := managedFieldsPatch(w.in.Live, ssa.NewPatchReplace("/metadata/managedFields", w.claims))
+	if err == nil {
+		_, _ = w.c.patch(ctx, w.at, types.JSONPatchType, patch) // somebody wrote meanwhile: then the claims are what they made them
+	}
+	w.claims = nil
 }
 
 // kindAppears waits a moment where a CRD was just established and its address is not served yet,

@@ -133,18 +133,8 @@ func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, e
 
 // pruneObject looks at one object, asks plan, and deletes it if that is the answer.
 func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput) removal {
-	at, err := a.kinds.place(in.Entry.Object)
-	if err != nil {
-		// A kind that is gone has no objects any more; one whose API server does not answer may have.
-		if err := a.kindGone(ctx, in.Entry.Object, err); err != nil {
-			in.Sight, in.Cause = plan.Unknown, err
-		} else {
-			in.Sight = plan.Absent
-		}
-		return removal{step: plan.Prune(in)}
-	}
 	for range maxTries {
-		live, err := c.get(ctx, at, metadataOnly)
+		at, live, err := a.identity(ctx, c, in.Entry.Object, metadataOnly)
 		switch {
 		case err == nil:
 			in.Sight, in.Live = plan.Present, live

@@ -1,9 +1,11 @@
 package apply_test
 
 import (
+	"net/http"
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -45,12 +47,13 @@ func TestVersionThatACRDDrops(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	left := r.apply(nil, crd("v1alpha1"), widget("v1alpha1", "left", "size: 1")).Inventory[1:]
 	inv := r.apply(nil, all(crd("v1alpha1"), "v1alpha1", "size: 1, gone: x")...).Inventory
 	edit(old, "shared", "operator", `{"spec":{"note":"mine"}}`)
 	edit(old, "edited", "kubectl-edit", `{"spec":{"size":7,"note":"mine"}}`)
 	inv = r.apply(inv, all(crd("v1alpha1", "v1"), "v1alpha1", "size: 1, gone: x")...).Inventory
 	edit(now, "shared", "operator", `{"spec":{"more":"mine"}}`) // one writer in both versions
-	for _, name := range []string{"ours", "shared", "edited"} {
+	for _, name := range []string{"ours", "shared", "edited", "left"} {
 		edit(now, name, "migrator", `{}`) // what a storage version migrator does
 	}
 	_, err := r.dyn.Resource(resources["CRD"]).Patch(t.Context(), "widgets."+group, types.MergePatchType,
@@ -73,6 +76,34 @@ func TestVersionThatACRDDrops(t *testing.T) {
 			t.Errorf("diff of %s: %s, %v", d.Step.Object, d.Step.Action, d.Step.Err)
 		}
 	}
+	// What is known to us in the old version is there in the new one, and is not taken for gone.
+	if in := r.InspectExtra(t.Context(), r.rendered(), left[0].Object); in.Err != nil || in.Live == nil {
+		t.Errorf("an object in a version that is gone: %v, %v", in.Live, in.Err)
+	}
+	eventually(t, "what left Git is deleted in the version that there is", func() bool {
+		res := r.Prune(t.Context(), apply.PruneRequest{Bundle: r.bundle, Entries: left})
+		_, err := r.dyn.Resource(now).Get(t.Context(), "left", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) != (len(res.Inventory) == 0) {
+			t.Fatalf("the inventory holds %d, and of the object the API server says: %v", len(res.Inventory), err)
+		}
+		return apierrors.IsNotFound(err)
+	})
+	none := left[0].Object
+	none.Name = "nobody"
+	if in := r.InspectExtra(t.Context(), r.rendered(), none); in.Err != nil || in.Live != nil {
+		t.Errorf("an object that is not there: %v, %v", in.Live, in.Err)
+	}
+	r.calls.setFault(func(req *http.Request) *http.Response {
+		if strings.HasSuffix(req.URL.Path, "/nobody") {
+			return answer(500, "InternalError", "boom")
+		}
+		return nil
+	})
+	if in := r.InspectExtra(t.Context(), r.rendered(), none); in.Err == nil {
+		t.Error("an object that cannot be read is taken for one that is not there")
+	}
+	r.calls.setFault(nil)
+
 	// A drift is corrected at the second look: the first one moved the claims, after which nothing is as it was looked at.
 	correct := func() error {
 		t.Helper()

@@ -94,14 +94,14 @@ func owned(in Input) bool {
 
 // Crowded reports whether the API server may have refused what Git says only because of what tools like kubectl added
 // beside it, such as a port under the name of ours, and whether that may go: only where the object asks to be forced.
-// It does not hold for immutable fields; see Rejected.
+// Nothing but two items that cannot stand beside each other is such a refusal: see Duplicate.
 func Crowded(in Input, err error) bool {
 	return crowd(in, err) != "" && forced(in) && owned(in)
 }
 
 // crowd names the managers whose additions a refusal can be about; empty if it cannot.
 func crowd(in Input, err error) string {
-	if !apierrors.IsInvalid(err) || Immutable(err) != nil || in.Sight != Present || in.Live == nil || ssaMode(in) == ssaMerge {
+	if !Duplicate(err) || in.Sight != Present || in.Live == nil || ssaMode(in) == ssaMerge {
 		return ""
 	}
 	var names []string
@@ -117,7 +117,7 @@ func crowd(in Input, err error) string {
 // Crowding is a refusal with the way out, where what others added can be what it is about; else the refusal as it is.
 func Crowding(in Input, err error) error {
 	names := crowd(in, err)
-	if names == "" || forced(in) || !duplicate(err) {
+	if names == "" || forced(in) {
 		return err
 	}
 	return &api.Error{
@@ -127,13 +127,19 @@ func Crowding(in Input, err error) error {
 	}
 }
 
-// duplicate reports whether two items of a list are what is wrong.
-func duplicate(err error) bool {
+// Duplicate reports whether two items of a list are all that is wrong. The ports of nodes are checked apart, and told in other words.
+func Duplicate(err error) bool {
 	var status apierrors.APIStatus
-	return errors.As(err, &status) && status.Status().Details != nil &&
-		slices.ContainsFunc(status.Status().Details.Causes, func(c metav1.StatusCause) bool {
-			return c.Type == metav1.CauseTypeFieldValueDuplicate
-		})
+	if !errors.As(err, &status) {
+		return false
+	}
+	st := status.Status()
+	if st.Details == nil || len(st.Details.Causes) == 0 {
+		return strings.Contains(st.Message, "duplicate nodePort")
+	}
+	return !slices.ContainsFunc(st.Details.Causes, func(c metav1.StatusCause) bool {
+		return c.Type != metav1.CauseTypeFieldValueDuplicate && !strings.Contains(c.Message, "duplicate nodePort")
+	})
 }
 
 // refused is an error of the API server without the values that it repeats:

@@ -156,6 +156,25 @@ func TestServicePortsAreForced(t *testing.T) {
 	r.Start()
 	r.Ready("NS-app", revision)
 	r.is("svc/web", "spec.ports.0.port", "80")
+	r.Stop()
+	es := r.Episodes()
+	if last := es[0]; last.Class != api.ClassRemoved || last.Outcome != api.OutcomeCorrected || last.Evidence == nil ||
+		!strings.Contains(string(last.Evidence.ManagedFields), "kubectl-edit") {
+		t.Errorf("of what the commit wrote over is kept: %+v", last)
+	}
+	r.Start()
+
+	// The port of a node is one that no other Service can have, not even in a dry run.
+	node := strings.Replace(forced, "spec:\n", "spec:\n  type: NodePort\n", 1)
+	node = strings.Replace(node, "port: 80,", "port: 80, nodePort: 30987,", 1)
+	r.Ready("NS-app", r.Commit(files{"app/svc.yaml": node}))
+	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81}]`)
+	r.is("svc/web", "spec.ports.0.port", "80")
+	r.drifted(0)
+	if n := r.metric("flotilla_objects_unknown"); n != 0 {
+		t.Errorf("%v objects are unknown", n)
+	}
+	r.Ready("NS-app", r.Commit(files{"app/svc.yaml": forced}))
 
 	// A refusal that has nothing to do with what others added takes nothing of theirs away.
 	r.edit("svc/web", `{"metadata":{"annotations":{"note":"mine"}}}`)
