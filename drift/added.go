@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
@@ -106,7 +107,10 @@ func locate(object map[string]any, p fieldpath.Path) (trail, any, bool) {
 			at = at.then(fieldStep(*pe.FieldName))
 		default:
 			list, _ := v.([]any)
-			i := slices.IndexFunc(list, func(item any) bool { return isItem(pe, item) })
+			i := slices.IndexFunc(list, func(item any) bool { return isExactly(pe, item) })
+			if i < 0 {
+				i = slices.IndexFunc(list, func(item any) bool { return isItem(pe, item) })
+			}
 			if pe.Index != nil && *pe.Index < len(list) {
 				i = *pe.Index
 			}
@@ -121,6 +125,15 @@ func locate(object map[string]any, p fieldpath.Path) (trail, any, bool) {
 		}
 	}
 	return at, v, len(at) > 0
+}
+
+// isExactly is isItem for an item that has all the key fields.
+func isExactly(pe fieldpath.PathElement, item any) bool {
+	m := asMap(item)
+	return isItem(pe, item) && (pe.Key == nil || !slices.ContainsFunc(*pe.Key, func(f value.Field) bool {
+		_, there := m[f.Name]
+		return !there
+	}))
 }
 
 // isItem reports whether a path element selects a list item. A key field that the item leaves out

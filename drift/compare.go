@@ -22,6 +22,8 @@ type Input struct {
 	// DryRun is what the API server answered to a dry run of applying Desired.
 	// Without one the result is unknown, unless Live or Desired is nil.
 	DryRun *unstructured.Unstructured
+	// Refused says that the API server would not apply Desired to Live, and DryRun is of an object of its own.
+	Refused bool
 	// Spec is the bundle's policy. The objects' own annotations are read as well; see Mode.
 	Spec api.Drift
 	// Manager is our field manager. Empty means api.FieldManager.

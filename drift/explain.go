@@ -41,11 +41,11 @@ func Explain(in Input) []Explained {
 		in.Spec.Extra = api.ExtraReport
 	}
 	w := newWalker(in)
-	w.all = true
+	w.all = !in.Refused
 	w.object()
 	var out []Explained
 	for _, d := range slices.Concat(w.found, w.kept, w.added(), w.unclaimed()) {
-		if git, ok := w.inGit(d.path.path()); ok && !d.order && !w.holds(d.path, d.want, git) {
+		if git, ok := w.inGit(d.path.path()); ok && d.want != nil && !d.order && !w.holds(d.path, d.want, git) {
 			d.want = git
 		}
 		if e := (Explained{FieldDiff: d.diff(w.mask), Reason: d.reason}); !covered(out, e.Path) {
@@ -128,9 +128,9 @@ func (w *walker) unclaimed() []difference {
 			for _, key := range keys(v, nil) {
 				s := fieldStep(key)
 				switch {
-				case claimed(s.elem):
+				case claimed(s.elem), at.field(0) == "metadata" && (key == "labels" || key == "annotations"):
 					visit(at.then(s), claims.WithPrefix(s.elem), v[key])
-				case len(at) == 2 && (at.under("metadata", "labels") || at.under("metadata", "annotations")):
+				case at.field(1) == "metadata" && (at.field(0) == "labels" || at.field(0) == "annotations"):
 					add(at.then(s), v[key])
 				}
 			}

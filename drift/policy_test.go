@@ -263,7 +263,7 @@ spec:
     applyConfiguration:
       expression: >-
         Object{metadata: Object.metadata{annotations: {"mesh": "on"}},
-        spec: Object.spec{template: Object.spec.template{spec: Object.spec.template.spec{containers: [
+        spec: Object.spec{template: Object.spec.template{metadata: Object.spec.template.metadata{annotations: {"mesh": "on"}}, spec: Object.spec.template.spec{containers: [
         Object.spec.template.spec.containers{name: "app", image: "mirror/nginx:1"},
         Object.spec.template.spec.containers{name: "proxy", image: "proxy:1"}]}}}}
 `
@@ -312,6 +312,7 @@ func TestExplainTellsWhatAdmissionChanges(t *testing.T) {
 	}
 	check("before the next write", []string{
 		`removed /metadata/annotations/mesh "on" -> ` + next,
+		`removed /spec/template/metadata/annotations {"mesh":"on"} -> ` + next,
 		`changed ` + container + `/image "nginx:1" -> "nginx:1": changed by admission as it was applied`,
 		`removed /spec/template/spec/containers/[name=proxy] ` + proxy + ` -> ` + next,
 	}, nil)
@@ -319,10 +320,24 @@ func TestExplainTellsWhatAdmissionChanges(t *testing.T) {
 	c.apply(desired)
 	applied := []string{
 		`added /metadata/annotations/mesh  -> "on"` + there,
+		`added /spec/template/metadata/annotations/mesh  -> "on"` + there,
 		`changed ` + container + `/image "nginx:1" -> "mirror/nginx:1": changed by admission as it is applied, or written otherwise by the API server`,
 		`added /spec/template/spec/containers/[name=proxy]  -> ` + proxy + there,
 	}
 	check("applied", applied, nil)
+
+	// Of a dry run that is of another object nothing can be said of what the next write sets.
+	in := c.input(desired, api.Drift{})
+	in.DryRun = in.DryRun.DeepCopy()
+	in.DryRun.SetAnnotations(map[string]string{"elsewhere": "yes"})
+	_ = unstructured.SetNestedField(in.DryRun.Object, int64(7), "spec", "progressDeadlineSeconds")
+	for _, refused := range []bool{false, true} {
+		in.Refused = refused
+		told := slices.ContainsFunc(drift.Explain(in), func(e drift.Explained) bool { return e.Path == "/spec/progressDeadlineSeconds" })
+		if told == refused {
+			t.Errorf("refused %v, and what is not ours is told: %v", refused, told)
+		}
+	}
 
 	// The policy leaves, and somebody edits: that is drift, and the rest is still explained.
 	for _, o := range []*unstructured.Unstructured{binding, policy} {

@@ -63,6 +63,13 @@ func TestRealObjects(t *testing.T) {
 	}{
 		{name: "as applied, with quantities, null times and a status in the manifest", object: deployment, patch: `{}`},
 		{
+			name: "ports of which one leaves its protocol out",
+			object: "{apiVersion: v1, kind: Service, metadata: {name: ports}, spec: {selector: {a: b}, " +
+				"ports: [{name: dns, port: 53}, {name: dns-udp, port: 53, protocol: UDP}, {name: dns-sctp, port: 53, protocol: SCTP}]}}",
+			patch: `[{"op":"replace","path":"/spec/ports/1/name","value":"udp"}]`,
+			want:  []string{`changed /spec/ports/[port=53,protocol=UDP]/name "dns-udp" -> "udp" by kubectl-edit`},
+		},
+		{
 			name: "image", object: deployment,
 			patch: `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"nginx:2"}]`,
 			want:  []string{`changed ` + container + `/image "nginx:1" -> "nginx:2" by kubectl-edit`},

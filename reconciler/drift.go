@@ -251,7 +251,7 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	}
 	r.mu.Unlock()
 	if verdict.Episode != nil {
-		if err := r.store(b, t.id, *verdict.Episode); err != nil {
+		if err := r.store(b, t.id, verdict.Episode); err != nil {
 			r.unknownObject(b, t.id, err)
 			return
 		}
@@ -362,20 +362,20 @@ func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstruc
 	b.entries[t.id] = e
 }
 
-// store keeps an episode, and with it the bundle's counts and inventory.
-func (r *Reconciler) store(b *bundle, id string, e api.Episode) error {
+// store keeps an episode, and with it the bundle's counts and inventory. A new one is given its ID.
+func (r *Reconciler) store(b *bundle, id string, e *api.Episode) error {
 	r.mu.Lock()
 	if e.ID == "" {
 		e.ID = r.Store.NextEpisodeID()
 	}
 	e.Cluster = r.Cluster
 	if e.Open() {
-		b.open[id] = e
+		b.open[id] = *e
 	} else {
 		delete(b.open, id)
 	}
 	r.countLocked(b)
-	stored, phase := r.recordLocked(b, e), b.status.Phase
+	stored, phase := r.recordLocked(b, *e), b.status.Phase
 	r.mu.Unlock()
 	if err := r.recorder.wait(stored); err != nil {
 		return err
@@ -417,7 +417,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 		b.entries[t.id] = entry
 		r.mu.Unlock()
 	}
-	if serr := r.store(b, t.id, e); serr != nil {
+	if serr := r.store(b, t.id, &e); serr != nil {
 		r.Log.Error("store", "error", serr)
 	}
 	if err != nil {

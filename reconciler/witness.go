@@ -52,7 +52,7 @@ func (w *witness) Found(ctx context.Context, ref api.ObjectRef, in apply.Inspect
 	if verdict.Episode == nil || verdict.Opened && w.r.halfDone(ctx, w.b, t, in, now) {
 		return nil
 	}
-	if err := w.r.store(w.b, id, *verdict.Episode); err != nil {
+	if err := w.r.store(w.b, id, verdict.Episode); err != nil {
 		return &api.Error{Kind: api.Transient, Reason: "NotRecorded", Err: errors.Join(errors.New("drift could not be recorded, so it is not written over"), err)}
 	}
 	if verdict.Opened {

@@ -19,14 +19,16 @@ import (
 
 // explanation is all that can be said of an object's fields.
 type explanation struct {
-	Cluster  string            `json:"cluster"`
-	Bundle   string            `json:"bundle"`
-	Object   api.ObjectRef     `json:"object"`
-	Revision string            `json:"revision"`
-	File     string            `json:"file"`
-	Mode     api.DriftMode     `json:"mode"`
-	Missing  bool              `json:"missing,omitempty"`
-	Fields   []drift.Explained `json:"fields"`
+	Cluster  string        `json:"cluster"`
+	Bundle   string        `json:"bundle"`
+	Object   api.ObjectRef `json:"object"`
+	Revision string        `json:"revision"`
+	File     string        `json:"file"`
+	Mode     api.DriftMode `json:"mode"`
+	Missing  bool          `json:"missing,omitempty"`
+	// Refused is why the API server would not put Git's object in the place of the live one.
+	Refused string            `json:"refused,omitempty"`
+	Fields  []drift.Explained `json:"fields"`
 }
 
 func newDriftExplain() *cobra.Command {
@@ -158,8 +160,14 @@ func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named
 		live = in.Live.GetAnnotations()
 	}
 	ex.Mode = drift.Mode(b.Spec.Drift, o.GetAnnotations(), live)
+	if in.Refused != nil {
+		ex.Refused = in.Refused.Error()
+		if ref.Kind == "Secret" && ref.Group == "" {
+			ex.Refused = "as the agent's status tells" // the API server repeats values
+		}
+	}
 	if f := drift.Explain(drift.Input{
-		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
+		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Refused: in.Refused != nil, Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
 	}); f != nil {
 		ex.Fields = f
 	}
@@ -215,6 +223,9 @@ func showExplanation(w io.Writer, ex explanation, fits room) {
 	if ex.Missing {
 		fmt.Fprintln(w, "It is missing on the cluster.")
 		return
+	}
+	if ex.Refused != "" {
+		fmt.Fprintf(w, "The API server refuses to apply that here: %s\n", oneLine(ex.Refused))
 	}
 	if len(ex.Fields) == 0 {
 		fmt.Fprintln(w, "No field differs.")

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 )
 
 // Declared fields are restored, of several objects at once, and each episode says what and who.
@@ -52,6 +56,43 @@ func TestEditsAreCorrected(t *testing.T) {
 		`svc/web missing corrected`,
 		r.markLine(),
 	)
+}
+
+// The log names the episode from its first line on, so that it can be looked up.
+func TestLogNamesTheEpisode(t *testing.T) {
+	var log safeBuffer
+	r := newRig(t, agenttest.Config{
+		Files:  marked(files{"app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one")}),
+		Change: func(c *agent.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) },
+	})
+	r.Start()
+	r.Ready("NS-app", "")
+	r.edit("cm/settings", `{"data":{"key":"two"}}`)
+	r.is("cm/settings", "data.key", "one")
+	r.settle()
+	for _, e := range r.closed() {
+		if e.Object.Name == "settings" && !strings.Contains(log.String(), "msg=drift component=reconciler bundle="+r.Text("NS-app")+" object=/ConfigMap/"+r.NS+"/settings class=changed episode="+e.ID+" ") {
+			t.Errorf("episode %s is not in the log:\n%s", e.ID, log.String())
+		}
+	}
+}
+
+// safeBuffer may be written to while it is read.
+type safeBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 // markLine is the episode that settle leaves behind.

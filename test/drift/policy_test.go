@@ -7,6 +7,9 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
@@ -77,7 +80,7 @@ func TestReportThenCorrect(t *testing.T) {
 	r.metricIs(`flotilla_drift_open{class="changed"}`, 1)
 	r.metricIs(`flotilla_drift_open{class="missing"}`, 1)
 	r.stays("deploy/web", "spec.replicas", "3")
-	// A new template still rolls out, and keeps what is only reported elsewhere.
+	// A commit that says nothing of them leaves them as they are.
 	r.Commit(files{"app/more.yaml": configMap("more", "x")})
 	r.is("cm/more", "data.key", "x")
 	r.stays("deploy/web", "spec.replicas", "3")
@@ -90,6 +93,28 @@ func TestReportThenCorrect(t *testing.T) {
 		"deploy/web changed corrected: /spec/replicas 1 -> 3 by kubectl-edit",
 		"cm/settings missing corrected",
 	)
+}
+
+// What Git says anew of an object is applied over drift that is only reported: as a whole, for it is Git's word that changed.
+func TestNewTemplateRollsOutOverDrift(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle("drift: {mode: report}"), "app/web.yaml": deployment, "app/cm.yaml": configMap("settings", "one")}))
+	r.edit("deploy/web", `{"spec":{"replicas":3}}`)
+	r.edit("cm/settings", `{"data":{"key":"mine"}}`)
+	r.open("deploy/web", outcome(api.OutcomeReported))
+	r.open("cm/settings", outcome(api.OutcomeReported))
+	r.Commit(files{"app/web.yaml": strings.Replace(deployment, "web:1", "web:2", 1)})
+	r.is("deploy/web", "spec.template.spec.containers.0.image", "web:2")
+	r.is("deploy/web", "spec.replicas", "1")
+	r.drifted(1)
+	r.stays("cm/settings", "data.key", "mine")
+	for _, e := range r.closed() {
+		if e.Object.Name == "web" && (e.Open() || e.Fields[0].Path != "/spec/replicas") {
+			t.Errorf("the episode of what was rolled out over: %+v", e)
+		}
+		if e.Object.Name == "settings" && !e.Open() {
+			t.Errorf("the episode of what Git did not change: %+v", e)
+		}
+	}
 }
 
 // The annotation says for one object what the policy says for all, in Git and on the cluster.
@@ -182,6 +207,14 @@ func TestIgnoreRules(t *testing.T) {
 	r.remove("deploy/web")
 	r.back("deploy/web", old)
 	r.stays("deploy/web", "spec.replicas", "1")
+	// Of an object that is ignored as a whole the absence is, too.
+	r.remove("cm/whole")
+	r.edit("cm/tied", `{"data":{"key":"later"}}`) // what is corrected after it was seen after it
+	r.is("cm/tied", "data.key", "one")
+	r.drifted(0)
+	if _, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(t.Context(), "whole", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("an object that is ignored came back: %v", err)
+	}
 }
 
 // What the fleet says holds for bundles that say nothing themselves.

@@ -41,7 +41,11 @@ spec: {variables: {environment: prod, region: eu, cluster_domain: one.example.co
 				return err
 			}
 			b, err := fs.ReadFile(fsys, path)
-			files[prefix+strings.TrimPrefix(path, root+"/")] = strings.Replace(string(b), "      mode: correct\n", "      mode: correct\n      extra: report\n", 1)
+			text := strings.Replace(string(b), "      mode: correct\n", "      mode: correct\n      extra: report\n", 1)
+			if path == "fleet.yaml" && text == string(b) {
+				t.Fatal("the fleet's policy is not what this test makes stricter")
+			}
+			files[prefix+strings.TrimPrefix(path, root+"/")] = text
 			return err
 		})
 		if err != nil {
