@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -131,11 +132,15 @@ func (t *Tracker) follow(ctx context.Context, k *kind) {
 // listAndWatch takes in all objects of a kind and then what changes, until the watch breaks off.
 // It reports whether it got as far as watching.
 func (t *Tracker) listAndWatch(ctx context.Context, k *kind) (worked bool, err error) {
-	m, err := t.mapper.RESTMapping(k.gvk.GroupKind(), k.gvk.Version)
+	m, err := t.mapping(k.gvk)
 	if err != nil {
-		t.mapper.Reset()
 		return false, err
 	}
+	defer func() {
+		if apierrors.IsNotFound(err) {
+			t.mapper.Reset() // its CRD has dropped the version, or is gone
+		}
+	}()
 	res := t.dynamic.Resource(m.Resource)
 	version, err := t.list(ctx, k, func(opts metav1.ListOptions) (*unstructured.UnstructuredList, error) { return res.List(ctx, opts) })
 	if err != nil {
@@ -155,6 +160,19 @@ func (t *Tracker) listAndWatch(ctx context.Context, k *kind) (worked bool, err e
 			return true, err
 		}
 	}
+}
+
+// mapping finds where a kind is served: in the version in which we know it, or else in the one that the server prefers.
+func (t *Tracker) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error) {
+	m, err := t.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+	if err == nil {
+		return m, nil
+	}
+	t.mapper.Reset()
+	if m, err = t.mapper.RESTMapping(gvk.GroupKind(), gvk.Version); meta.IsNoMatchError(err) {
+		m, err = t.mapper.RESTMapping(gvk.GroupKind())
+	}
+	return m, err
 }
 
 // list takes in all objects of a kind, and forgets those that are not there any more.

@@ -14,9 +14,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
 
 // rv is an object's resourceVersion as a number: later writes have higher ones.
@@ -276,6 +278,45 @@ func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
 	defer dropCRD()
 	r.thingIs("one", "two")
 	r.Ready("NS-a", revision)
+}
+
+// A CRD drops the version in which its instances were first applied: they are applied, awaited and corrected in the new one.
+func TestCRD_dropsAVersion(t *testing.T) {
+	both := strings.Replace(crd, "  - name: v1\n    served: true\n    storage: true\n", "  - name: v1alpha1\n    served: true\n    storage: false\n"+
+		"    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}\n  - name: v1\n    served: true\n    storage: true\n", 1)
+	first := strings.Replace(strings.Replace(both, "storage: true", "storage: later", 1), "storage: false", "storage: true", 1)
+	first = strings.Replace(first, "storage: later", "storage: false", 1)
+	old := func(name, value string) string { return strings.Replace(thing(name, value), "/v1\n", "/v1alpha1\n", 1) }
+	r := proxied(t, files{"a/bundle.yaml": bundle("a", ""), "a/crd.yaml": first, "a/one.yaml": old("one", "one"), "a/gone.yaml": old("gone", "one")})
+	r.Ready("NS-a", "")
+	r.Ready("NS-a", r.Commit(files{"a/crd.yaml": both, "a/one.yaml": thing("one", "two")}))
+	for _, name := range []string{"one", "gone"} { // what a storage version migrator does
+		_, err := r.Dynamic.Resource(r.things()).Namespace(r.NS).Patch(t.Context(), name, types.MergePatchType, []byte(`{}`), metav1.PatchOptions{FieldManager: "migrator"})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := r.Dynamic.Resource(crds).Patch(t.Context(), "things."+r.NS+".example.com", types.MergePatchType, []byte(`{"status":{"storedVersions":["v1"]}}`), metav1.PatchOptions{}, "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The version leaves, and with it an instance that was only ever applied in it.
+	r.Do(gitserver.Commit{Write: files{"a/crd.yaml": crd}, Delete: []string{"a/gone.yaml"}})
+	r.Eventually("the instance that left is gone", func(ctx context.Context) error {
+		_, err := r.Dynamic.Resource(r.things()).Namespace(r.NS).Get(ctx, "gone", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("it is there"), err)
+	})
+	r.Proxy.Break() // the watches begin anew, as they do every few minutes
+	r.Ready("NS-a", r.Commit(files{"a/one.yaml": thing("one", "three")}))
+	r.thingIs("one", "three")
+	_, err = r.Dynamic.Resource(r.things()).Namespace(r.NS).Patch(t.Context(), "one", types.MergePatchType, []byte(`{"spec":{"key":"edited"}}`), metav1.PatchOptions{FieldManager: "kubectl-edit"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.thingIs("one", "three")
 }
 
 func TestAPIService_thatDoesNotAnswerStopsNobodyElse(t *testing.T) {
