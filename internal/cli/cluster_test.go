@@ -528,6 +528,25 @@ func TestDriftCommands(t *testing.T) {
 		})
 	})
 
+	t.Run("explain while another bundle fails", func(t *testing.T) {
+		named := func(name string) string { return "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: " + name + "}\n" }
+		r.repo.Commit(map[string]string{
+			"stuck/bundle.yaml": named("stuck"), "stuck/x.yaml": "apiVersion: v1\nkind: Service\nmetadata: {name: stuck, namespace: app}\nspec: {ports: [{port: 99999}]}\n",
+			"fresh/bundle.yaml": named("fresh"), "fresh/x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fresh, namespace: app}\ndata: {k: one}\n",
+		})
+		for _, value := range []string{"one", "two"} {
+			r.repo.Commit(map[string]string{"fresh/x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fresh, namespace: app}\ndata: {k: " + value + "}\n"})
+			r.eventually("it is explained by what it was applied from: "+value, func() error {
+				code, out, talk := r.flotilla("", r.on("drift", "explain", "ConfigMap/app/fresh")...)
+				if code != 0 || !strings.Contains(out, `"`+value+`"`) || strings.Contains(out, "\n=  /") || strings.Contains(out, "\n~  /") {
+					return fmt.Errorf("exit code %d\n%s%s", code, out, talk)
+				}
+				return nil
+			})
+		}
+		r.repo.Do(gitserver.Commit{Delete: []string{"stuck", "fresh"}})
+	})
+
 	t.Run("history remembers a bundle that left", func(t *testing.T) {
 		text := func(v string) string {
 			return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: brief, namespace: app}\ndata: {k: " + v + "}\n"

@@ -70,11 +70,7 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 		if err != nil {
 			return err
 		}
-		repo, cluster, err := whatTheAgentFollows(cmd, applier, repo, cluster)
-		if err != nil {
-			return err
-		}
-		rendering, err := renderFor(cmd, applier, repo, cluster, keys)
+		rendering, err := whatIsApplied(cmd, applier, repo, cluster, keys, named)
 		if err != nil {
 			return err
 		}
@@ -91,29 +87,55 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 	return cmd
 }
 
-// whatTheAgentFollows fills in what was not given from the agent's report.
-func whatTheAgentFollows(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string) (repository, string, error) {
+// whatIsApplied renders what the cluster should be: of what is given, or else of what its agent reports,
+// and of that the revision from which the object's own bundle was applied. Other bundles may have come further, or less far.
+func whatIsApplied(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string, keys []string, named api.ObjectRef) (api.Rendering, error) {
 	given := cmd.Flags().Changed("repo")
 	if given && cluster != "" {
-		return repo, cluster, nil
+		return renderFor(cmd, applier, repo, cluster, keys)
 	}
 	report, err := applier.Report(cmd.Context())
 	if err != nil {
-		return repo, cluster, withHint(err, "or give --repo and --cluster")
+		return api.Rendering{}, withHint(err, "or give --repo and --cluster")
 	}
 	if cluster == "" {
 		cluster = report.Status.Cluster
 	}
-	if !given {
-		repo.repo = report.Status.Source
-		if b := report.Status.Branch; b != "" && !cmd.Flags().Changed("branch") {
-			repo.branch = b
+	if given {
+		return renderFor(cmd, applier, repo, cluster, keys)
+	}
+	repo.repo = report.Status.Source
+	if b := report.Status.Branch; b != "" && !cmd.Flags().Changed("branch") {
+		repo.branch = b
+	}
+	if repo.revision != "" {
+		return renderFor(cmd, applier, repo, cluster, keys)
+	}
+	at := func(revision string) (api.Rendering, error) {
+		repo.revision = revision
+		return renderFor(cmd, applier, repo, cluster, keys)
+	}
+	newest, err := at(report.Status.DesiredRevision)
+	if err != nil {
+		return at(report.Status.AppliedRevision) // what is newest cannot be read as a whole
+	}
+	b, _, err := declared(newest, named)
+	if err != nil {
+		if old, oldErr := at(report.Status.AppliedRevision); oldErr == nil {
+			return old, nil
 		}
-		if repo.revision == "" {
-			repo.revision = report.Status.AppliedRevision
+		return newest, nil
+	}
+	all, err := applier.BundleStatuses(cmd.Context())
+	if err != nil {
+		return api.Rendering{}, err
+	}
+	for _, s := range all {
+		if s.Name == b.Name && s.AppliedRevision != "" && s.AppliedRevision != newest.Revision {
+			return at(s.AppliedRevision)
 		}
 	}
-	return repo, cluster, nil
+	return newest, nil
 }
 
 // renderFor renders a cluster with what the live one is capable of.
