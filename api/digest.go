@@ -87,6 +87,16 @@ func WithLabels(known, now string) string {
 	return labels + "." + rest
 }
 
+// ClaimedAt is InventoryEntry.Claimed for an object as the API server has it.
+func ClaimedAt(o metav1.Object) int64 {
+	for _, e := range o.GetManagedFields() {
+		if e.Manager == FieldManager && e.Operation == metav1.ManagedFieldsOperationApply && e.Subresource == "" && e.Time != nil {
+			return e.Time.Unix()
+		}
+	}
+	return 0
+}
+
 // claim is an entry of managedFields in one line.
 func claim(e metav1.ManagedFieldsEntry) string {
 	var raw []byte

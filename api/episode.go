@@ -137,6 +137,8 @@ type Track struct {
 	Backoff Duration `json:"backoff,omitempty"`
 	// Failures counts corrections that failed one after the other.
 	Failures int `json:"failures,omitempty"`
+	// Meta is the MetaDigest of the object as it was last looked at.
+	Meta string `json:"meta,omitempty"`
 }
 
 // Correction is one correction and who had made it necessary.

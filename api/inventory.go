@@ -14,6 +14,9 @@ type InventoryEntry struct {
 	ResourceVersion string `json:"resourceVersion,omitempty"`
 	Generation      int64  `json:"generation,omitempty"`
 	MetaDigest      string `json:"metaDigest,omitempty"`
+	// Claimed is when we wrote last by the word of managedFields, in seconds since 1970; zero if that is unknown.
+	// It moves with a write in our name, and with no other.
+	Claimed int64 `json:"claimed,omitempty"`
 	// Plain says that nothing stood on the object then which decides what may be done to it: no order in an annotation,
 	// and no claim of a tool whose fields become ours. What Git says next can be written without a look.
 	Plain bool `json:"plain,omitempty"`

@@ -52,12 +52,15 @@ func placeholder(v any) bool {
 }
 
 // untouched reports whether a value that stands under our name and is not what we sent can have
-// been put there as we sent it. If the object was written since it was last known to match, it cannot.
+// been put there as we sent it. If somebody wrote it since the object was last known to match, it cannot.
 func (w *walker) untouched(d difference) bool {
 	m := w.in.Matched
 	switch {
 	case m == nil, m.ResourceVersion == w.in.Live.GetResourceVersion():
 		return true
+	case m.Claimed != 0 && !w.in.Refused:
+		// Whoever writes a value takes the claim to it, unless they write in our name: that would have moved the time.
+		return m.UID == string(w.in.Live.GetUID()) && m.Claimed == api.ClaimedAt(w.in.Live)
 	case d.path.under("metadata"):
 		return api.SameLabels(m.MetaDigest, api.MetaDigest(w.in.Live))
 	default:

@@ -23,6 +23,7 @@ type Limits struct {
 
 const (
 	longestBackoff = 30 * time.Minute
+	stalledBackoff = 5 * time.Minute
 	maxCorrections = 8
 )
 
@@ -78,7 +79,7 @@ func decide(e *api.Episode, o Observation, at time.Time, opened bool) Decision {
 func retryAfter(kind api.ErrorKind, n int) time.Duration {
 	switch kind {
 	case api.Stalled, api.Forbidden:
-		return longestBackoff // a human must act; a new revision does not wait for this
+		return stalledBackoff // a human must act; neither a new revision nor a change of the object waits for this
 	default:
 		return min(time.Second<<min(n-1, 20), longestBackoff)
 	}

@@ -22,9 +22,9 @@ type Observation struct {
 	Result   Result
 	// Suspension names the suspension that covers the object; empty if none does.
 	Suspension string
-	// UID is the live object's; empty if there is none.
-	UID string
-	At  time.Time
+	// UID and Meta (see api.MetaDigest) are the live object's; empty if there is none.
+	UID, Meta string
+	At        time.Time
 	// Limits may be zero.
 	Limits Limits
 }
@@ -61,8 +61,8 @@ func Observe(prev *api.Episode, o Observation) (*api.Episode, Decision) {
 		return &e, Decision{Reason: "matches"}
 	}
 	e, at, opened := begin(prev, o)
-	if e.Outcome == api.OutcomeFailed && o.Revision != e.Revision {
-		// Git says something else now, which may well be accepted.
+	if e.Outcome == api.OutcomeFailed && (o.Revision != e.Revision || o.Meta != e.Track.Meta) {
+		// Git says something else now, or the object, such as that it is to be forced: that may well be accepted.
 		e.Track.Failures, e.NextCorrection = 0, time.Time{}
 	}
 	look(&e, o, at, opened)
@@ -141,7 +141,7 @@ func end(e *api.Episode, at time.Time) {
 }
 
 // begin is the episode that an observation belongs to: the open one, the last one if it is
-// the same drift again within an hour, or a new one.
+// the same drift again within an hour and by the same hand, or a new one.
 func begin(prev *api.Episode, o Observation) (e api.Episode, at time.Time, opened bool) {
 	if prev == nil {
 		return fresh(o), o.At, true
@@ -152,7 +152,7 @@ func begin(prev *api.Episode, o Observation) (e api.Episode, at time.Time, opene
 		return e, at, false
 	}
 	quiet := at.Sub(e.End)
-	if quiet > sameEpisode || !same(e, o.Result) {
+	if quiet > sameEpisode || !same(e, o.Result) || e.By.Manager != o.Result.By.Manager || e.By.Person != o.Result.By.Person {
 		next := fresh(o)
 		next.Onset = at
 		carry(&next, e, o.Result, at, o.Limits.withDefaults())
@@ -244,6 +244,7 @@ func look(e *api.Episode, o Observation, at time.Time, opened bool) {
 	if r.Evidence != nil {
 		e.Evidence = r.Evidence
 	}
+	e.Track.Meta = o.Meta
 	record(e, 'd')
 }
 

@@ -271,6 +271,9 @@ func TestNotContested(t *testing.T) {
 		for i := range 6 {
 			s.observe(found(fmt.Sprintf("tool-%d", i%3), "/a"))
 			s.is(api.OutcomePending, true, drift.Correct)
+			if s.ep.Count != 1 || s.ep.By.Manager != fmt.Sprintf("tool-%d", i%3) || len(s.ep.Timeline) != 1 {
+				t.Errorf("another hand is another episode: %+v", s.ep)
+			}
 			s.corrected(nil)
 			s.later(time.Second)
 		}
@@ -295,12 +298,16 @@ func TestFailedCorrection(t *testing.T) {
 	s.later(time.Second)
 	s.observe(found("kubectl-edit", "/a"))
 	s.is(api.OutcomeFailed, true, drift.Hold)
-	if s.ep.Error != "field is immutable" || s.seen.After != 30*time.Minute-time.Second {
+	if s.ep.Error != "field is immutable" || s.seen.After != 5*time.Minute-time.Second {
 		t.Errorf("%q %v", s.ep.Error, s.seen.After)
 	}
 	// A new revision does not wait.
 	e, d := drift.Observe(s.ep, drift.Observation{Object: web, Revision: "r2", Result: found("kubectl-edit", "/a"), At: s.at})
 	if d.Action != drift.Correct || e.Revision != "r2" {
+		t.Errorf("%+v", d)
+	}
+	// Nor does an order on the object.
+	if _, d := drift.Observe(s.ep, drift.Observation{Object: web, Meta: "other", Result: found("kubectl-edit", "/a"), At: s.at}); d.Action != drift.Correct {
 		t.Errorf("%+v", d)
 	}
 	// A network error is tried again soon, and ever less often.

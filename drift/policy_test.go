@@ -227,13 +227,31 @@ func TestChangedByAdmission(t *testing.T) {
 			t.Errorf("kept %q, desired %q", image(kept), image(desired))
 		}
 	}
-	before := in.Matched
+	// Somebody's annotation, and their edit of another field, make it nobody else's.
+	known := matched(in.Live)
+	known.Claimed = api.ClaimedAt(in.Live)
+	c.edit(desired, "some-controller", `{"metadata":{"annotations":{"touch":"x"}}}`)
+	c.edit(desired, edit, `{"spec":{"replicas":1}}`)
+	in = c.input(desired, api.Drift{})
+	in.Matched = known
+	if d := cmp.Diff([]string{"changed /spec/replicas 0 -> 1 by kubectl-edit"}, lines(drift.Compare(in))); d != "" {
+		t.Errorf("an annotation and another field: %s", d)
+	}
+	// Where the API server could not keep the claims, somebody's value may stand under our name: nobody is named for that.
+	in.Refused = true
+	if d := cmp.Diff([]string{`changed /spec/replicas 0 -> 1 by kubectl-edit`, `changed ` + container + `/image "nginx:1" -> "mirror/nginx:1" by unknown`}, lines(drift.Compare(in))); d != "" {
+		t.Errorf("claims that were not kept: %s", d)
+	}
+	c.edit(desired, edit, `{"spec":{"replicas":0}}`)
+
+	before := matched(c.get(desired))
 	c.edit(desired, edit, `[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"nginx:2"}]`)
 	in = c.input(desired, api.Drift{})
 	if got := lines(drift.Compare(in)); len(got) != 1 {
 		t.Errorf("edited: %q", got)
 	}
-	// Somebody applies another image under our name.
+	// Somebody applies another image under our name, in another second than we did.
+	eventually(t, "the second is over", func() bool { return time.Now().Unix() > known.Claimed+1 })
 	spoof := desired.DeepCopy()
 	_ = unstructured.SetNestedField(spoof.Object, "evil:1", "spec", "template", "spec", "containers")
 	spoof = c.parse(strings.Replace(deployment, "nginx:1", "evil:1", 1))
@@ -243,6 +261,10 @@ func TestChangedByAdmission(t *testing.T) {
 	want := []string{`changed ` + container + `/image "nginx:1" -> "evil:1" by flotilla`}
 	if d := cmp.Diff(want, lines(drift.Compare(in))); d != "" {
 		t.Error(d)
+	}
+	before.Claimed = known.Claimed
+	if d := cmp.Diff(want, lines(drift.Compare(in))); d != "" {
+		t.Errorf("with the time of our claim: %s", d)
 	}
 }
 

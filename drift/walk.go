@@ -222,6 +222,9 @@ func (w *walker) judge(d difference, by *entry) {
 		w.kept = append(w.kept, d)
 		return
 	}
+	if m := w.in.Matched; by != nil && by.applied && m != nil && m.Claimed != 0 && m.Claimed == api.ClaimedAt(w.in.Live) {
+		d.by = attribution(nil) // it stands under our name, and we have written nothing
+	}
 	w.name(&d, by)
 	w.found = append(w.found, d)
 }

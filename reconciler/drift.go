@@ -342,7 +342,7 @@ func (r *Reconciler) observe(b *bundle, t *target, ins apply.Inspection, now tim
 	}
 	o := Observation{
 		Bundle: b.name, Object: t.ref, Revision: t.revision, Spec: t.rendered.Spec.Drift,
-		Live: ins.Live, DryRun: ins.DryRun, Suspension: s.Name, At: now,
+		Live: ins.Live, DryRun: ins.DryRun, Refused: ins.Refused != nil, Suspension: s.Name, At: now,
 	}
 	if !t.extra {
 		o.Desired, o.Object = ins.Desired, api.RefOf(t.desired)
@@ -358,7 +358,8 @@ func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstruc
 		return
 	}
 	e.UID, e.ResourceVersion, e.Generation = string(live.GetUID()), live.GetResourceVersion(), live.GetGeneration()
-	e.MetaDigest, e.Scaled, e.Plain = api.MetaDigest(live), scaled, plan.Plain(live, b.name)
+	e.MetaDigest, e.Claimed = api.MetaDigest(live), api.ClaimedAt(live)
+	e.Scaled, e.Plain = scaled, plan.Plain(live, b.name)
 	b.entries[t.id] = e
 }
 

@@ -113,6 +113,8 @@ type Observation struct {
 	Spec     api.Drift
 	// Desired is nil for an object that is not in Git; Live is nil for one that is missing.
 	Desired, Live, DryRun *unstructured.Unstructured
+	// Refused says that the API server would not apply Desired to Live; DryRun is of an object of its own then.
+	Refused bool
 	// Known is the object as it was last known to match; nil if it never was.
 	Known *api.InventoryEntry
 	// Neighbours are the autoscalers that Git describes for the cluster, and where replicas differ

@@ -60,16 +60,16 @@ type detective struct {
 func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
 	stamps, call := d.person()
 	res := drift.Compare(drift.Input{
-		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Spec: o.Spec,
+		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Refused: o.Refused, Spec: o.Spec,
 		Autoscalers: drift.AutoscalersIn(o.Neighbours), Matched: o.Known, Stamps: stamps, Person: call,
 	})
-	uid := ""
+	uid, meta := "", ""
 	if o.Live != nil {
-		uid = string(o.Live.GetUID())
+		uid, meta = string(o.Live.GetUID()), api.MetaDigest(o.Live)
 	}
 	e, dec := drift.Observe(prev, drift.Observation{
 		Object: o.Object, Bundle: o.Bundle, Cluster: d.cluster, Revision: o.Revision,
-		Result: res, Suspension: o.Suspension, UID: uid, At: o.At, Limits: d.limits,
+		Result: res, Suspension: o.Suspension, UID: uid, Meta: meta, At: o.At, Limits: d.limits,
 	})
 	v := reconciler.Verdict{Episode: e, Opened: dec.Opened, After: dec.After}
 	switch dec.Action {

@@ -36,7 +36,7 @@ func TestNewObjectsCostOneRequestAndUnchangedOnesNone(t *testing.T) {
 	want := api.InventoryEntry{
 		Object: api.RefOf(live), UID: string(live.GetUID()), Digest: apply.Digest(r.object(configMap("a", "1"))),
 		ResourceVersion: live.GetResourceVersion(), Generation: live.GetGeneration(),
-		MetaDigest: api.MetaDigest(live), Plain: true, Origin: "apps/configmap.yaml",
+		MetaDigest: api.MetaDigest(live), Claimed: api.ClaimedAt(live), Plain: true, Origin: "apps/configmap.yaml",
 	}
 	if diff := cmp.Diff(want, first.Inventory[0]); diff != "" {
 		t.Errorf("entry (-want +got):\n%s", diff)

@@ -543,7 +543,7 @@ func (w *writer) keep(m answer) {
 	w.entry = &api.InventoryEntry{
 		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
 		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
-		Plain: plan.Plain(&m, w.in.Bundle), Scaled: w.scaled,
+		Claimed: api.ClaimedAt(&m), Plain: plan.Plain(&m, w.in.Bundle), Scaled: w.scaled,
 	}
 }
 

@@ -32,6 +32,6 @@ func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *un
 	}
 	return api.InventoryEntry{
 		Object: ref, UID: string(now.UID), ResourceVersion: now.ResourceVersion, Generation: now.Generation,
-		MetaDigest: api.MetaDigest(&now), Origin: bundle.Origin[ref.ID()],
+		MetaDigest: api.MetaDigest(&now), Claimed: api.ClaimedAt(&now), Origin: bundle.Origin[ref.ID()],
 	}, nil
 }

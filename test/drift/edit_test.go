@@ -169,6 +169,11 @@ func TestServicePorts(t *testing.T) {
 	if !strings.Contains(e.Error, "kubectl-edit") || !strings.Contains(e.Error, "flotilla.dev/force: enabled") {
 		t.Errorf("the error does not tell the way out: %s", e.Error)
 	}
+	// An order on the live object is obeyed at once. It goes with all else that kubectl added.
+	r.edit("svc/web", `{"metadata":{"annotations":{"flotilla.dev/force":"enabled"}}}`)
+	r.is("svc/web", "spec.ports.0.port", "80")
+	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81}]`)
+	r.open("svc/web", outcome(api.OutcomeFailed))
 	// What others added may go where the policy says so; then ours fits.
 	r.Commit(files{"app/bundle.yaml": bundle("drift: {extra: remove}")})
 	r.is("svc/web", "spec.ports.0.port", "80")
