@@ -27,10 +27,13 @@ func (w *walker) builtin(d difference, by *entry) string {
 	case w.in.autoscaled(d):
 		return "an autoscaler owns replicas within its bounds"
 	case by != nil && by.applied && d.want != nil && d.have != nil && w.untouched(d):
-		return "changed by admission as it was applied"
+		return asApplied
 	}
 	return ""
 }
+
+// asApplied is the reason for a value of ours that admission put in place of Git's.
+const asApplied = "changed by admission as it was applied"
 
 // stamp reports annotations that say who touched the object, and are no state.
 func stamp(key string) bool {

@@ -98,6 +98,9 @@ func Compare(in Input) Result {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
+	if merges(in) && in.Spec.Extra == api.ExtraRemove {
+		in.Spec.Extra = api.ExtraReport
+	}
 	r := Result{}
 	r.Mode, r.off = mode(in.Spec, annotations(in.Desired), annotations(in.Live))
 	switch {
@@ -251,6 +254,16 @@ func onlyIfAbsent(in Input) string {
 		return annotated(api.AnnotationSSA, ifNotPresent, false)
 	}
 	return ""
+}
+
+// merges reports whether the object asks, in Git or on the cluster, that what others added is left to them.
+func merges(in Input) bool {
+	const merge = "Merge"
+	ssa := annotations(in.Desired)[api.AnnotationSSA]
+	if ssa == "" {
+		ssa = annotations(in.Live)[api.AnnotationSSA]
+	}
+	return ssa == merge
 }
 
 // passedOver says why a result without drift is no proof that the object is as it should be:

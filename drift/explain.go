@@ -21,6 +21,7 @@ type Explained struct {
 const (
 	otherThanGit = "changed by admission as it is applied, or written otherwise by the API server"
 	nextWrite    = "not in Git: admission or the API server sets it with the next write"
+	nextChange   = "as in Git: admission changes it with the next write"
 	nobodys      = "not in Git and nobody's: added by admission or the API server"
 )
 
@@ -45,10 +46,7 @@ func Explain(in Input) []Explained {
 	w.object()
 	var out []Explained
 	for _, d := range slices.Concat(w.found, w.kept, w.added(), w.unclaimed()) {
-		if git, ok := w.inGit(d.path.path()); ok && d.want != nil && !d.order && !w.holds(d.path, d.want, git) {
-			d.want = git
-		}
-		if e := (Explained{FieldDiff: d.diff(w.mask), Reason: d.reason}); !covered(out, e.Path) {
+		if e := w.explained(d); !covered(out, e.Path) {
 			out = append(out, e)
 		}
 	}
@@ -60,6 +58,28 @@ func Explain(in Input) []Explained {
 	}
 	slices.SortStableFunc(out, func(a, b Explained) int { return strings.Compare(a.Path, b.Path) })
 	return out
+}
+
+// explained is a difference with what Git says, which is not always what a dry run makes of it.
+func (w *walker) explained(d difference) Explained {
+	git, ok := w.inGit(d.path.path())
+	switch {
+	case d.order:
+	case d.reason == nextWrite && !ok:
+		if !w.mask.hides(d.path) {
+			d.reason += ", to " + brief(text(d.want))
+		}
+		d.want = nil
+	case d.reason == asApplied && ok && w.holds(d.path, d.have, git):
+		d.reason, d.want = nextChange, d.have
+	case ok && d.want != nil && !w.holds(d.path, d.want, git):
+		d.want = git
+	}
+	e := Explained{FieldDiff: d.diff(w.mask), Reason: d.reason}
+	if w.mask.hides(d.path) && d.want != nil && equal(d.want, d.have) {
+		e.Desired, e.Live = maskedValue, maskedValue
+	}
+	return e
 }
 
 // settled explains a field that we own and that is as the dry run says.

@@ -333,10 +333,10 @@ func TestExplainTellsWhatAdmissionChanges(t *testing.T) {
 		}
 	}
 	check("before the next write", []string{
-		`removed /metadata/annotations/mesh "on" -> ` + next,
-		`removed /spec/template/metadata/annotations {"mesh":"on"} -> ` + next,
-		`changed ` + container + `/image "nginx:1" -> "nginx:1": changed by admission as it was applied`,
-		`removed /spec/template/spec/containers/[name=proxy] ` + proxy + ` -> ` + next,
+		`removed /metadata/annotations/mesh  -> ` + next + `, to "on"`,
+		`removed /spec/template/metadata/annotations  -> ` + next + `, to {"mesh":"on"}`,
+		`changed ` + container + `/image "nginx:1" -> "nginx:1": as in Git: admission changes it with the next write`,
+		`removed /spec/template/spec/containers/[name=proxy]  -> ` + next + `, to ` + proxy[:40] + "…",
 	}, nil)
 
 	c.apply(desired)
@@ -949,4 +949,21 @@ func TestFinalizersAndOwners(t *testing.T) {
 
 func indent(s string) string {
 	return "  " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n  ") + "\n"
+}
+
+// What others added to an object that says Merge is theirs, whatever the policy says.
+func TestMergeLeavesWhatOthersAdded(t *testing.T) {
+	c := newCluster(t)
+	for _, merge := range []bool{true, false} {
+		desired := c.parse("{apiVersion: v1, kind: ConfigMap, metadata: {name: m" + strconv.FormatBool(merge) + "}, data: {a: b}}")
+		if merge {
+			desired.SetAnnotations(map[string]string{api.AnnotationSSA: "Merge"})
+		}
+		c.apply(desired)
+		c.edit(desired, edit, `{"data":{"c":"mine"}}`)
+		r := drift.Compare(c.input(desired, api.Drift{Extra: api.ExtraRemove}))
+		if want := map[bool]drift.Action{true: drift.None, false: drift.Strip}[merge]; r.Class != api.ClassAdded || r.Action != want {
+			t.Errorf("Merge %v: %s %q, want %q", merge, r.Class, r.Action, want)
+		}
+	}
 }

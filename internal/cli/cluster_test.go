@@ -528,8 +528,10 @@ func TestDriftCommands(t *testing.T) {
 		})
 	})
 
-	t.Run("explain while another bundle fails", func(t *testing.T) {
-		named := func(name string) string { return "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: " + name + "}\n" }
+	t.Run("explain while another bundle fails", func(*testing.T) {
+		named := func(name string) string {
+			return "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: " + name + "}\n"
+		}
 		r.repo.Commit(map[string]string{
 			"stuck/bundle.yaml": named("stuck"), "stuck/x.yaml": "apiVersion: v1\nkind: Service\nmetadata: {name: stuck, namespace: app}\nspec: {ports: [{port: 99999}]}\n",
 			"fresh/bundle.yaml": named("fresh"), "fresh/x.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: fresh, namespace: app}\ndata: {k: one}\n",

@@ -473,6 +473,10 @@ func (d *differ) object(ctx context.Context, rb api.RenderedBundle, diff apply.D
 		return row, false, err
 	}
 	row.Fields = res.Fields
+	if s.Action == api.Updated && (rb.Spec.Drift.Extra != api.ExtraRemove || res.Mode != api.DriftCorrect) {
+		// What others added stays where it is.
+		row.Fields = slices.DeleteFunc(slices.Clone(res.Fields), func(f api.FieldDiff) bool { return f.Class == api.ClassAdded })
+	}
 	switch s.Action {
 	case api.Unchanged:
 		switch {

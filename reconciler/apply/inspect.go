@@ -230,7 +230,7 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 	if w.in.Live != nil {
 		uid = string(w.in.Live.GetUID())
 		how := plan.TakeNothing // what is left to others must not become ours alone
-		if w.in.Drift.Extra == api.ExtraRemove {
+		if w.in.Drift.Extra == api.ExtraRemove && !plan.Merges(w.in) {
 			how = plan.TakeAll
 		}
 		if _, err := w.takeOver(ctx, how); err != nil {

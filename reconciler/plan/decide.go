@@ -98,11 +98,19 @@ func absent(in Input, s Step) Step {
 	if sameAsApplied(in) && !corrects(in) {
 		return s.skipped("missing, and drift is only reported")
 	}
+	if in.Entry != nil && leftAsAWhole(in) {
+		return s.skipped("missing, and an ignore rule leaves the whole object to others")
+	}
 	s.Next, s.Action, s.Reason = Write, api.Created, "new in Git"
 	if in.Entry != nil {
 		s.Reason = "missing on the cluster"
 	}
 	return s
+}
+
+// leftAsAWhole reports whether an ignore rule covers the whole object, its absence included.
+func leftAsAWhole(in Input) bool {
+	return slices.ContainsFunc(RulesFor(api.RefOf(in.Desired), in.Drift), func(r api.IgnoreRule) bool { return slices.Contains(r.Paths, "/") })
 }
 
 // present is about an object that Git wants and that is there.
@@ -191,6 +199,9 @@ func ssaMode(in Input) string {
 	}
 	return annotation(in.Live, api.AnnotationSSA)
 }
+
+// Merges reports whether the object asks, in Git or on the cluster, that what others added is left to them.
+func Merges(in Input) bool { return ssaMode(in) == ssaMerge }
 
 func (s Step) skipped(reason string) Step {
 	s.Next, s.Action, s.Reason = Done, api.Skipped, reason

@@ -283,6 +283,8 @@ func TestDecide_unseen(t *testing.T) {
 		{"an autoscaler's replicas", Input{Desired: workload(1, ""), Applied: workload(1, ""), Entry: entry(func(e *api.InventoryEntry) { e.Scaled = true }), AsLeft: "7"}, Look},
 		{"a CA bundle", Input{Desired: workload(1, "caBundle"), Applied: workload(1, ""), Entry: entry(same), AsLeft: "7"}, Look},
 		{"a CA bundle until now", Input{Desired: workload(1, ""), Applied: workload(1, "caBundle"), Entry: entry(same), AsLeft: "7"}, Look},
+		{"gone, and left to others as a whole", Input{Desired: tObj(), Entry: entry(same), Sight: Absent, Drift: api.Drift{Ignore: []api.IgnoreRule{{Paths: []string{"/"}}}}}, Done},
+		{"new, and left to others afterwards", Input{Desired: tObj(), Sight: Absent, Drift: api.Drift{Ignore: []api.IgnoreRule{{Paths: []string{"/"}}}}}, Write},
 		{"disabled in Git", Input{Desired: tObj(api.AnnotationReconcile + "=disabled"), Entry: entry(same), AsLeft: "7"}, Done},
 		{"suspended", Input{Desired: tObj(), Entry: entry(same), AsLeft: "7", Held: &api.Suspension{Name: "s"}}, Done},
 	}

@@ -87,6 +87,10 @@ func TestRejected(t *testing.T) {
 		}
 		return Input{Desired: d, Sight: Present, Live: tLive("b")}
 	}
+	claim := func(in Input) Input {
+		in.Desired.SetKind("PersistentVolumeClaim")
+		return in
+	}
 	tests := []struct {
 		name string
 		in   Input
@@ -101,6 +105,10 @@ func TestRejected(t *testing.T) {
 		{"another tool's", Input{Desired: tObj(force), Live: tLive("foreign")}, invalid(immutable), Done, true},
 		{"its label was stripped", Input{Desired: tObj(force), Live: tLive(""), Entry: tEntry("old")}, invalid(immutable), Recreate, true},
 		{"moved from another bundle", Input{Desired: tObj(force), Live: tLive("other")}, invalid(immutable), Recreate, true},
+		{"kept in Git", Input{Desired: tObj(force, api.AnnotationPrune+"=disabled"), Live: tLive("b")}, invalid(immutable), Done, true},
+		{"kept on the live object", Input{Desired: tObj(force), Live: tLive("b", api.AnnotationPrune+"=disabled")}, invalid(immutable), Done, true},
+		{"a claim, in Git", claim(Input{Desired: tObj(force), Live: tLive("b")}), invalid(immutable), Recreate, true},
+		{"a claim, on the live object", claim(Input{Desired: tObj(), Live: tLive("b", force)}), invalid(immutable), Done, true},
 		{"only that word", Input{Desired: tObj(api.AnnotationForce + "=true"), Live: tLive("b")}, invalid(immutable), Done, true},
 		{"StatefulSet", Input{Desired: tObj(force), Live: tLive("b")}, invalid(statefulSet), Recreate, true},
 		{"validation error", Input{Desired: tObj(force), Live: tLive("b")}, invalid(wrong), Done, false},

@@ -62,7 +62,10 @@ func Rejected(in Input, err error) (Step, bool) {
 	}
 	s := Step{Object: api.RefOf(in.Desired)}
 	asked, ours := forced(in), owned(in)
-	if asked && ours && !irreplaceable(s.Object) {
+	// What a claim holds is lost with it: only Git may ask for that.
+	inGit := annotated(in.Desired, api.AnnotationForce, api.ValueEnabled)
+	kept := annotated(in.Desired, api.AnnotationPrune, api.ValueDisabled) || annotated(in.Live, api.AnnotationPrune, api.ValueDisabled)
+	if asked && ours && !kept && !irreplaceable(s.Object) && (inGit || !Protected(s.Object)) {
 		s.Next, s.Action = Recreate, api.Recreated
 		s.Reason = "immutable " + strings.Join(fields, ", ") + " changed, and " + api.AnnotationForce + " is enabled"
 		return s, true
@@ -70,6 +73,9 @@ func Rejected(in Input, err error) (Step, bool) {
 	hint := fmt.Sprintf("the annotation %s: %s in Git lets flotilla delete and create it anew", api.AnnotationForce, api.ValueEnabled)
 	if asked && !ours {
 		hint = "it was not made by flotilla, which does not delete it: delete it by hand, or give it another name in Git"
+	}
+	if kept {
+		hint = fmt.Sprintf("the annotation %s: %s keeps it from being deleted and created anew", api.AnnotationPrune, api.ValueDisabled)
 	}
 	if irreplaceable(s.Object) {
 		hint = "flotilla never recreates this kind: everything in it would be lost"

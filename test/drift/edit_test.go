@@ -205,7 +205,7 @@ func TestServicePortsAreForced(t *testing.T) {
 	r.Stop()
 	es := r.Episodes()
 	if last := es[0]; last.Class != api.ClassRemoved || last.Outcome != api.OutcomeCorrected || last.Evidence == nil ||
-		!strings.Contains(string(last.Evidence.ManagedFields), "kubectl-edit") {
+		!strings.Contains(last.Evidence.ManagedFields, "kubectl-edit") {
 		t.Errorf("of what the commit wrote over is kept: %+v", last)
 	}
 	r.Start()
