@@ -117,6 +117,8 @@ type BundleStatus struct {
 	Unknown int `json:"unknown"`
 	// Contested says of drift that somebody keeps bringing back who it is, and what would end it: at most MaxContested.
 	Contested []string `json:"contested,omitempty"`
+	// Uncorrected says of drift whose correction failed which object it is, and why: at most MaxContested.
+	Uncorrected []string `json:"uncorrected,omitempty"`
 	// Suspended names the suspension that covers the whole bundle.
 	Suspended string `json:"suspended,omitempty"`
 	// Removing says that its removal has begun: of what it had, some is gone.
@@ -153,7 +155,7 @@ type Applied struct {
 	Removed bool `json:"removed,omitempty"`
 }
 
-// MaxContested bounds BundleStatus.Contested.
+// MaxContested bounds BundleStatus.Contested and BundleStatus.Uncorrected, each.
 const MaxContested = 3
 
 // MaxChanges bounds BundleStatus.Changes.

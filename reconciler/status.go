@@ -151,16 +151,27 @@ func (r *Reconciler) setStatusLocked(b *bundle, next api.BundleStatus) {
 
 // countLocked counts what drifted and what could not be compared.
 func (r *Reconciler) countLocked(b *bundle) {
-	b.status.Drifted, b.status.Unknown, b.status.Contested = len(b.open), len(b.unknown), b.contested()
+	b.status.Drifted, b.status.Unknown = len(b.open), len(b.unknown)
+	b.status.Contested, b.status.Uncorrected = b.contested(), b.uncorrected()
 	b.status.Suspended = r.suspendedLocked(b.name)
 }
 
 // contested tells of the fights over the bundle's objects.
 func (b *bundle) contested() []string {
+	return b.told(api.OutcomeContested, func(e api.Episode) string { return e.Hint })
+}
+
+// uncorrected tells of the corrections that failed.
+func (b *bundle) uncorrected() []string {
+	return b.told(api.OutcomeFailed, func(e api.Episode) string { return e.Error })
+}
+
+// told is one line for each object whose drift has come to an outcome.
+func (b *bundle) told(outcome api.Outcome, what func(api.Episode) string) []string {
 	var out []string
 	for _, e := range b.open {
-		if e.Outcome == api.OutcomeContested {
-			out = append(out, e.Object.String()+": "+e.Hint)
+		if e.Outcome == outcome {
+			out = append(out, e.Object.String()+": "+what(e))
 		}
 	}
 	slices.Sort(out)
@@ -170,7 +181,8 @@ func (b *bundle) contested() []string {
 // driftCountLocked records the counts if they changed.
 func (r *Reconciler) driftCountLocked(b *bundle) {
 	next := b.status
-	next.Drifted, next.Unknown, next.Contested = len(b.open), len(b.unknown), b.contested()
+	next.Drifted, next.Unknown = len(b.open), len(b.unknown)
+	next.Contested, next.Uncorrected = b.contested(), b.uncorrected()
 	r.setStatusLocked(b, next)
 }
 

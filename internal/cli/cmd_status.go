@@ -119,6 +119,9 @@ func bundleTable(w io.Writer, bundles []api.BundleStatus) {
 		row(w, b.Name, string(b.Phase), shortRevision(b.AppliedRevision), fmt.Sprintf("%d/%d", b.ReadyObjects, b.Objects), strconv.Itoa(b.Drifted), message)
 	}
 	for _, b := range bundles {
+		for _, failure := range b.Uncorrected {
+			fmt.Fprintf(w, "\nNOT CORRECTED %s\n", strings.ReplaceAll(failure, "\n", "\n  "))
+		}
 		for _, fight := range b.Contested {
 			fmt.Fprintf(w, "\nCONTESTED %s\n", strings.ReplaceAll(fight, "\n", "\n  "))
 		}

@@ -177,8 +177,13 @@ func (d bundleDeployment) bundleStatus() api.BundleStatus {
 		ServiceAccount: d.serviceAccount(),
 	}
 	for _, c := range s.Conditions {
-		if _, fights, ok := strings.Cut(c.Message, "; "); ok && c.Type == "Drifted" && c.Reason == reasonContested {
-			st.Contested = []string{fights}
+		_, told, ok := strings.Cut(c.Message, "; ")
+		switch {
+		case !ok || c.Type != "Drifted":
+		case c.Reason == reasonContested:
+			st.Contested = []string{told}
+		case c.Reason == reasonUncorrected:
+			st.Uncorrected = []string{told}
 		}
 	}
 	if e := s.Error; e != nil {

@@ -272,8 +272,12 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 	return d
 }
 
-// reasonContested is that of the condition Drifted where somebody keeps taking fields back; its message says who.
-const reasonContested = "Contested"
+// Reasons of the condition Drifted where somebody keeps taking fields back, and where corrections fail.
+// The message says who, or why.
+const (
+	reasonContested   = "Contested"
+	reasonUncorrected = "CorrectionFailed"
+)
 
 // conditions are the three that people look at; their times move only when their status does.
 func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
@@ -291,7 +295,11 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	case st.Drifted > 0:
 		drifted.Status, drifted.Reason = "True", "Drifted"
 		drifted.Message = fmt.Sprintf("%d of %d objects differ from Git", st.Drifted, st.Objects)
-		if len(st.Contested) > 0 {
+		switch {
+		case len(st.Uncorrected) > 0:
+			drifted.Reason = reasonUncorrected
+			drifted.Message = bounded(drifted.Message+"; "+strings.Join(st.Uncorrected, "\n"), maxMessage)
+		case len(st.Contested) > 0:
 			drifted.Reason = reasonContested
 			drifted.Message = bounded(drifted.Message+"; "+strings.Join(st.Contested, "\n"), maxMessage)
 		}

@@ -169,6 +169,13 @@ func TestServicePorts(t *testing.T) {
 	if !strings.Contains(e.Error, "kubectl-edit") || !strings.Contains(e.Error, "flotilla.dev/force: enabled") {
 		t.Errorf("the error does not tell the way out: %s", e.Error)
 	}
+	r.Eventually("the status says why it is not corrected", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-app")
+		if err == nil && (len(b.Uncorrected) != 1 || !strings.Contains(b.Uncorrected[0], "Service/"+r.NS+"/web: ") || !strings.Contains(b.Uncorrected[0], "Duplicate value")) {
+			err = fmt.Errorf("it says %q", b.Uncorrected)
+		}
+		return err
+	})
 	// An order on the live object is obeyed at once. It goes with all else that kubectl added.
 	r.edit("svc/web", `{"metadata":{"annotations":{"flotilla.dev/force":"enabled"}}}`)
 	r.is("svc/web", "spec.ports.0.port", "80")
