@@ -353,8 +353,19 @@ func (r *Reconciler) begin() {
 		r.follow()
 		r.ScalersChanged("") // what the watch of autoscalers told before the inventory was known
 		r.compareEverything()
+		r.publishAll()
 	}
 	wake(r.kick)
+}
+
+// publishAll has what the cluster says of every bundle compared with what is known, and written where it differs:
+// what was stored before this start may not have been published any more.
+func (r *Reconciler) publishAll() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, b := range r.bundles {
+		r.publish.add(b.name, b.status.Phase)
+	}
 }
 
 // follow has the health of what was applied before this start followed again.
