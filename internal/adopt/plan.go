@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/render"
 )
 
@@ -71,6 +72,10 @@ func New(ctx context.Context, req Request) (Plan, error) {
 	}
 	if err := current(e, o.Object); err != nil {
 		return Plan{}, err
+	}
+	if at := displaced(e, o.Object, changes); at != "" {
+		return Plan{}, refusal(e, "something that the drift does not tell of stands in place of "+at,
+			"with drift.extra: report in the bundle it is told, and can be adopted")
 	}
 	if b.Spec.Helm != nil {
 		return Plan{}, helmRefusal(e, b)
@@ -152,6 +157,43 @@ func adoptable(e api.Episode) error {
 		}
 	}
 	return nil
+}
+
+// displaced names an item of a list that is gone while the live list has one that neither Git has nor the episode tells of:
+// without it Git would say half of what is live.
+func displaced(e api.Episode, git map[string]any, changes []change) string {
+	if e.Evidence == nil || e.Evidence.Live == "" {
+		return ""
+	}
+	live, err := parseJSON(e.Evidence.Live)
+	if err != nil {
+		return ""
+	}
+	for _, c := range changes {
+		last := c.path[len(c.path)-1]
+		if !c.remove || len(last.Keys) == 0 {
+			continue
+		}
+		parent := c.path[:len(c.path)-1]
+		have, _ := get(live, parent)
+		want, _ := get(git, parent)
+		list, _ := have.([]any)
+		known, _ := want.([]any)
+		for _, item := range list {
+			p := drift.Part{Keys: slices.Clone(last.Keys)}
+			m, _ := item.(map[string]any)
+			for i, k := range p.Keys {
+				p.Keys[i].Value = scalar(m[k.Name])
+			}
+			told := slices.ContainsFunc(changes, func(other change) bool {
+				return !other.remove && len(other.path) >= len(c.path) && slices.Equal(other.path[len(parent)].Keys, p.Keys)
+			})
+			if find(known, p) < 0 && !told {
+				return c.text
+			}
+		}
+	}
+	return ""
 }
 
 // onlyOrder reports a value that names the items of a list instead of holding them: ["[name=a]","[name=b]"].

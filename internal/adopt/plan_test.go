@@ -211,12 +211,15 @@ func TestAdoptRefuses(t *testing.T) {
 	broken["clusters/two/cluster.yaml"] = "kind: Nonsense\n"
 	encrypted := fleet()
 	encrypted["plain/web.yaml"] += "# ENC[AES256_GCM,data:x]\n"
+	displaced := drifted("one", "plain", "Deployment/plain/plain", app+"env/[name=LEVEL]", `{"name":"LEVEL","value":"info"}`, "")
+	displaced.Evidence = &api.Evidence{Live: `{"spec":{"template":{"spec":{"containers":[{"name":"app","env":[{"name":"LEVEL2","value":"x"}]}]}}}}`}
 	for _, tt := range []struct {
 		name    string
 		files   rendertest.Files
 		episode api.Episode
 		want    string
 	}{
+		{"an item with another in its place", nil, displaced, "something that the drift does not tell of"},
 		{"a Secret", nil, drifted("one", "plain", "Secret/plain/plain", "/data/a", `"(value A)"`, `"(value B)"`), "never written"},
 		{"a missing object", nil, missing, "was deleted"},
 		{"more fields than are known", nil, many, "3 more fields"},
