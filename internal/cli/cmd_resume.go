@@ -62,7 +62,7 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 			return err
 		}
 		if !yes {
-			if err := confirm(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr(), applier, chosen); err != nil {
+			if err := confirm(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr(), applier, all, chosen); err != nil {
 				return err
 			}
 		}
@@ -129,20 +129,28 @@ func known(all api.Suspensions) string {
 }
 
 // confirm shows what drifted in the scopes, and asks whether to correct it, or to adopt it first.
-func confirm(ctx context.Context, in io.Reader, talk io.Writer, applier *apply.Applier, chosen api.Suspensions) error {
+func confirm(ctx context.Context, in io.Reader, talk io.Writer, applier *apply.Applier, all, chosen api.Suspensions) error {
 	report, err := applier.Report(ctx)
 	if err != nil {
 		return err
 	}
+	others := slices.DeleteFunc(slices.Clone(all), func(s api.Suspension) bool {
+		return slices.ContainsFunc(chosen, func(c api.Suspension) bool { return c.Name == s.Name })
+	})
 	var drifted []api.Episode
 	for _, e := range report.Drift {
-		if _, covered := chosen.Find(time.Now(), e.Bundle, e.Object); covered {
-			drifted = append(drifted, e)
+		if _, covered := chosen.Find(time.Now(), e.Bundle, e.Object); !covered {
+			continue
 		}
+		if s, stays := others.Find(time.Now(), e.Bundle, e.Object); stays {
+			fmt.Fprintf(talk, "%s: %s by %s stays as it is: %s holds it, too (%s)\n", e.Object, e.Class, who(e.By), s.Name, e.ID)
+			continue
+		}
+		drifted = append(drifted, e)
 	}
 	question := "Resume? [y/N] "
 	if len(drifted) == 0 {
-		fmt.Fprintln(talk, "Nothing has drifted in the scope.")
+		fmt.Fprintln(talk, "Nothing has drifted in the scope that would be set back.")
 	} else {
 		fmt.Fprintf(talk, "%d drifted in the scope, and will be set back to what Git says:\n\n", len(drifted))
 		for _, e := range drifted {
