@@ -112,6 +112,9 @@ func (t Target) validate(at locator, field string, helm bool) error {
 	return nil
 }
 
+// unclosed is a step of a path that begins an item of a list and does not end it.
+var unclosed = regexp.MustCompile(`/\[[^\]]*$`)
+
 func (d Drift) validate(at locator, field string) error {
 	switch d.Mode {
 	case "", DriftCorrect, DriftReport, DriftIgnore:
@@ -131,6 +134,9 @@ func (d Drift) validate(at locator, field string) error {
 		for j, p := range r.Paths {
 			if !strings.HasPrefix(p, "/") {
 				return at.errorf(fmt.Sprintf("%s.paths.%d", f, j), "%q is not a JSON pointer: it must begin with /", p)
+			}
+			if unclosed.MatchString(p) {
+				return at.errorf(fmt.Sprintf("%s.paths.%d", f, j), "%q has a [ without its ]: an item of a list is written [name=value]", p)
 			}
 		}
 	}

@@ -33,6 +33,43 @@ func check(b resolved, out built) error {
 		if err := stillEncrypted(o); err != nil {
 			return err
 		}
+		if err := orders(o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ordersKnown are the annotations by which an object says what flotilla may do with it, with what each may say.
+var ordersKnown = map[string][]string{
+	api.AnnotationReconcile:       {api.ValueDisabled, api.ValueEnabled},
+	api.AnnotationPrune:           {api.ValueDisabled, api.ValueEnabled},
+	api.AnnotationForce:           {api.ValueEnabled, api.ValueDisabled},
+	api.AnnotationSSA:             {"IfNotPresent", "Merge"},
+	api.AnnotationDrift:           {string(api.DriftCorrect), string(api.DriftReport), string(api.DriftIgnore)},
+	manifest.AnnotationSubstitute: {api.ValueDisabled, api.ValueEnabled},
+}
+
+// orders refuses annotations of ours that mean nothing: who mistypes one that is to protect an object learns it before it is needed.
+func orders(o manifest.Object) error {
+	for _, key := range slices.Sorted(maps.Keys(o.GetAnnotations())) {
+		name, ours := strings.CutPrefix(key, api.Group+"/")
+		if !ours || key == api.AnnotationLastEditor || key == api.AnnotationLastEditorFrom {
+			continue
+		}
+		value := o.GetAnnotations()[key]
+		e := &api.Error{Kind: api.Stalled, Reason: "UnknownAnnotation", File: o.File, Line: o.Line, Field: "metadata.annotations." + key}
+		allowed, known := ordersKnown[key]
+		switch {
+		case !known:
+			e.Err = fmt.Errorf("%s: there is no annotation %q", api.RefOf(o.Unstructured), name)
+			e.Hint = "there are " + strings.Join(slices.Sorted(maps.Keys(ordersKnown)), ", ")
+		case !slices.Contains(allowed, value):
+			e.Err = fmt.Errorf("%s: %q is not one of %s", api.RefOf(o.Unstructured), value, strings.Join(allowed, ", "))
+		default:
+			continue
+		}
+		return e
 	}
 	return nil
 }

@@ -287,6 +287,24 @@ func TestRender_errorsOfOneBundle(t *testing.T) {
 			`bundle "b" renders to no object`,
 		},
 		{
+			"an annotation that there is not",
+			[]string{"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: {flotilla.dev/frce: enabled}}\n"},
+			api.Error{Reason: "UnknownAnnotation", File: "b/cm.yaml", Line: 1, Field: "metadata.annotations.flotilla.dev/frce"},
+			`there is no annotation "frce" (there are flotilla.dev/drift, flotilla.dev/force,`,
+		},
+		{
+			"an annotation that means nothing",
+			[]string{"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: {flotilla.dev/prune: \"false\"}}\n"},
+			api.Error{Reason: "UnknownAnnotation", File: "b/cm.yaml", Line: 1, Field: "metadata.annotations.flotilla.dev/prune"},
+			`"false" is not one of disabled, enabled`,
+		},
+		{
+			"a rule whose path is not closed",
+			[]string{"b/bundle.yaml", bundleYAML("b", "\n  drift:\n    ignore:\n    - paths: ['/spec/containers/[name=']\n")},
+			api.Error{Reason: "BadFleetFile", File: "b/bundle.yaml", Line: 7, Field: "spec.drift.ignore.0.paths.0"},
+			`has a [ without its ]`,
+		},
+		{
 			"overlay without kustomization",
 			[]string{"b/bundle.yaml", bundleYAML("b", "\n  targets:\n  - overlay: overlays/nope\n")},
 			api.Error{Reason: "BadBundle", File: "b/bundle.yaml", Line: 6, Field: "spec.targets.0.overlay"},
