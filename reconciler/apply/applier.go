@@ -101,6 +101,7 @@ func New(cfg Config) (*Applier, error) {
 	base.NegotiatedSerializer = codecs
 	base.GroupVersion = &schema.GroupVersion{}
 	base.Wrap(a.clock.wrap)
+	base.Wrap(newFairness().wrap)
 	a.base = base
 	var err error
 	if a.own, err = newClient(base, cfg.DryRan); err != nil {
