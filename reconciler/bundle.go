@@ -222,10 +222,13 @@ func (r *Reconciler) waitingUntil(b *bundle, end *context.CancelFunc, pointless 
 			cancel()
 		}
 		r.yieldLocked(b)
+		r.applying-- // however many wait, nobody is held up
+		wake(r.kick)
 		return ctx, func() {
 			cancel()
 			r.mu.Lock()
 			defer r.mu.Unlock()
+			r.applying++
 			*end = nil
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
@@ -278,6 +279,28 @@ func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
 	defer dropCRD()
 	r.thingIs("one", "two")
 	r.Ready("NS-a", revision)
+}
+
+// Classes come before what names them: a Pod whose PriorityClass is not there is refused. All of it is created in one pass.
+func TestClass_withWhatNamesItInOneCommit(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""),
+		"a/a.yaml":      "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: NS}\nspec: {priorityClassName: NS-high, runtimeClassName: NS-run, containers: [{name: c, image: c}]}\n",
+		"a/z.yaml": "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: NS-high}\nvalue: 1000\n---\n" +
+			"apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: NS-run}\nhandler: run\n",
+	})
+	r.Ready("NS-a", "")
+	r.Stop()
+	for _, rec := range r.Records() {
+		for _, c := range rec.Status.Changes {
+			if c.Action != api.Created || c.Error != "" {
+				t.Errorf("%s was not created at once: %s %s", c.Object, c.Action, c.Error)
+			}
+		}
+		if len(rec.Status.Changes) != 3 {
+			t.Errorf("%d changes: %+v", len(rec.Status.Changes), rec.Status.Changes)
+		}
+	}
 }
 
 // A CRD drops the version in which its instances were first applied: they are applied, awaited and corrected in the new one.

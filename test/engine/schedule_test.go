@@ -221,3 +221,50 @@ func TestSchedule_slowBundlesHoldUpNobody(t *testing.T) {
 	}
 	r.Proxy.Spoil(nil)
 }
+
+// Bundles that wait for their hooks, and one that waits for a finalizer, hold no worker: another one is applied meanwhile,
+// although there is only one worker, and however many wait.
+func TestSchedule_waitingHoldsNoWorker(t *testing.T) {
+	const many = 12
+	job := "apiVersion: batch/v1\nkind: Job\nmetadata: {name: stuck%d, namespace: NS, annotations: {helm.sh/hook: pre-install}}\n" +
+		"spec: {suspend: true, template: {spec: {restartPolicy: Never, containers: [{name: c, image: c}]}}}\n"
+	held := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, namespace: NS, finalizers: [example.com/hold]}\ndata: {key: one}\n"
+	r := newRig(t, agenttest.Config{
+		Files: files{
+			"b/bundle.yaml": bundle("b", ""), "b/held.yaml": held, "b/more.yaml": configMap("more", "one"),
+			"z/bundle.yaml": bundle("z", ""), "z/z.yaml": configMap("z", "one"),
+		},
+		Change: func(c *agent.Config) { c.Workers = 1 },
+	})
+	r.Start()
+	defer r.patch("held", `{"metadata":{"finalizers":null}}`)
+	r.Ready("NS-b", "")
+	c := gitserver.Commit{Delete: []string{"b/held.yaml"}, Write: files{}}
+	for i := range many {
+		dir := fmt.Sprintf("a%d", i)
+		c.Write[dir+"/bundle.yaml"] = bundle(dir, "helm: {chart: ./}, namespace: NS, timeout: 10m")
+		c.Write[dir+"/Chart.yaml"] = "{apiVersion: v2, name: a, version: 1.0.0}\n"
+		c.Write[dir+"/templates/job.yaml"] = fmt.Sprintf(job, i)
+		c.Write[dir+"/templates/main.yaml"] = configMap(fmt.Sprintf("main%d", i), "one")
+	}
+	r.Do(c)
+	r.Eventually("all hooks have begun and the object is going", func(ctx context.Context) error {
+		jobs, err := r.Kube.BatchV1().Jobs(r.NS).List(ctx, metav1.ListOptions{})
+		if err == nil && len(jobs.Items) != many {
+			err = fmt.Errorf("%d hooks", len(jobs.Items))
+		}
+		m, err2 := r.Kube.CoreV1().ConfigMaps(r.NS).Get(ctx, "held", metav1.GetOptions{})
+		if err2 == nil && m.DeletionTimestamp == nil {
+			err2 = errors.New("it is not going")
+		}
+		return errors.Join(err, err2)
+	})
+	// Well within the ten minutes of the hooks.
+	r.Ready("NS-z", r.Commit(files{"z/z.yaml": configMap("z", "two")}))
+	r.value("z", "two")
+	for i := range many {
+		if _, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(t.Context(), fmt.Sprintf("main%d", i), metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("hook %d was not waited for: %v", i, err)
+		}
+	}
+}
