@@ -162,21 +162,52 @@ func TestAPIService_withItsInstancesInOneCommit(t *testing.T) {
 	is("one", "one")
 	r.Stop()
 	named := slices.ContainsFunc(r.Episodes(), func(e api.Episode) bool {
-		return e.Object.Kind == "Thing" && e.Object.Name == "one" && e.By.Manager == "kubectl-edit" && !e.Open()
+		return e.Object.Kind == "Thing" && e.Object.Name == "one" && e.By.Manager == "kubectl-edit"
 	})
 	if !named {
 		t.Errorf("no episode names who did it: %+v", r.Episodes())
 	}
 	r.Start()
 
+	t.Log("what leaves Git while nobody can look is not taken for gone")
+	a.up.Store(false)
+	r.Commit(with(a.files(), files{"a/other.yaml": thing("other", "one")})) // the API is needed, and is not there
+	r.Delete("a/thing.yaml")
+	r.Eventually("the agent has tried", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-a")
+		if err == nil && b.Error == nil {
+			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
+		}
+		return err
+	})
+	if _, err := a.thing(t.Context(), r, "one"); err != nil {
+		t.Errorf("the thing behind the API: %v", err)
+	}
+	r.Stop()
+	kept := slices.ContainsFunc(r.Records(), func(rec api.BundleRecord) bool {
+		return slices.ContainsFunc(rec.Inventory, func(e api.InventoryEntry) bool { return e.Object.Kind == "Thing" && e.Object.Name == "one" })
+	})
+	if !kept {
+		t.Error("it is in no inventory any more")
+	}
+	r.Start()
+	a.up.Store(true)
+	r.Eventually("it is deleted once the API answers", func(ctx context.Context) error {
+		if _, err := a.thing(ctx, r, "one"); !apierrors.IsNotFound(err) {
+			return errors.Join(errors.New("it is there"), err)
+		}
+		return nil
+	})
+	is("other", "one")
+
 	t.Log("all of it leaves in one commit: the objects before the API")
-	r.Delete("a/thing.yaml", "a/apiservice.yaml", "a/service.yaml", "b/thing.yaml", "b/bundle.yaml")
+	r.Delete("a/other.yaml", "a/apiservice.yaml", "a/service.yaml", "b/thing.yaml", "b/bundle.yaml")
 	r.Eventually("the API is gone, and so is what was in it", func(ctx context.Context) error {
 		_, err := r.Kube.CoreV1().Services(r.NS).Get(ctx, "things", metav1.GetOptions{})
 		if err == nil {
 			return errors.New("the Service is still there")
 		}
-		for _, name := range []string{"one", "two"} {
+		for _, name := range []string{"one", "two", "other"} {
 			if _, err := a.thing(ctx, r, name); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("thing %s: %w", name, errors.Join(err, errors.New("want it gone")))
 			}
