@@ -61,7 +61,7 @@ func (w *walker) untouched(d difference) bool {
 	switch {
 	case m == nil, m.ResourceVersion == w.in.Live.GetResourceVersion():
 		return true
-	case m.Claimed != 0 && !w.in.Refused:
+	case w.othersSince(m.Claimed) && !w.in.Refused:
 		// Whoever writes a value takes the claim to it, unless they write in our name: that would have moved the time.
 		return m.UID == string(w.in.Live.GetUID()) && m.Claimed == api.ClaimedAt(w.in.Live)
 	case d.path.under("metadata"):
@@ -69,6 +69,13 @@ func (w *walker) untouched(d difference) bool {
 	default:
 		return m.Generation == w.in.Live.GetGeneration() && (m.Generation > 0 || api.SameMeta(m.MetaDigest, api.MetaDigest(w.in.Live)))
 	}
+}
+
+// othersSince reports whether somebody else wrote since a time, in seconds since 1970: then the object is not as it was for that.
+func (w *walker) othersSince(at int64) bool {
+	return at != 0 && slices.ContainsFunc(w.live, func(e entry) bool {
+		return !e.ours && e.subresource == "" && e.time.Unix() >= at
+	})
 }
 
 // ordered reports keyed lists whose order has a meaning nevertheless:

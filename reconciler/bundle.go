@@ -222,6 +222,9 @@ func (r *Reconciler) waitingUntil(b *bundle, end *context.CancelFunc, pointless 
 			cancel()
 		}
 		r.yieldLocked(b)
+		next := b.status
+		next.Message = "waiting for a hook to end, or for an object to be gone"
+		r.setStatusLocked(b, next)
 		r.applying-- // however many wait, nobody is held up
 		wake(r.kick)
 		return ctx, func() {

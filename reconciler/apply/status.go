@@ -176,7 +176,7 @@ func (a *Applier) publish(ctx context.Context, st api.BundleStatus, entries []ap
 	if exists && equalJSON(d, old) {
 		return nil
 	}
-	if !exists && st.Phase == api.PhaseApplying && covered {
+	if !exists && st.Phase == api.PhaseApplying && st.Message == "" && covered {
 		return nil
 	}
 	return a.writeStatus(ctx, d)

@@ -259,6 +259,18 @@ func TestSchedule_waitingHoldsNoWorker(t *testing.T) {
 		}
 		return errors.Join(err, err2)
 	})
+	r.Eventually("the status says what is waited for", func(ctx context.Context) error {
+		for _, name := range []string{"NS-a0", "NS-b"} {
+			b, err := r.Bundle(ctx, name)
+			if err == nil && !strings.Contains(b.Message, "waiting for a hook") {
+				err = fmt.Errorf("%s is %s: %q", name, b.Phase, b.Message)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 	// Well within the ten minutes of the hooks.
 	r.Ready("NS-z", r.Commit(files{"z/z.yaml": configMap("z", "two")}))
 	r.value("z", "two")
