@@ -358,13 +358,15 @@ func (r *Reconciler) begin() {
 	wake(r.kick)
 }
 
-// publishAll has what the cluster says of every bundle compared with what is known, and written where it differs:
-// what was stored before this start may not have been published any more.
+// publishAll has what the cluster says of every bundle that was there before this start compared with what is known,
+// and written where it differs: what was stored may not have been published any more.
 func (r *Reconciler) publishAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, b := range r.bundles {
-		r.publish.add(b.name, b.status.Phase)
+		if len(b.entries) > 0 {
+			r.publish.add(b.name, b.status.Phase)
+		}
 	}
 }
 
