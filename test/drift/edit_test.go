@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,7 +59,7 @@ func TestEditsAreCorrected(t *testing.T) {
 
 // The log names the episode from its first line on, so that it can be looked up.
 func TestLogNamesTheEpisode(t *testing.T) {
-	var log safeBuffer
+	var log buffer
 	r := newRig(t, agenttest.Config{
 		Files:  marked(files{"app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one")}),
 		Change: func(c *agent.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) },
@@ -71,28 +70,10 @@ func TestLogNamesTheEpisode(t *testing.T) {
 	r.is("cm/settings", "data.key", "one")
 	r.settle()
 	for _, e := range r.closed() {
-		if e.Object.Name == "settings" && !strings.Contains(log.String(), "msg=drift component=reconciler bundle="+r.Text("NS-app")+" object=/ConfigMap/"+r.NS+"/settings class=changed episode="+e.ID+" ") {
-			t.Errorf("episode %s is not in the log:\n%s", e.ID, log.String())
+		if e.Object.Name == "settings" && !strings.Contains(string(log.Bytes()), "msg=drift component=reconciler bundle="+r.Text("NS-app")+" object=/ConfigMap/"+r.NS+"/settings class=changed episode="+e.ID+" ") {
+			t.Errorf("episode %s is not in the log:\n%s", e.ID, string(log.Bytes()))
 		}
 	}
-}
-
-// safeBuffer may be written to while it is read.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // markLine is the episode that settle leaves behind.
