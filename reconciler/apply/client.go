@@ -120,13 +120,9 @@ func (c *client) apply(ctx context.Context, p place, body []byte, mode patchMode
 		return written{}, err
 	}
 	w := written{created: status == http.StatusCreated}
-	var head struct {
-		Metadata answer `json:"metadata"`
+	if w.meta, err = metadataOf(raw); err != nil {
+		return written{}, err
 	}
-	if err := json.Unmarshal(raw, &head); err != nil {
-		return written{}, fmt.Errorf("decode the answer: %w", err)
-	}
-	w.meta = head.Metadata
 	if mode.whole {
 		if w.object, err = decode(raw); err != nil {
 			return written{}, err
@@ -142,6 +138,11 @@ func (c *client) patch(ctx context.Context, p place, kind types.PatchType, body 
 	if err != nil {
 		return answer{}, err
 	}
+	return metadataOf(raw)
+}
+
+// metadataOf reads the metadata out of an object that was answered.
+func metadataOf(raw []byte) (answer, error) {
 	var head struct {
 		Metadata answer `json:"metadata"`
 	}

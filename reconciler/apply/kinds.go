@@ -64,9 +64,7 @@ func (k *kinds) find(gvk schema.GroupVersionKind) (mapping, error) {
 		return m, nil
 	}
 	m, err := k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
-	if meta.IsNoMatchError(err) && k.now().Sub(k.reset) > forgetAfter {
-		k.reset = k.now()
-		k.mapper.Reset()
+	if meta.IsNoMatchError(err) && k.refreshLocked() {
 		m, err = k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	}
 	if err != nil {
@@ -81,10 +79,17 @@ func (k *kinds) find(gvk schema.GroupVersionKind) (mapping, error) {
 func (k *kinds) refresh() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.now().Sub(k.reset) > forgetAfter {
-		k.reset = k.now()
-		k.mapper.Reset()
+	k.refreshLocked()
+}
+
+// refreshLocked is refresh, and reports whether that was due.
+func (k *kinds) refreshLocked() bool {
+	if k.now().Sub(k.reset) <= forgetAfter {
+		return false
 	}
+	k.reset = k.now()
+	k.mapper.Reset()
+	return true
 }
 
 // learn takes the addresses of a CRD's kinds from the CRD itself, so that its instances need no discovery.
