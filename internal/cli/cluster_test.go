@@ -114,6 +114,12 @@ func newRig(t *testing.T) *rig {
 		_, err = r.kube.CoreV1().Secrets("app").Get(t.Context(), "creds", metav1.GetOptions{})
 		return err
 	})
+	r.eventually("the agent has told the cluster of it", func() error {
+		if code, out, talk := r.flotilla("", r.on("status")...); code != 0 {
+			return fmt.Errorf("exit code %d\n%s%s", code, out, talk)
+		}
+		return nil
+	})
 	return r
 }
 
