@@ -80,3 +80,28 @@ func TestBrowserSeesDriftWithoutReloading(t *testing.T) {
 	h.Restart()
 	shows(ctx, t, "live again", `document.querySelector("#stale").hidden && window.mark === "kept"`)
 }
+
+// What changes between the making of a page and the moment its browser listens is on it all the same.
+func TestBrowserMissesNothingBeforeItListens(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(h)
+	a.Run()
+	a.Commit(hubtest.Status("prod-eu", rev1))
+	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Acked == 1 })
+
+	// Of all tabs one listens, which holds a lock. A tab that is not a page of the hub's has it until the test lets go.
+	holder := browser.Start(t, 5*time.Minute)
+	open(holder, t, h.URL()+"/healthz")
+	script(holder, t, `navigator.locks.request("flotilla-events", () => new Promise((r) => { window.release = r }))`)
+	shows(holder, t, "it has the lock", `window.release !== undefined`)
+	ctx, cancel := chromedp.NewContext(holder)
+	t.Cleanup(cancel)
+	open(ctx, t, h.PageURL("/"))
+	shows(ctx, t, "the cluster is there", `document.querySelector("#row-prod-eu .state.ready, #row-prod-eu .state.progressing") !== null`)
+	a.Commit(agentstore.Batch{Episodes: []api.Episode{drift(a, "podinfo")}})
+	hubtest.Eventually(t, "the drift is at the hub", func() bool { return a.Client.Status().Acked == 2 })
+	shows(ctx, t, "it is not on the page, which does not listen", `document.querySelector("#row-prod-eu .state.drifted") === null`)
+	script(holder, t, `window.release()`)
+	shows(ctx, t, "it is on the page", `document.querySelector("#row-prod-eu .state.drifted") !== null`)
+}

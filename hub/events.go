@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -19,33 +20,59 @@ const (
 
 // broker tells browsers which clusters changed.
 type broker struct {
+	// instance changes at every start, so that browsers see a restart.
+	instance string
+
 	mu   sync.Mutex
 	subs map[*subscriber]struct{}
+	// published counts changes.
+	published uint64
 }
 
 type subscriber struct {
-	mu sync.Mutex
-	// names of clusters that changed since the last take
+	// changed are the names of clusters that changed since the last take.
 	changed map[string]struct{}
 	wake    chan struct{}
 }
 
-func newBroker() *broker { return &broker{subs: map[*subscriber]struct{}{}} }
+func newBroker() *broker {
+	return &broker{instance: rand.Text(), subs: map[*subscriber]struct{}{}}
+}
 
+// publish tells of clusters that changed. Call it after the change can be read.
 func (b *broker) publish(clusters ...string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.published++
 	for s := range b.subs {
-		s.add(clusters)
+		for _, c := range clusters {
+			s.changed[c] = struct{}{}
+		}
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
-func (b *broker) subscribe() *subscriber {
-	s := &subscriber{changed: map[string]struct{}{}, wake: make(chan struct{}, 1)}
+// mark names the changes so far: what is read after it shows them all.
+// A page carries the mark that it was read after, and the stream those that it has told of,
+// so that a browser knows when it has missed one in between.
+func (b *broker) mark() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.markLocked()
+}
+
+func (b *broker) markLocked() string { return fmt.Sprintf("%s.%d", b.instance, b.published) }
+
+// subscribe returns the mark from which on the subscriber is told.
+func (b *broker) subscribe() (s *subscriber, mark string) {
+	s = &subscriber{changed: map[string]struct{}{}, wake: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.subs[s] = struct{}{}
-	return s
+	return s, b.markLocked()
 }
 
 func (b *broker) unsubscribe(s *subscriber) {
@@ -60,34 +87,23 @@ func (b *broker) count() int {
 	return len(b.subs)
 }
 
-func (s *subscriber) add(clusters []string) {
-	s.mu.Lock()
-	for _, c := range clusters {
-		s.changed[c] = struct{}{}
-	}
-	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *subscriber) take() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := slices.Sorted(maps.Keys(s.changed))
+// take returns what changed since the last time, and the mark up to which that is all.
+func (b *broker) take(s *subscriber) (names []string, mark string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	names = slices.Sorted(maps.Keys(s.changed))
 	clear(s.changed)
-	return out
+	return names, b.markLocked()
 }
 
 // serveEvents streams the names of changed clusters as server-sent events:
-// "changed" with a JSON list of names, and "pulse" while nothing happens.
+// "changed" with a JSON list of names, and "pulse" at once and while nothing happens. Their id is the mark up to which all was told.
 func (h *Hub) serveEvents(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")
 	rc := http.NewResponseController(w)
-	sub := h.events.subscribe()
+	sub, mark := h.events.subscribe()
 	defer h.events.unsubscribe(sub)
 
 	send := func(event string, data any) bool {
@@ -97,12 +113,12 @@ func (h *Hub) serveEvents(w http.ResponseWriter, r *http.Request) {
 		}
 		// A browser that does not read for long is gone.
 		_ = rc.SetWriteDeadline(time.Now().Add(4 * pulse))
-		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event, b); err != nil {
+		if _, err := fmt.Fprintf(w, "id: %s\nevent: %s\ndata: %s\n\n", mark, event, b); err != nil {
 			return false
 		}
 		return rc.Flush() == nil
 	}
-	if !send("pulse", h.instance) {
+	if !send("pulse", h.events.instance) {
 		return
 	}
 	tick := time.NewTicker(pulse)
@@ -114,7 +130,7 @@ func (h *Hub) serveEvents(w http.ResponseWriter, r *http.Request) {
 		case <-h.stopping:
 			return
 		case <-tick.C:
-			if !send("pulse", h.instance) {
+			if !send("pulse", h.events.instance) {
 				return
 			}
 		case <-sub.wake:
@@ -123,7 +139,8 @@ func (h *Hub) serveEvents(w http.ResponseWriter, r *http.Request) {
 				return
 			case <-time.After(gather):
 			}
-			if names := sub.take(); len(names) > 0 && !send("changed", names) {
+			var names []string
+			if names, mark = h.events.take(sub); len(names) > 0 && !send("changed", names) {
 				return
 			}
 		}

@@ -87,8 +87,6 @@ type Hub struct {
 	fleet    *fleet
 	metrics  *metrics
 	pages    *web.Pages
-	// instance changes at every start, so that browsers see a restart.
-	instance string
 
 	agentLn, httpLn net.Listener
 	// joining makes the check for a second agent and the new certificate one step.
@@ -111,7 +109,7 @@ func New(cfg Config) (*Hub, error) {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	h := &Hub{
-		cfg: cfg, log: cfg.Log, now: cfg.Now, instance: rand.Text(),
+		cfg: cfg, log: cfg.Log, now: cfg.Now,
 		sessions: &sessions{live: map[string]*session{}}, events: newBroker(), fleet: newFleet(),
 		stopping: make(chan struct{}),
 	}
@@ -189,7 +187,7 @@ func (h *Hub) open() error {
 	}
 	h.closers = append(h.closers, h.httpLn)
 	h.pages, err = web.New(web.Config{
-		Source: h, Now: h.now, Log: h.log, Version: h.cfg.Version,
+		Source: h, Mark: h.events.mark, Now: h.now, Log: h.log, Version: h.cfg.Version,
 		URL: h.URL(),
 	})
 	return err

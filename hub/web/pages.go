@@ -54,6 +54,7 @@ type head struct {
 
 // Fleet is the front page.
 func (p *Pages) Fleet(w http.ResponseWriter, r *http.Request) {
+	r = p.marked(r)
 	values := r.URL.Query()
 	q, err := view.ParseQuery(values)
 	if err != nil {
@@ -93,6 +94,7 @@ type clusterData struct {
 
 // Cluster is the page of one cluster.
 func (p *Pages) Cluster(w http.ResponseWriter, r *http.Request) {
+	r = p.marked(r)
 	name := r.PathValue("cluster")
 	c, found, err := p.cfg.Source.Cluster(r.Context(), name)
 	if err != nil {
@@ -146,6 +148,7 @@ type driftData struct {
 
 // Drift is the inbox.
 func (p *Pages) Drift(w http.ResponseWriter, r *http.Request) {
+	r = p.marked(r)
 	values := r.URL.Query()
 	q, err := view.ParseDriftQuery(values)
 	if err != nil {
@@ -201,6 +204,7 @@ type command struct {
 
 // Episode is the page of one drifted object.
 func (p *Pages) Episode(w http.ResponseWriter, r *http.Request) {
+	r = p.marked(r)
 	id := r.PathValue("id")
 	e, found, err := p.cfg.Source.Episode(r.Context(), id)
 	if err != nil {

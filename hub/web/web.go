@@ -42,6 +42,8 @@ type Config struct {
 	// Log gets pages that could not be made; nil logs nothing.
 	Log     *slog.Logger
 	Version string
+	// Mark names the changes so far, as the event stream's ids do; see Pages.marked. Required.
+	Mark func() string
 	// URL is the pages' own address, shown where no cluster has joined yet.
 	URL string
 }
@@ -57,6 +59,9 @@ type Pages struct {
 func New(cfg Config) (*Pages, error) {
 	if cfg.Source == nil {
 		return nil, errors.New("web: Source is required")
+	}
+	if cfg.Mark == nil {
+		return nil, errors.New("web: Mark is required")
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -87,6 +92,8 @@ type page struct {
 	Name, Title string
 	Now         time.Time
 	Version     string
+	// Mark is up to which change the page shows all.
+	Mark string
 	// Open counts open episodes in the fleet, for the navigation.
 	Open int
 	// Twin is the page's JSON.
@@ -95,9 +102,20 @@ type page struct {
 	Data any
 }
 
+type markKey struct{}
+
+// marked notes the mark before a page is read from the hub: what changes later, the browser hears of,
+// or finds that it has missed it.
+func (p *Pages) marked(r *http.Request) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), markKey{}, p.cfg.Mark()))
+}
+
 // render writes a page, or only its live part for a request by htmx.
 func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, pg page) {
 	pg.Now, pg.Version = p.cfg.Now(), p.cfg.Version
+	if r != nil {
+		pg.Mark, _ = r.Context().Value(markKey{}).(string)
+	}
 	block := "layout.html"
 	if r != nil && r.Header.Get("HX-Request") != "" {
 		block = "live"

@@ -29,6 +29,13 @@
   readClock();
   setInterval(tick, 1000);
 
+  // What the page shows and what the stream has told of, as the hub's mark: its instance, and how many changes.
+  const marks = (m) => { const [instance, n] = (m ?? "").split("."); return { instance, n: Number(n) || 0 }; };
+  let told = marks(live()?.dataset.mark), greeted = false;
+  // missed reports whether something changed that neither the page shows nor a message told of.
+  const missed = (m) => m.instance !== told.instance || m.n > told.n;
+  const note = (m) => { if (missed(m)) told = m; };
+
   // Refresh: one request at a time, at most one waiting, no more often than the page can bear.
   let busy = false, again = false, dirty = false, pause = 0;
   const refresh = async () => {
@@ -41,7 +48,8 @@
     const on = $("tr.on")?.id;
     try {
       await htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "outerMorph" });
-    } catch { /* the stale banner tells */ }
+      note(marks(live()?.dataset.mark));
+    } catch { told = marks(""); /* the stale banner tells, and the next pulse tries again */ }
     readClock(); tick();
     if (on) document.getElementById(on)?.classList.add("on");
     for (const e of document.querySelectorAll("tr[id], .tile[id]")) if (!known.has(e.id)) e.classList.add("fresh");
@@ -59,7 +67,7 @@
   // The stream. Browsers allow six connections to one HTTP/1.1 site, so tabs share one:
   // whoever holds the lock listens and tells the others.
   const sign = $("#stream"), stale = $("#stale");
-  let heard = Date.now(), instance = "", broken = false;
+  let heard = Date.now(), broken = false;
   const show = (ok) => {
     if (!sign) return;
     sign.hidden = false;
@@ -73,10 +81,11 @@
   const hear = (m) => {
     heard = Date.now();
     show(true);
-    if (m.kind === "pulse") {
-      if (instance && instance !== m.data) refresh();
-      instance = m.data;
-    } else if (concerns(m.data)) refresh();
+    const mark = marks(m.mark);
+    // A pulse tells of nothing itself, and before the first message nobody listened.
+    if (missed(mark) && (m.kind === "pulse" || !greeted) || m.kind === "changed" && concerns(m.data)) refresh();
+    note(mark);
+    greeted = true;
   };
   const channel = window.BroadcastChannel ? new BroadcastChannel("flotilla") : null;
   if (channel) channel.onmessage = (e) => hear(e.data);
@@ -84,7 +93,7 @@
     const es = new EventSource("/events");
     for (const kind of ["pulse", "changed"]) {
       es.addEventListener(kind, (e) => {
-        const m = { kind, data: JSON.parse(e.data) };
+        const m = { kind, data: JSON.parse(e.data), mark: e.lastEventId };
         channel?.postMessage(m);
         hear(m);
       });
