@@ -227,6 +227,13 @@ type Drift struct {
 	Ignore []IgnoreRule `yaml:"ignore,omitempty" json:"ignore,omitempty"`
 }
 
+// Heeds reports whether an annotation on the live object has a say where Git has the object.
+// Where extra is to be removed, what takes an object out of drift correction counts in Git alone:
+// on the cluster it is something extra itself. AnnotationReconcile, which stops writing and hides nothing, counts always.
+func (d Drift) Heeds(annotation string) bool {
+	return d.Extra != ExtraRemove || annotation != AnnotationDrift && annotation != AnnotationSSA
+}
+
 // DriftMode is what happens to drift.
 type DriftMode string
 

@@ -119,6 +119,10 @@ type BundleStatus struct {
 	Contested []string `json:"contested,omitempty"`
 	// Uncorrected says of drift whose correction failed which object it is, and why: at most MaxContested.
 	Uncorrected []string `json:"uncorrected,omitempty"`
+	// Exempt are objects that an annotation on the cluster, and not in Git, keeps from being looked at or corrected,
+	// each with that annotation: at most MaxExempt, and how many more there are.
+	Exempt        []string `json:"exempt,omitempty"`
+	ExemptOmitted int      `json:"exemptOmitted,omitempty"`
 	// Suspended names the suspension that covers the whole bundle.
 	Suspended string `json:"suspended,omitempty"`
 	// Removing says that its removal has begun: of what it had, some is gone.
@@ -157,6 +161,9 @@ type Applied struct {
 
 // MaxContested bounds BundleStatus.Contested and BundleStatus.Uncorrected, each.
 const MaxContested = 3
+
+// MaxExempt bounds BundleStatus.Exempt.
+const MaxExempt = 20
 
 // MaxChanges bounds BundleStatus.Changes.
 const MaxChanges = 100

@@ -36,7 +36,7 @@ func (w *walker) added() []difference {
 			continue
 		}
 		at, have, ok := locate(w.in.Live.Object, p)
-		if !ok || !desirable(at) || wholeOwned(known, p) {
+		if !ok || !w.desirable(at) || wholeOwned(known, p) {
 			continue
 		}
 		item := p[len(p)-1].FieldName == nil
@@ -61,7 +61,7 @@ func (w *walker) added() []difference {
 
 // desirable reports paths that hold desired state: not the status, not what the API server writes,
 // and not the annotations that are orders to us or notes of tools.
-func desirable(at trail) bool {
+func (w *walker) desirable(at trail) bool {
 	switch {
 	case at.under("status"), at.under("apiVersion"), at.under("kind"):
 		return false
@@ -69,7 +69,7 @@ func desirable(at trail) bool {
 		return true
 	case at.under("metadata", "annotations"):
 		switch key := at.field(0); {
-		case len(at) < 3, key == lastApplied, stamp(key), orders[key]:
+		case len(at) < 3, key == lastApplied, stamp(key), orders[key] && w.heeds(key):
 			return false
 		}
 		return true

@@ -98,11 +98,16 @@ func Compare(in Input) Result {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
-	if merges(in) && in.Spec.Extra == api.ExtraRemove {
+	r := Result{}
+	spec := in.Spec
+	if in.Desired == nil {
+		spec.Extra = "" // nobody but the cluster speaks for what Git does not have
+	}
+	r.Mode, r.off = mode(spec, annotations(in.Desired), annotations(in.Live))
+	ssa, git := ssaMode(in)
+	if ssa == ssaMerge && in.Spec.Extra == api.ExtraRemove {
 		in.Spec.Extra = api.ExtraReport
 	}
-	r := Result{}
-	r.Mode, r.off = mode(in.Spec, annotations(in.Desired), annotations(in.Live))
 	switch {
 	case in.Desired == nil && in.Live == nil:
 		r.off = "" // what was extra is gone
@@ -113,14 +118,15 @@ func Compare(in Input) Result {
 		return extra(in, r)
 	case in.Live == nil:
 		return missing(in, r)
-	case onlyIfAbsent(in) != "":
-		r.off = onlyIfAbsent(in)
+	case ssa == ssaIfNotPresent:
+		r.off = annotated(api.AnnotationSSA, ssa, git)
 		return r
 	case in.DryRun == nil:
 		r.Unknown = true
 		return r
 	}
 	w := newWalker(in)
+	w.heeds = spec.Heeds
 	w.object()
 	r.kept, r.takesAll = w.kept, in.Spec.Extra == api.ExtraRemove
 	for _, d := range w.kept {
@@ -201,8 +207,8 @@ const extraIgnored = "the policy says extra: ignore"
 
 func asksForExtra(spec api.Drift) bool { return spec.Extra != "" && spec.Extra != api.ExtraIgnore }
 
-// Mode is what is done about an object's drift: the most careful of what the policy says
-// and what the annotations in Git and on the live object say.
+// Mode is what is done about the drift of an object that Git has: the most careful of what the policy says
+// and what the annotations in Git and on the live object say, as far as those count; see api.Drift.Heeds.
 func Mode(spec api.Drift, desired, live map[string]string) api.DriftMode {
 	m, _ := mode(spec, desired, live)
 	return m
@@ -224,7 +230,11 @@ func mode(spec api.Drift, desired, live map[string]string) (m api.DriftMode, off
 		off = "the policy says mode: ignore"
 	}
 	for i, a := range []map[string]string{desired, live} {
-		switch said := api.DriftMode(a[api.AnnotationDrift]); {
+		said := api.DriftMode(a[api.AnnotationDrift])
+		if i > 0 && !spec.Heeds(api.AnnotationDrift) {
+			said = ""
+		}
+		switch {
 		case said == api.DriftIgnore:
 			if m = said; off == "" {
 				off = annotated(api.AnnotationDrift, string(said), i == 0)
@@ -244,26 +254,21 @@ func annotated(key, value string, git bool) string {
 	return "the annotation " + key + ": " + value + where
 }
 
-// onlyIfAbsent says where it stands that the object is ours to create and nobody's to keep; empty for nowhere.
-func onlyIfAbsent(in Input) string {
-	const ifNotPresent = "IfNotPresent"
-	switch {
-	case annotations(in.Desired)[api.AnnotationSSA] == ifNotPresent:
-		return annotated(api.AnnotationSSA, ifNotPresent, true)
-	case annotations(in.Live)[api.AnnotationSSA] == ifNotPresent:
-		return annotated(api.AnnotationSSA, ifNotPresent, false)
-	}
-	return ""
-}
+// The words of api.AnnotationSSA.
+const (
+	ssaIfNotPresent = "IfNotPresent" // ours to create, and nobody's to keep
+	ssaMerge        = "Merge"        // what others added is left to them
+)
 
-// merges reports whether the object asks, in Git or on the cluster, that what others added is left to them.
-func merges(in Input) bool {
-	const merge = "Merge"
-	ssa := annotations(in.Desired)[api.AnnotationSSA]
-	if ssa == "" {
-		ssa = annotations(in.Live)[api.AnnotationSSA]
+// ssaMode is what api.AnnotationSSA says, and whether Git says it: else it is the live object.
+func ssaMode(in Input) (mode string, git bool) {
+	if m := annotations(in.Desired)[api.AnnotationSSA]; m != "" {
+		return m, true
 	}
-	return ssa == merge
+	if !in.Spec.Heeds(api.AnnotationSSA) {
+		return "", false
+	}
+	return annotations(in.Live)[api.AnnotationSSA], false
 }
 
 // passedOver says why a result without drift is no proof that the object is as it should be:

@@ -134,7 +134,7 @@ func (w *walker) holds(at trail, value, git any) bool {
 func (w *walker) unclaimed() []difference {
 	var out []difference
 	add := func(at trail, have any) {
-		if _, git := w.inGit(at.path()); !git && desirable(at) {
+		if _, git := w.inGit(at.path()); !git && w.desirable(at) {
 			out = append(out, difference{
 				path: at, class: api.ClassAdded, have: have, reason: nobodys, by: api.Attribution{Confidence: api.ConfidenceUnknown},
 			})

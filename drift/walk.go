@@ -41,12 +41,14 @@ type walker struct {
 	stringy map[string]any // a Secret's stringData in Git
 	// all is set to keep also what a write would change in fields that are not ours.
 	all bool
+	// heeds reports whether an annotation is an order, and not just a field; see api.Drift.Heeds.
+	heeds func(annotation string) bool
 }
 
 func newWalker(in Input) *walker {
 	w := &walker{
 		in: in, rules: rulesFor(in), live: entriesOf(in.Live, in.Manager),
-		own: &fieldpath.Set{}, shape: &fieldpath.Set{}, mask: maskFor(in.Live),
+		own: &fieldpath.Set{}, shape: &fieldpath.Set{}, mask: maskFor(in.Live), heeds: in.Spec.Heeds,
 	}
 	applied := false
 	for _, e := range entriesOf(in.DryRun, in.Manager) {
@@ -200,7 +202,7 @@ func (w *walker) differ(at trail, want, have any) {
 // notOurs keeps a difference in a field that nobody owns, where all is asked for.
 // Where somebody does, they wrote between the look and the dry run.
 func (w *walker) notOurs(at trail, want, have any) {
-	if !w.all || !desirable(at) || owns(w.shape, at.path()) {
+	if !w.all || !w.desirable(at) || owns(w.shape, at.path()) {
 		return
 	}
 	d := difference{path: at, class: api.ClassChanged, want: want, have: have, by: attribution(nil), reason: nextWrite}

@@ -244,6 +244,7 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	scaled := !t.extra && r.autoscaled(t, ins.Live)
 	r.mu.Lock()
 	delete(b.unknown, t.id)
+	r.exemptLocked(b, t, ins.Live)
 	if verdict.Episode == nil || !verdict.Episode.Open() {
 		if ins.Live != nil && !t.extra {
 			r.seenLocked(b, t, ins.Live, scaled)
@@ -450,6 +451,18 @@ const conflictRetry = 20 * time.Millisecond
 func conflict(err error) bool {
 	var e *api.Error
 	return errors.As(err, &e) && e.Reason == "Conflict" || apierrors.IsConflict(err)
+}
+
+// exemptLocked notes whether an annotation on the object keeps it from being looked at or corrected.
+func (r *Reconciler) exemptLocked(b *bundle, t *target, live *unstructured.Unstructured) {
+	e, ok := b.entries[t.id]
+	if !ok || t.extra {
+		return
+	}
+	if e.Exempt = ""; live != nil {
+		e.Exempt = plan.Exempt(t.desired, live, t.rendered.Spec.Drift)
+	}
+	b.entries[t.id] = e
 }
 
 // write writes what the verdict asks for.

@@ -70,6 +70,7 @@ var (
 	contestedDesc = prometheus.NewDesc("flotilla_drift_contested", "Open episodes of objects that somebody keeps taking back.", nil, nil)
 	failedDesc    = prometheus.NewDesc("flotilla_drift_failed", "Open episodes whose correction was refused.", nil, nil)
 	unknownDesc   = prometheus.NewDesc("flotilla_objects_unknown", "Objects that could not be compared: neither in sync nor drifted.", nil, nil)
+	exemptDesc    = prometheus.NewDesc("flotilla_objects_exempt", "Objects that an annotation on the cluster, and not in Git, keeps from being looked at or corrected.", nil, nil)
 )
 
 // classes are all classes, so that a class without an episode is 0 and not absent.
@@ -77,17 +78,19 @@ var classes = []api.Class{api.ClassChanged, api.ClassRemoved, api.ClassAdded, ap
 
 // Describe is half of prometheus.Collector.
 func (r *Reconciler) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{openDesc, contestedDesc, failedDesc, unknownDesc} {
+	for _, d := range []*prometheus.Desc{openDesc, contestedDesc, failedDesc, unknownDesc, exemptDesc} {
 		c <- d
 	}
 }
 
 // Collect counts what is open now.
 func (r *Reconciler) Collect(c chan<- prometheus.Metric) {
-	open, outcomes, unknown := map[api.Class]int{}, map[api.Outcome]int{}, 0
+	open, outcomes := map[api.Class]int{}, map[api.Outcome]int{}
+	unknown, exempt := 0, 0
 	r.mu.Lock()
 	for _, b := range r.bundles {
 		unknown += len(b.unknown)
+		exempt += len(b.status.Exempt) + b.status.ExemptOmitted
 		for _, e := range b.open {
 			open[e.Class]++
 			outcomes[e.Outcome]++
@@ -103,4 +106,5 @@ func (r *Reconciler) Collect(c chan<- prometheus.Metric) {
 	gauge(contestedDesc, outcomes[api.OutcomeContested])
 	gauge(failedDesc, outcomes[api.OutcomeFailed])
 	gauge(unknownDesc, unknown)
+	gauge(exemptDesc, exempt)
 }

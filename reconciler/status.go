@@ -149,11 +149,30 @@ func (r *Reconciler) setStatusLocked(b *bundle, next api.BundleStatus) {
 	r.publish.add(b.name, b.status.Phase)
 }
 
-// countLocked counts what drifted and what could not be compared.
+// countLocked counts what drifted, what could not be compared and what is exempt.
 func (r *Reconciler) countLocked(b *bundle) {
-	b.status.Drifted, b.status.Unknown = len(b.open), len(b.unknown)
-	b.status.Contested, b.status.Uncorrected = b.contested(), b.uncorrected()
+	b.status = b.tallied(b.status)
 	b.status.Suspended = r.suspendedLocked(b.name)
+}
+
+// tallied is a status with what is known of the bundle's objects now.
+func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
+	s.Drifted, s.Unknown = len(b.open), len(b.unknown)
+	s.Contested, s.Uncorrected = b.contested(), b.uncorrected()
+	s.Exempt, s.ExemptOmitted = b.exempt()
+	return s
+}
+
+// exempt lists the objects that an annotation on the cluster takes out.
+func (b *bundle) exempt() (first []string, omitted int) {
+	for _, e := range b.entries {
+		if e.Exempt != "" {
+			first = append(first, e.Object.String()+": "+e.Exempt)
+		}
+	}
+	slices.Sort(first)
+	n := min(len(first), api.MaxExempt)
+	return first[:n], len(first) - n
 }
 
 // contested tells of the fights over the bundle's objects.
@@ -180,10 +199,7 @@ func (b *bundle) told(outcome api.Outcome, what func(api.Episode) string) []stri
 
 // driftCountLocked records the counts if they changed.
 func (r *Reconciler) driftCountLocked(b *bundle) {
-	next := b.status
-	next.Drifted, next.Unknown = len(b.open), len(b.unknown)
-	next.Contested, next.Uncorrected = b.contested(), b.uncorrected()
-	r.setStatusLocked(b, next)
+	r.setStatusLocked(b, b.tallied(b.status))
 }
 
 // advanceLocked moves the applied revision on once every bundle was applied from it.

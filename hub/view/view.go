@@ -78,6 +78,8 @@ type Cluster struct {
 	// DriftOpen counts open episodes; UnknownObjects, objects whose comparison failed.
 	DriftOpen      int `json:"driftOpen"`
 	UnknownObjects int `json:"unknownObjects"`
+	// ExemptObjects counts objects that an annotation on the cluster, and not in Git, keeps from being looked at or corrected.
+	ExemptObjects int `json:"exemptObjects"`
 	// Suspended is whether any suspension is in force; SuspendedUntil is the last end of them.
 	Suspended      bool             `json:"suspended"`
 	SuspendedUntil time.Time        `json:"suspendedUntil,omitzero"`
@@ -115,6 +117,7 @@ func Of(in Input, now time.Time, unknownAfter time.Duration) Cluster {
 	}
 	for _, b := range in.Bundles {
 		c.UnknownObjects += b.Unknown
+		c.ExemptObjects += len(b.Exempt) + b.ExemptOmitted
 		switch b.Phase {
 		case api.PhaseReady:
 			c.ReadyBundles++
@@ -173,6 +176,9 @@ func stateOf(c Cluster, held int, now time.Time, unknownAfter time.Duration) (St
 		return StateProgressing, fmt.Sprintf("%d of %s ready", c.ReadyBundles, Count(c.Bundles, "bundle"))
 	case c.DesiredRevision != c.AppliedRevision:
 		return StateProgressing, "applying " + Short(c.DesiredRevision)
+	}
+	if c.ExemptObjects > 0 {
+		return StateReady, "matches Git, " + Count(c.ExemptObjects, "object") + " exempt"
 	}
 	return StateReady, "matches Git"
 }

@@ -59,6 +59,7 @@ func TestStateOfACluster(t *testing.T) {
 		}, view.StateReady, "matches Git", true},
 		{"bundle not ready", func(in *view.Input) { in.Bundles[0].Phase = api.PhaseProgressing }, view.StateProgressing, "1 of 2 bundles ready", false},
 		{"behind", func(in *view.Input) { in.Status.DesiredRevision = "c" }, view.StateProgressing, "applying c", false},
+		{"what an annotation takes out", func(in *view.Input) { in.Bundles[1].Exempt, in.Bundles[1].ExemptOmitted = []string{"ConfigMap/a"}, 2 }, view.StateReady, "matches Git, 3 objects exempt", true},
 		{"nothing fetched", func(in *view.Input) { in.Status = api.ClusterStatus{}; in.Bundles = nil }, view.StateProgressing, "has not fetched the fleet repository yet", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -537,6 +537,32 @@ func TestDriftCommands(t *testing.T) {
 		})
 	})
 
+	t.Run("status says what is exempt", func(t *testing.T) {
+		maps := r.kube.CoreV1().ConfigMaps("app")
+		annotate := func(value string) {
+			t.Helper()
+			patch := `{"metadata":{"annotations":{"flotilla.dev/drift":` + value + `}}}`
+			if _, err := maps.Patch(t.Context(), "settings", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		const line = "EXEMPT ConfigMap/app/settings: flotilla.dev/drift: ignore, on the cluster and not in Git\n"
+		says := func(want bool, args ...string) {
+			t.Helper()
+			r.eventually(fmt.Sprintf("%v says it: %v", args, want), func() error {
+				if out := r.must(args...); strings.Contains(out, line) != want {
+					return fmt.Errorf("it says\n%s", out)
+				}
+				return nil
+			})
+		}
+		annotate(`"ignore"`)
+		says(true, r.on("status")...)
+		says(true, "status", "one", "--hub", r.hub.URL())
+		annotate("null")
+		says(false, r.on("status")...)
+	})
+
 	t.Run("explain while another bundle fails", func(*testing.T) {
 		named := func(name string) string {
 			return "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: " + name + "}\n"

@@ -125,5 +125,14 @@ func bundleTable(w io.Writer, bundles []api.BundleStatus) {
 		for _, fight := range b.Contested {
 			fmt.Fprintf(w, "\nCONTESTED %s\n", strings.ReplaceAll(fight, "\n", "\n  "))
 		}
+		for i, object := range b.Exempt {
+			if i == 0 {
+				fmt.Fprintln(w)
+			}
+			fmt.Fprintf(w, "EXEMPT %s, on the cluster and not in Git\n", object)
+		}
+		if b.ExemptOmitted > 0 {
+			fmt.Fprintf(w, "EXEMPT %d more of %s\n", b.ExemptOmitted, b.Name)
+		}
 	}
 }

@@ -209,6 +209,7 @@ func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desire
 	}
 	w := &writer{a: a, c: c, at: at, body: body, spec: bundle.Spec, in: plan.Input{
 		Bundle: bundle.Name, Desired: desired, Digest: Digest(desired), Drift: bundle.Spec.Drift, Compare: plan.CompareAll,
+		Entry: &api.InventoryEntry{Object: ref}, // what drifts is ours
 	}}
 	w.look(ctx)
 	s := plan.Decide(w.in)

@@ -49,6 +49,8 @@ type bundleDeploymentBody struct {
 	ReadyObjects    int          `json:"readyObjects"`
 	Drifted         int          `json:"drifted"`
 	Unknown         int          `json:"unknown"`
+	Exempt          []string     `json:"exempt,omitempty"`
+	ExemptOmitted   int          `json:"exemptOmitted,omitempty"`
 	SuspendedBy     string       `json:"suspendedBy,omitempty"`
 	Message         string       `json:"message,omitempty"`
 	AgentVersion    string       `json:"agentVersion,omitempty"`
@@ -259,6 +261,7 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 		Status: bundleDeploymentBody{
 			Phase: string(st.Phase), Revision: st.AppliedRevision, DesiredRevision: st.DesiredRevision,
 			Objects: st.Objects, ReadyObjects: st.ReadyObjects, Drifted: st.Drifted, Unknown: st.Unknown,
+			Exempt: st.Exempt, ExemptOmitted: st.ExemptOmitted,
 			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: a.version, Error: errorOf(st),
 		},
 	}

@@ -93,6 +93,26 @@ func Plain(live metav1.Object, bundle string) bool {
 		!slices.ContainsFunc(live.GetManagedFields(), Adopted)
 }
 
+// Exempt is api.InventoryEntry.Exempt for an object that Git has, as the API server has it.
+func Exempt(desired, live metav1.Object, policy api.Drift) string {
+	git, there := desired.GetAnnotations(), live.GetAnnotations()
+	for _, order := range []struct {
+		key  string
+		says []string
+	}{
+		{api.AnnotationReconcile, []string{api.ValueDisabled}},
+		{api.AnnotationDrift, []string{string(api.DriftIgnore), string(api.DriftReport)}},
+		{api.AnnotationSSA, []string{ssaIfNotPresent}},
+	} {
+		says := there[order.key]
+		if says == git[order.key] || !slices.Contains(order.says, says) || !policy.Heeds(order.key) {
+			continue
+		}
+		return order.key + ": " + says
+	}
+	return ""
+}
+
 // absent is about an object that Git wants and that is not there.
 func absent(in Input, s Step) Step {
 	if sameAsApplied(in) && !corrects(in) {
@@ -184,20 +204,27 @@ func corrects(in Input) bool {
 	if in.Drift.Mode == api.DriftReport || in.Drift.Mode == api.DriftIgnore {
 		return false
 	}
-	for _, o := range []*unstructured.Unstructured{in.Desired, in.Live} {
-		switch annotation(o, api.AnnotationDrift) {
-		case string(api.DriftReport), string(api.DriftIgnore):
+	for _, said := range []string{annotation(in.Desired, api.AnnotationDrift), liveAnnotation(in, api.AnnotationDrift)} {
+		if said == string(api.DriftReport) || said == string(api.DriftIgnore) {
 			return false
 		}
 	}
 	return true
 }
 
+// liveAnnotation is what an annotation of the live object says, if it has a say: of what is not ours yet every one has.
+func liveAnnotation(in Input, key string) string {
+	if in.Entry != nil && !in.Drift.Heeds(key) {
+		return ""
+	}
+	return annotation(in.Live, key)
+}
+
 func ssaMode(in Input) string {
 	if m := annotation(in.Desired, api.AnnotationSSA); m != "" {
 		return m
 	}
-	return annotation(in.Live, api.AnnotationSSA)
+	return liveAnnotation(in, api.AnnotationSSA)
 }
 
 // Merges reports whether the object asks, in Git or on the cluster, that what others added is left to them.

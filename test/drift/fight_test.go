@@ -324,7 +324,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	for _, name := range []string{
 		"flotilla_drift_detect_seconds", "flotilla_drift_correct_seconds", "flotilla_drift_open", "flotilla_drift_contested",
-		"flotilla_objects_unknown", "flotilla_dry_run_seconds", "flotilla_episodes_dropped_total", "flotilla_outbox_reports",
+		"flotilla_objects_unknown", "flotilla_objects_exempt", "flotilla_dry_run_seconds", "flotilla_episodes_dropped_total", "flotilla_outbox_reports",
 	} {
 		if !slices.Contains(served, name) {
 			t.Errorf("%s is not served", name)

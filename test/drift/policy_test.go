@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -146,6 +149,121 @@ func TestDriftAnnotation(t *testing.T) {
 	r.edit("cm/live", `{"metadata":{"annotations":{"flotilla.dev/drift":null}}}`)
 	r.is("cm/live", "data.key", "one")
 	r.drifted(1)
+}
+
+// Where extra is removed, an object is taken out of drift correction in Git alone: on the cluster, the annotation for it is extra.
+func TestDriftAnnotationWhereExtraIsRemoved(t *testing.T) {
+	inGit := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: %s, namespace: NS, annotations: {flotilla.dev/%s}}\ndata: {key: one}\n"
+	r := start(t, marked(files{
+		"app/bundle.yaml": bundle("drift: {extra: remove}"), "app/a.yaml": configMap("a", "one"), "app/b.yaml": configMap("b", "one"), "app/c.yaml": configMap("c", "one"),
+		"app/merge.yaml": fmt.Sprintf(inGit, "merge", "ssa: Merge"), "app/report.yaml": fmt.Sprintf(inGit, "report", "drift: report"),
+	}))
+	for name, annotation := range map[string]string{"a": "drift\":\"ignore", "b": "drift\":\"report", "c": "ssa\":\"IfNotPresent", "merge": "drift\":\"ignore"} {
+		r.edit("cm/"+name, `{"metadata":{"annotations":{"flotilla.dev/`+annotation+`"}}}`)
+	}
+	for name, key := range map[string]string{"a": "drift", "b": "drift", "c": "ssa"} {
+		r.is("cm/"+name, "metadata.annotations.flotilla|dev/"+key, "<nil>")
+	}
+	// Where Git leaves what others add to them, the annotation stays, is told of, and says nothing.
+	e := r.open("cm/merge", outcome(api.OutcomeReported))
+	if e.Class != api.ClassAdded {
+		t.Errorf("the episode: %+v", e)
+	}
+	r.edit("cm/merge", `{"data":{"key":"two"}}`)
+	r.is("cm/merge", "data.key", "one")
+	// With an edit in the same breath, both go.
+	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore"}},"data":{"key":"two"}}`)
+	r.is("cm/a", "data.key", "one")
+	r.is("cm/a", "metadata.annotations.flotilla|dev/drift", "<nil>")
+	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/ssa":"IfNotPresent"},"labels":{"applyset.kubernetes.io/part-of":null}},"data":{"key":"two"}}`)
+	r.is("cm/c", "data.key", "one")
+	r.is("cm/c", "metadata.annotations.flotilla|dev/ssa", "<nil>")
+	// What Git says of itself counts, and what stops writing counts from the cluster as well: it hides nothing.
+	r.edit("cm/report", `{"data":{"key":"two"}}`)
+	r.open("cm/report", outcome(api.OutcomeReported))
+	r.edit("cm/b", `{"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}},"data":{"key":"two"}}`)
+	r.open("cm/b", outcome(api.OutcomeReported))
+	r.stays("cm/b", "data.key", "two")
+	// A full pass sees it the same way.
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	r.stays("cm/report", "data.key", "two")
+	r.stays("cm/b", "data.key", "two")
+	told := map[string]bool{}
+	for _, e := range r.closed() {
+		if f := e.Fields[0]; e.Class == api.ClassAdded && e.Outcome == api.OutcomeCorrected && strings.HasPrefix(f.Path, "/metadata/annotations/flotilla.dev~1") && f.By.Manager == "kubectl-edit" {
+			told[e.Object.Name] = true
+		}
+	}
+	if len(told) != 3 {
+		t.Errorf("episodes of %v, want a, b and c", told)
+	}
+}
+
+// Whatever somebody takes out by an annotation on the cluster is told of for as long as it is out, also where nothing differs.
+func TestExempt(t *testing.T) {
+	inGit := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: git, namespace: NS, annotations: {flotilla.dev/drift: ignore}}\ndata: {key: one}\n"
+	r := start(t, marked(files{
+		"app/bundle.yaml": bundle(""), "app/git.yaml": inGit,
+		"app/a.yaml": configMap("a", "one"), "app/b.yaml": configMap("b", "one"), "app/c.yaml": configMap("c", "one"), "app/d.yaml": configMap("d", "one"),
+	}))
+	exempt := func(want ...string) {
+		t.Helper()
+		for i, w := range want {
+			name, annotation, _ := strings.Cut(w, " ")
+			want[i] = "ConfigMap/" + r.NS + "/" + name + ": flotilla.dev/" + annotation
+		}
+		r.Eventually(fmt.Sprintf("exempt is %q", want), func(ctx context.Context) error {
+			b, err := r.Bundle(ctx, "NS-app")
+			if err == nil && !slices.Equal(b.Exempt, want) {
+				err = fmt.Errorf("exempt are %q", b.Exempt)
+			}
+			return err
+		})
+	}
+	exempt()
+	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore"}}}`)
+	r.edit("cm/b", `{"metadata":{"annotations":{"flotilla.dev/drift":"report"}},"data":{"key":"two"}}`)
+	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}}}`)
+	r.edit("cm/d", `{"metadata":{"annotations":{"flotilla.dev/ssa":"IfNotPresent"}}}`)
+	all := []string{"a drift: ignore", "b drift: report", "c reconcile: disabled", "d ssa: IfNotPresent"}
+	exempt(slices.Clone(all)...)
+	r.drifted(1)
+	r.metricIs("flotilla_objects_exempt", 4)
+	// A commit that writes some of them, one that passes others over, a full pass, a start and the loss of the store leave it known.
+	r.Commit(files{"app/a.yaml": configMap("a", "two"), "app/c.yaml": configMap("c", "two")})
+	r.is("cm/a", "data.key", "two")
+	exempt(slices.Clone(all)...)
+	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	r.settle()
+	exempt(slices.Clone(all)...)
+	r.Stop()
+	r.Start()
+	r.settle()
+	exempt(slices.Clone(all)...)
+	r.Stop()
+	if err := os.Remove(filepath.Join(r.Config.Dir, "agent.db")); err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	r.settle()
+	exempt(slices.Clone(all)...)
+	// With the object or the annotation it is over.
+	old := r.get("cm/b")
+	r.remove("cm/b")
+	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":null}}}`)
+	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":null}}}`)
+	r.is("cm/c", "data.key", "two")
+	r.back("cm/b", old)
+	exempt("d ssa: IfNotPresent")
+	r.metricIs("flotilla_objects_exempt", 1)
+	// Git says it too: then it is no secret.
+	r.Commit(files{"app/d.yaml": strings.Replace(configMap("d", "one"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/ssa: IfNotPresent}", 1)})
+	exempt()
 }
 
 const ignoring = `drift: {ignore: [
