@@ -18,6 +18,9 @@ type agent struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
+	// log is where its log is, and how long that was when it started.
+	log    string
+	logged int64
 }
 
 // startAgent starts the agent; its store and its log are in dir and stay when it ends.
@@ -27,6 +30,10 @@ func startAgent(o options, dir, kubeconfig, repo string) (*agent, error) {
 		return nil, err
 	}
 	defer log.Close()
+	info, err := log.Stat()
+	if err != nil {
+		return nil, err
+	}
 	program := o.agent
 	if o.profile != "" {
 		if program, err = os.Executable(); err != nil {
@@ -41,7 +48,7 @@ func startAgent(o options, dir, kubeconfig, repo string) (*agent, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	a := &agent{cmd: cmd, done: make(chan struct{})}
+	a := &agent{cmd: cmd, done: make(chan struct{}), log: log.Name(), logged: info.Size()}
 	go func() {
 		a.err = cmd.Wait()
 		close(a.done)
@@ -104,6 +111,22 @@ func kib(status []byte, name string) int {
 	line, _, _ := bytes.Cut(after, []byte("kB"))
 	n, _ := strconv.Atoi(string(bytes.TrimSpace(line)))
 	return n << 10
+}
+
+// started waits until the agent has logged something: before it handles signals, it would end with an error by the first.
+func (a *agent) started(ctx context.Context) error {
+	for {
+		if err := a.alive(ctx); err != nil {
+			return err
+		}
+		info, err := os.Stat(a.log)
+		if err != nil || info.Size() > a.logged {
+			return err
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // alive returns an error once the agent has ended.

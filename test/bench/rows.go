@@ -205,7 +205,7 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if b.agent, err = startAgent(b.o, b.dir, b.plane.agentConfig, b.git.URL("fleet")); err != nil {
 		return err
 	}
-	return b.agent.alive(ctx)
+	return b.agent.started(ctx)
 }
 
 // usage is what the agent has used so far.
