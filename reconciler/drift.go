@@ -473,11 +473,7 @@ func (r *Reconciler) write(ctx context.Context, t *target, ins apply.Inspection,
 	case v.Strip != nil:
 		return r.Applier.Strip(ctx, t.rendered, ins.Live, v.Strip)
 	}
-	rv := ""
-	if ins.Live != nil {
-		rv = ins.Live.GetResourceVersion()
-	}
-	entry, err := r.Applier.Correct(ctx, t.rendered, v.Write, rv)
+	entry, err := r.Applier.Correct(ctx, t.rendered, v.Write, ins.Live)
 	// The digest is of what Git says, whatever was left to others.
 	entry.Digest, entry.Scaled = apply.Digest(t.desired), r.autoscaled(t, ins.Live)
 	return entry, err

@@ -51,7 +51,7 @@ type Applier interface {
 	RunPostDelete(ctx context.Context, req apply.Request) ([]api.Change, bool, error)
 	Inspect(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured) apply.Inspection
 	InspectExtra(ctx context.Context, bundle api.RenderedBundle, ref api.ObjectRef) apply.Inspection
-	Correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error)
+	Correct(ctx context.Context, bundle api.RenderedBundle, desired, live *unstructured.Unstructured) (api.InventoryEntry, error)
 	// Strip applies a JSON patch (RFC 6902) that removes what others added to an object.
 	Strip(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured, patch []byte) (api.InventoryEntry, error)
 	// RemoveExtra deletes an object that is not in Git, if it is still what live is.

@@ -31,13 +31,13 @@ func TestInspectAndCorrect(t *testing.T) {
 	if got := data(r.get("ConfigMap", "a"))["key"]; got != "drift" {
 		t.Fatalf("a look changed the object: %q", got)
 	}
-	stale := in.Live.GetResourceVersion()
+	stale := in.Live
 	r.patch("kubectl-edit", "ConfigMap", "a", `{"data":{"key":"drifts on"}}`)
 	if _, err := r.Correct(t.Context(), bundle, desired, stale); err == nil || apiError(t, err).Reason != "Conflict" {
 		t.Errorf("corrected what was not compared: %v", err)
 	}
 	in = r.Inspect(t.Context(), bundle, desired)
-	e, err := r.Correct(t.Context(), bundle, desired, in.Live.GetResourceVersion())
+	e, err := r.Correct(t.Context(), bundle, desired, in.Live)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestInspectAndCorrect(t *testing.T) {
 	// Extra fields go too where the policy says so.
 	bundle.Spec.Drift.Extra = api.ExtraRemove
 	r.patch("kubectl-edit", "ConfigMap", "a", `{"data":{"added":"y"}}`)
-	if _, err := r.Correct(t.Context(), bundle, desired, r.get("ConfigMap", "a").GetResourceVersion()); err != nil {
+	if _, err := r.Correct(t.Context(), bundle, desired, r.get("ConfigMap", "a")); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(map[string]string{"key": "1"}, data(r.get("ConfigMap", "a"))); diff != "" {
@@ -68,16 +68,16 @@ func TestInspectAndCorrect(t *testing.T) {
 	if r.get("ConfigMap", "a") != nil {
 		t.Fatal("a look created the object")
 	}
-	if _, err := r.Correct(t.Context(), bundle, desired, ""); err != nil {
+	if _, err := r.Correct(t.Context(), bundle, desired, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Correct(t.Context(), bundle, desired, ""); err == nil {
+	if _, err := r.Correct(t.Context(), bundle, desired, nil); err == nil {
 		t.Error("an object that is there was written as if missing")
 	}
 
 	// The break-glass annotation on the live object holds, and a failed read is an error.
 	live = r.patch("kubectl-edit", "ConfigMap", "a", `{"data":{"key":"mine"},"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}}}`)
-	if _, err := r.Correct(t.Context(), bundle, desired, live.GetResourceVersion()); err == nil {
+	if _, err := r.Correct(t.Context(), bundle, desired, live); err == nil {
 		t.Error("corrected against the annotation")
 	}
 	r.calls.setFault(func(req *http.Request) *http.Response {
@@ -88,9 +88,6 @@ func TestInspectAndCorrect(t *testing.T) {
 	})
 	if in := r.Inspect(t.Context(), bundle, desired); in.Err == nil {
 		t.Error("a failed read was not reported as unknown")
-	}
-	if _, err := r.Correct(t.Context(), bundle, desired, live.GetResourceVersion()); err == nil {
-		t.Error("corrected without a look")
 	}
 	r.calls.setFault(nil)
 	if got := data(r.get("ConfigMap", "a"))["key"]; got != "mine" {

@@ -114,7 +114,7 @@ func TestMakingRoomCostsNobodyAnything(t *testing.T) {
 		}
 	}
 	b := r.rendered(forcedService("one", "80", ""))
-	if _, err := r.Correct(t.Context(), b, b.Objects[0], r.get("Service", "web").GetResourceVersion()); err == nil {
+	if _, err := r.Correct(t.Context(), b, b.Objects[0], r.get("Service", "web")); err == nil {
 		t.Error("the correction was not refused")
 	}
 	if now := claims(r.get("Service", "web")); now != before {

@@ -175,12 +175,12 @@ func (a *Applier) inspect(ctx context.Context, c *client, at place, bundle strin
 }
 
 // Correct writes one drifted object back to what Git says and returns its new inventory entry.
-// expectRV is the resourceVersion that the evidence was taken of: if the object changed since, nothing is written
-// and the error's reason is Conflict. Empty means that the object was missing.
+// live is the object that the evidence was taken of, nil if it was missing: if it changed since, nothing is written
+// and the error's reason is Conflict. So there is no second look before the write.
 // It honours what stands on the live object and never recreates.
-func (a *Applier) Correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error) {
+func (a *Applier) Correct(ctx context.Context, bundle api.RenderedBundle, desired, live *unstructured.Unstructured) (api.InventoryEntry, error) {
 	ref := api.RefOf(desired)
-	e, err := a.correct(ctx, bundle, desired, expectRV)
+	e, err := a.correct(ctx, bundle, desired, live)
 	if err != nil {
 		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
 	}
@@ -188,7 +188,7 @@ func (a *Applier) Correct(ctx context.Context, bundle api.RenderedBundle, desire
 	return e, nil
 }
 
-func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured, expectRV string) (api.InventoryEntry, error) {
+func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desired, live *unstructured.Unstructured) (api.InventoryEntry, error) {
 	ref := api.RefOf(desired)
 	c, err := a.clientFor(bundle.Spec.ServiceAccount)
 	if err != nil {
@@ -210,16 +210,17 @@ func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desire
 	w := &writer{a: a, c: c, at: at, body: body, spec: bundle.Spec, in: plan.Input{
 		Bundle: bundle.Name, Desired: desired, Digest: Digest(desired), Drift: bundle.Spec.Drift, Compare: plan.CompareAll,
 		Entry: &api.InventoryEntry{Object: ref}, // what drifts is ours
+		Sight: plan.Present, Live: live,
 	}}
-	w.look(ctx)
+	if live == nil {
+		w.in.Sight = plan.Absent
+	}
 	s := plan.Decide(w.in)
 	switch {
 	case s.Err != nil:
 		return api.InventoryEntry{}, s.Err
 	case s.Next != plan.Write:
 		return api.InventoryEntry{}, &api.Error{Kind: api.Forbidden, Reason: "NotCorrected", Err: fmt.Errorf("%s", s.Reason)}
-	case w.in.Live != nil && w.in.Live.GetResourceVersion() != expectRV, w.in.Live == nil && expectRV != "":
-		return api.InventoryEntry{}, apierrors.NewConflict(groupResource(ref), ref.Name, fmt.Errorf("it changed since it was compared"))
 	}
 	return w.correct(ctx)
 }

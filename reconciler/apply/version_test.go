@@ -112,7 +112,7 @@ func TestVersionThatACRDDrops(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := r.object(widget("v1", "ours", "size: 1"))
-		_, err = r.Correct(t.Context(), r.rendered(), want, live.GetResourceVersion())
+		_, err = r.Correct(t.Context(), r.rendered(), want, live)
 		return err
 	}
 	edit(now, "ours", "kubectl-edit", `{"spec":{"size":9}}`)
