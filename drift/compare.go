@@ -66,6 +66,8 @@ type Result struct {
 	added         []difference
 	// kept are differences that are no drift; passed are those among what others added.
 	kept, passed []difference
+	// rewritten says that we wrote the object since it was last known to match.
+	rewritten bool
 	// takesAll is set when a correction ends the claims of others on the object.
 	takesAll bool
 }
@@ -98,7 +100,7 @@ func Compare(in Input) Result {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
-	r := Result{}
+	r := Result{rewritten: rewritten(in)}
 	spec := in.Spec
 	if in.Desired == nil {
 		spec.Extra = "" // nobody but the cluster speaks for what Git does not have
@@ -201,6 +203,15 @@ func extra(in Input, r Result) Result {
 		r.Action = Remove
 	}
 	return r
+}
+
+// rewritten reports whether our claim on the object is another than when it was last known to match.
+func rewritten(in Input) bool {
+	if in.Matched == nil || in.Live == nil || in.Matched.Claimed == 0 {
+		return false
+	}
+	now := api.ClaimedAt(in.Live)
+	return now != 0 && now != in.Matched.Claimed
 }
 
 const extraIgnored = "the policy says extra: ignore"

@@ -57,6 +57,11 @@ func Observe(prev *api.Episode, o Observation) (*api.Episode, Decision) {
 			e := passedOver(*prev, o.At, why)
 			return &e, Decision{Reason: why}
 		}
+		if prev.Outcome == api.OutcomePending && o.Result.rewritten {
+			// We were stopped after we had corrected it, and before that was noted.
+			e := Corrected(*prev, o.At, nil)
+			return &e, Decision{Reason: "matches"}
+		}
 		e := Matched(*prev, o.At)
 		return &e, Decision{Reason: "matches"}
 	}

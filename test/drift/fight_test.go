@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -219,6 +220,66 @@ func TestEvidenceIsStoredFirst(t *testing.T) {
 		t.Fatalf("episodes are %+v", es)
 	}
 	r.stays("cm/settings", "data.key", "two")
+}
+
+// What was corrected is told as that also where the agent was killed before it could note it.
+func TestKilledAfterTheCorrection(t *testing.T) {
+	r := startWith(t, agenttest.Config{
+		Files: marked(files{"app/bundle.yaml": bundle(""), "app/edited.yaml": configMap("edited", "one"), "app/deleted.yaml": configMap("deleted", "one"), "app/back.yaml": configMap("back", "one")}),
+		Mode:  agenttest.Proxied,
+	})
+	// The times of claims are whole seconds: the correction's is to be another one than the install's.
+	time.Sleep(1100 * time.Millisecond)
+	var mu sync.Mutex
+	held := map[string]bool{}
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		name := path.Base(req.URL.Path)
+		if agenttest.IsWrite(req) && strings.Contains(req.URL.Path, "/configmaps") && (name == "edited" || name == "deleted" || name == "back") {
+			mu.Lock()
+			defer mu.Unlock()
+			held[name] = true
+			return &agenttest.Fault{Wait: 3 * time.Second} // longer than the agent lives
+		}
+		return nil
+	})
+	r.edit("cm/edited", `{"data":{"key":"two"}}`)
+	r.edit("cm/back", `{"data":{"key":"two"}}`)
+	r.remove("cm/deleted")
+	r.Eventually("corrections are on their way", func(context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(held) < 3 {
+			return fmt.Errorf("only %v", held)
+		}
+		return nil
+	})
+	disk, err := os.ReadFile(r.Config.Dir + "/agent.db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Proxy.Spoil(nil)
+	r.Stop()
+	r.edit("cm/back", `{"data":{"key":"one"}}`) // by hand
+	r.Start()
+	r.is("cm/edited", "data.key", "one")
+	r.is("cm/deleted", "data.key", "one")
+	r.drifted(0)
+	r.Stop()
+	if err := os.WriteFile(r.Config.Dir+"/agent.db", disk, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.Start()
+	r.settle()
+	got := map[string]api.Outcome{}
+	for _, e := range r.closed() {
+		got[e.Object.Name] = e.Outcome
+	}
+	want := map[string]api.Outcome{"edited": api.OutcomeCorrected, "deleted": api.OutcomeCorrected, "back": api.OutcomeResolved}
+	for name, o := range want {
+		if got[name] != o {
+			t.Errorf("%s ended as %q, want %q", name, got[name], o)
+		}
+	}
 }
 
 // A correction that is refused is told, with the reason.
