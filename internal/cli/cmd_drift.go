@@ -44,7 +44,7 @@ to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.
 			return err
 		}
 		if len(episodes) == 0 && out.forPeople() {
-			fmt.Fprintln(cmd.ErrOrStderr(), "No drift is known that matches; what could not be compared, flotilla status tells.")
+			fmt.Fprintln(cmd.ErrOrStderr(), "No drift is known that matches; what could not be compared or is exempt, flotilla status tells.")
 			return nil
 		}
 		fits := out.room(cmd.OutOrStdout())

@@ -188,6 +188,13 @@ func (s *driftSource) list(cmd *cobra.Command, f driftFilter) (episodes []api.Ep
 			episodes = append(episodes, e)
 		}
 	}
+	if len(episodes) == 0 && p.bundle != "" {
+		bundles, err := s.bundles(cmd)
+		if err == nil {
+			err = p.hasBundle(report.Status.Cluster, bundles)
+		}
+		return episodes, 0, err
+	}
 	slices.SortStableFunc(episodes, func(a, b api.Episode) int { return b.Onset.Compare(a.Onset) })
 	if n := len(episodes) - p.limit; n > 0 {
 		episodes, more = episodes[:p.limit], n
@@ -208,9 +215,36 @@ func hubDrift(ctx context.Context, c *hubClient, p parsed) ([]api.Episode, int, 
 		}
 		out = append(out, list.Items...)
 		if n := len(out); n >= p.limit || n >= list.Total || len(list.Items) == 0 {
-			out = out[:min(n, p.limit)]
+			if out = out[:min(n, p.limit)]; n == 0 {
+				err := p.knownTo(ctx, c)
+				return out, 0, err
+			}
 			return out, list.Total - len(out), nil
 		}
+	}
+}
+
+// knownTo asks where nothing was found whether the hub knows the cluster, and it the bundle:
+// "no drift" is not to be said of what was only mistyped.
+func (p parsed) knownTo(ctx context.Context, c *hubClient) error {
+	if p.cluster == "" {
+		return nil
+	}
+	var d view.ClusterDetail
+	if err := c.do(ctx, http.MethodGet, "/api/v1/clusters/"+url.PathEscape(p.cluster), nil, nil, &d); err != nil {
+		return addHint(err, "flotilla status --hub lists the clusters")
+	}
+	return p.hasBundle(d.Name, d.BundleStatus)
+}
+
+// hasBundle is an error where the bundle that is asked for is not on the cluster.
+func (p parsed) hasBundle(cluster string, bundles []api.BundleStatus) error {
+	if p.bundle == "" || slices.ContainsFunc(bundles, func(b api.BundleStatus) bool { return b.Name == p.bundle }) {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on cluster %s, and no drift of it", p.bundle, cluster),
+		Hint: "flotilla status lists the bundles",
 	}
 }
 
@@ -220,6 +254,14 @@ func (s *driftSource) report(cmd *cobra.Command) (apply.ClusterReport, error) {
 		return apply.ClusterReport{}, withHint(err, "or ask the hub about the whole fleet: --hub URL")
 	}
 	return applier.Report(cmd.Context())
+}
+
+func (s *driftSource) bundles(cmd *cobra.Command) ([]api.BundleStatus, error) {
+	applier, err := s.k.applier(quiet(cmd))
+	if err != nil {
+		return nil, err
+	}
+	return applier.BundleStatuses(cmd.Context())
 }
 
 // withHint adds what else there is to try.
@@ -243,7 +285,7 @@ func (s *driftSource) get(cmd *cobra.Command, id string) (api.Episode, error) {
 	if c != nil {
 		err := c.do(cmd.Context(), http.MethodGet, "/api/v1/drift/"+url.PathEscape(id), nil, nil, &e)
 		if api.KindOf(err) == api.Stalled {
-			err = withHint(addHint(err), "flotilla drift lists the newest")
+			err = withHint(addHint(err, "is the ID whole?"), "flotilla drift lists the newest")
 		}
 		return e, err
 	}
@@ -261,11 +303,11 @@ func (s *driftSource) get(cmd *cobra.Command, id string) (api.Episode, error) {
 }
 
 // addHint makes room for a hint on an error that has none.
-func addHint(err error) error {
+func addHint(err error, hint string) error {
 	var e *api.Error
 	if errors.As(err, &e) && e.Hint == "" {
 		c := *e
-		c.Hint = "is the ID whole?"
+		c.Hint = hint
 		return &c
 	}
 	return err
