@@ -105,3 +105,23 @@ func TestBrowserMissesNothingBeforeItListens(t *testing.T) {
 	script(holder, t, `window.release()`)
 	shows(ctx, t, "it is on the page", `document.querySelector("#row-prod-eu .state.drifted") !== null`)
 }
+
+// A page that could not be fetched again is, as soon as it can be.
+func TestBrowserTriesAgain(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(h)
+	a.Run()
+	a.Commit(hubtest.Status("prod-eu", rev1))
+	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Acked == 1 })
+	ctx := browser.Start(t, 5*time.Minute)
+	open(ctx, t, h.PageURL("/"))
+	shows(ctx, t, "the page is live", `document.querySelector("#stream:not([hidden]):not(.off)") !== null`)
+	// The stream holds, and requests for the page fail, until all that is to be told of the change has been told.
+	script(ctx, t, `window.sound = window.fetch; window.failed = 0; window.fetch = () => { window.failed++; return Promise.reject(new TypeError("no network")); }`)
+	a.Commit(agentstore.Batch{Episodes: []api.Episode{drift(a, "podinfo")}})
+	shows(ctx, t, "a request has failed", `window.failed > 0`)
+	time.Sleep(3 * time.Second)
+	script(ctx, t, `window.fetch = window.sound`)
+	shows(ctx, t, "the drift is on the page", `document.querySelector("#row-prod-eu .state.drifted") !== null`)
+}

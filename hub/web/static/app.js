@@ -48,8 +48,8 @@
     const on = $("tr.on")?.id;
     try {
       await htmx.ajax("GET", location.pathname + location.search, { target: "#live", swap: "outerMorph" });
-      note(marks(live()?.dataset.mark));
-    } catch { told = marks(""); /* the stale banner tells, and the next pulse tries again */ }
+    } catch { /* the stale banner tells */ }
+    told = marks(live()?.dataset.mark); // what is really there: where the request failed, the next pulse tries again
     readClock(); tick();
     if (on) document.getElementById(on)?.classList.add("on");
     for (const e of document.querySelectorAll("tr[id], .tile[id]")) if (!known.has(e.id)) e.classList.add("fresh");
