@@ -403,7 +403,7 @@ func TestDriftCommands(t *testing.T) {
 		}
 		// What was only mistyped is no drift that is not there.
 		r.refuses(3, `the hub knows no cluster "two"`, "drift", "--cluster", "two")
-		r.refuses(3, `no bundle "other" on cluster one`, "drift", "--cluster", "one", "--bundle", "other")
+		r.refuses(3, `no bundle "other" on cluster one now`, "drift", "--cluster", "one", "--bundle", "other")
 		r.refuses(3, `no bundle "other" on cluster one`, r.on("drift", "--bundle", "other")...)
 		t.Setenv("FLOTILLA_HUB", "")
 		r.refuses(3, "--hub URL", "drift")
@@ -595,7 +595,7 @@ func TestDriftCommands(t *testing.T) {
 			t.Helper()
 			r.eventually(fmt.Sprintf("history tells %q", want), func() error {
 				var list []struct{ What, Message string }
-				if err := json.Unmarshal([]byte(r.must("history", "--bundle", "brief", "-o", "json")), &list); err != nil {
+				if err := json.Unmarshal([]byte(r.must("history", "--cluster", "one", "--bundle", "brief", "-o", "json")), &list); err != nil {
 					return err
 				}
 				var got []string

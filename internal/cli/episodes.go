@@ -170,7 +170,11 @@ func (s *driftSource) list(cmd *cobra.Command, f driftFilter) (episodes []api.Ep
 		return nil, 0, err
 	}
 	if c != nil {
-		return hubDrift(cmd.Context(), c, p)
+		episodes, more, err = hubDrift(cmd.Context(), c, p)
+		if err == nil && len(episodes) == 0 {
+			err = p.knownTo(cmd.Context(), c)
+		}
+		return episodes, more, err
 	}
 	if p.state == "closed" {
 		return nil, 0, usageError{errors.New("--state closed needs --hub: a cluster tells only what is open")}
@@ -215,10 +219,7 @@ func hubDrift(ctx context.Context, c *hubClient, p parsed) ([]api.Episode, int, 
 		}
 		out = append(out, list.Items...)
 		if n := len(out); n >= p.limit || n >= list.Total || len(list.Items) == 0 {
-			if out = out[:min(n, p.limit)]; n == 0 {
-				err := p.knownTo(ctx, c)
-				return out, 0, err
-			}
+			out = out[:min(n, p.limit)]
 			return out, list.Total - len(out), nil
 		}
 	}
@@ -243,7 +244,7 @@ func (p parsed) hasBundle(cluster string, bundles []api.BundleStatus) error {
 		return nil
 	}
 	return &api.Error{
-		Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on cluster %s, and no drift of it", p.bundle, cluster),
+		Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on cluster %s now, and no drift that matches", p.bundle, cluster),
 		Hint: "flotilla status lists the bundles",
 	}
 }
