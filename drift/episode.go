@@ -57,8 +57,8 @@ func Observe(prev *api.Episode, o Observation) (*api.Episode, Decision) {
 			e := passedOver(*prev, o.At, why)
 			return &e, Decision{Reason: why}
 		}
-		if prev.Outcome == api.OutcomePending && o.Result.rewritten {
-			// We were stopped after we had corrected it, and before that was noted.
+		if o.Result.rewritten && slices.Contains([]api.Outcome{api.OutcomePending, api.OutcomeContested, api.OutcomeFailed}, prev.Outcome) {
+			// We had corrected it, and could not note it: we were stopped, or the answer was lost.
 			e := Corrected(*prev, o.At, nil)
 			return &e, Decision{Reason: "matches"}
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
@@ -535,5 +537,49 @@ func wellFormed(t *testing.T, s *story) {
 		if e.Timeline[i].At.Before(e.Timeline[i-1].At) {
 			t.Fatalf("the timeline goes back: %+v", e.Timeline)
 		}
+	}
+}
+
+// That our claim moved tells a correction that was not noted from what somebody else put right.
+func TestCorrectionThatWasNotNoted(t *testing.T) {
+	object := func(claimed time.Time) *unstructured.Unstructured {
+		o := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "a", "namespace": "n"}, "data": map[string]any{"k": "1"},
+		}}
+		at := metav1.NewTime(claimed)
+		o.SetManagedFields([]metav1.ManagedFieldsEntry{{
+			Manager: api.FieldManager, Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1", Time: &at, FieldsType: "FieldsV1",
+			FieldsV1: metav1.NewFieldsV1(`{"f:data":{"f:k":{}}}`),
+		}})
+		return o
+	}
+	for _, tt := range []struct {
+		name    string
+		was     api.Outcome
+		claimed time.Duration // after it was last known to match
+		want    api.Outcome
+	}{
+		{"about to be corrected", api.OutcomePending, time.Second, api.OutcomeCorrected},
+		{"contested, and its turn had come", api.OutcomeContested, time.Second, api.OutcomeCorrected},
+		{"failed, and its answer was lost", api.OutcomeFailed, time.Second, api.OutcomeCorrected},
+		{"nobody wrote in our name", api.OutcomePending, 0, api.OutcomeResolved},
+		{"restored as it was before", api.OutcomePending, -time.Hour, api.OutcomeResolved},
+		{"nothing was to be corrected", api.OutcomeReported, time.Second, api.OutcomeResolved},
+		{"held back", api.OutcomeSuspended, time.Second, api.OutcomeResolved},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := &story{t: t, at: t0}
+			s.observe(found("kubectl-edit", "/data/k"))
+			s.ep.Outcome = tt.was
+			live := object(t0.Add(tt.claimed))
+			s.later(time.Minute)
+			s.observe(drift.Compare(drift.Input{
+				Desired: live, Live: live, DryRun: live, Matched: &api.InventoryEntry{Claimed: t0.Unix()},
+			}))
+			s.is(tt.want, false, drift.None)
+			if n := len(s.ep.Track.Corrections); (n == 1) != (tt.want == api.OutcomeCorrected) {
+				t.Errorf("%d corrections count for a fight", n)
+			}
+		})
 	}
 }

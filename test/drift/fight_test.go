@@ -238,7 +238,7 @@ func TestKilledAfterTheCorrection(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			held[name] = true
-			return &agenttest.Fault{Wait: 3 * time.Second} // longer than the agent lives
+			return &agenttest.Fault{Wait: 30 * time.Second} // longer than the agent lives
 		}
 		return nil
 	})
@@ -253,12 +253,12 @@ func TestKilledAfterTheCorrection(t *testing.T) {
 		}
 		return nil
 	})
+	r.Stop()
 	disk, err := os.ReadFile(r.Config.Dir + "/agent.db")
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Proxy.Spoil(nil)
-	r.Stop()
 	r.edit("cm/back", `{"data":{"key":"one"}}`) // by hand
 	r.Start()
 	r.is("cm/edited", "data.key", "one")

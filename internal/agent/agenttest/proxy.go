@@ -119,15 +119,17 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		p.forward.ServeHTTP(w, req)
 		return
 	}
+	late := f.Late && !IsWatch(req)
+	if !late {
+		_, _ = io.Copy(io.Discard, req.Body) // that the client is gone shows only once all of it was read
+	}
 	select {
 	case <-time.After(f.Wait):
 	case <-req.Context().Done():
 		panic(http.ErrAbortHandler)
 	}
-	if f.Late && !IsWatch(req) {
+	if late {
 		p.forward.ServeHTTP(nowhere{http.Header{}}, req)
-	} else {
-		_, _ = io.Copy(io.Discard, req.Body)
 	}
 	if f.Status == 0 {
 		panic(http.ErrAbortHandler)
