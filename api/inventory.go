@@ -22,9 +22,6 @@ type InventoryEntry struct {
 	Plain bool `json:"plain,omitempty"`
 	// Scaled says that its replicas were an autoscaler's then.
 	Scaled bool `json:"scaled,omitempty"`
-	// Exempt is the annotation that stood on the object then, and not in Git, and that keeps drift from being looked for
-	// or corrected, with its value; empty if there was none.
-	Exempt string `json:"exempt,omitempty"`
 	// Origin is the file in the repository that the object comes from.
 	Origin string `json:"origin,omitempty"`
 }

@@ -69,7 +69,7 @@ func (w *walker) desirable(at trail) bool {
 		return true
 	case at.under("metadata", "annotations"):
 		switch key := at.field(0); {
-		case len(at) < 3, key == lastApplied, stamp(key), orders[key] && w.heeds(key):
+		case len(at) < 3, key == lastApplied, stamp(key), orders[key] && w.in.Spec.Heeds(key):
 			return false
 		}
 		return true

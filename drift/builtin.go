@@ -16,6 +16,8 @@ func (w *walker) builtin(d difference, by *entry) string {
 	switch {
 	case d.path.under("metadata", "annotations") && stamp(d.path.field(0)):
 		return "stamped by the cluster"
+	case d.have == nil && d.want == api.ValueDisabled && d.path.under("metadata", "annotations") && d.path.field(0) == api.AnnotationReconcile:
+		return "with this in Git, nothing is written, nor is it"
 	case aggregated(w.in.DryRun) && d.path.under("rules"):
 		return "rules of an aggregated ClusterRole are filled in by the control plane"
 	case d.path.field(0) == "caBundle" && placeholder(d.want):

@@ -101,15 +101,9 @@ func Compare(in Input) Result {
 		in.Manager = api.FieldManager
 	}
 	r := Result{rewritten: rewritten(in)}
-	spec := in.Spec
-	if in.Desired == nil {
-		spec.Extra = "" // nobody but the cluster speaks for what Git does not have
-	}
-	r.Mode, r.off = mode(spec, annotations(in.Desired), annotations(in.Live))
+	r.Mode, r.off = mode(in.Spec, annotations(in.Desired), annotations(in.Live))
 	ssa, git := ssaMode(in)
-	if ssa == ssaMerge && in.Spec.Extra == api.ExtraRemove {
-		in.Spec.Extra = api.ExtraReport
-	}
+	removes := in.Spec.Extra == api.ExtraRemove && ssa != ssaMerge
 	switch {
 	case in.Desired == nil && in.Live == nil:
 		r.off = "" // what was extra is gone
@@ -128,9 +122,8 @@ func Compare(in Input) Result {
 		return r
 	}
 	w := newWalker(in)
-	w.heeds = spec.Heeds
 	w.object()
-	r.kept, r.takesAll = w.kept, in.Spec.Extra == api.ExtraRemove
+	r.kept, r.takesAll = w.kept, removes
 	for _, d := range w.kept {
 		if len(r.Ignored) < api.MaxFields {
 			r.Ignored = append(r.Ignored, Ignored{Path: d.path.String(), Reason: d.reason})
@@ -158,7 +151,7 @@ func Compare(in Input) Result {
 	switch {
 	case r.Class != api.ClassAdded && r.Mode == api.DriftCorrect:
 		r.Action = Correct
-	case in.Spec.Extra == api.ExtraRemove && r.Mode == api.DriftCorrect:
+	case removes && r.Mode == api.DriftCorrect:
 		r.Action = Strip
 	}
 	return r
@@ -205,20 +198,16 @@ func extra(in Input, r Result) Result {
 	return r
 }
 
-// rewritten reports whether our claim on the object is another than when it was last known to match.
+// rewritten reports whether our claim on the object is later than when it was last known to match.
 func rewritten(in Input) bool {
-	if in.Matched == nil || in.Live == nil || in.Matched.Claimed == 0 {
-		return false
-	}
-	now := api.ClaimedAt(in.Live)
-	return now != 0 && now != in.Matched.Claimed
+	return in.Matched != nil && in.Matched.Claimed != 0 && in.Live != nil && api.ClaimedAt(in.Live) > in.Matched.Claimed
 }
 
 const extraIgnored = "the policy says extra: ignore"
 
 func asksForExtra(spec api.Drift) bool { return spec.Extra != "" && spec.Extra != api.ExtraIgnore }
 
-// Mode is what is done about the drift of an object that Git has: the most careful of what the policy says
+// Mode is what is done about an object's drift: the most careful of what the policy says
 // and what the annotations in Git and on the live object say, as far as those count; see api.Drift.Heeds.
 func Mode(spec api.Drift, desired, live map[string]string) api.DriftMode {
 	m, _ := mode(spec, desired, live)

@@ -168,6 +168,20 @@ func TestMode(t *testing.T) {
 			t.Errorf("Mode(%q, %v, %v) = %q, want %q", tt.spec, tt.desired, tt.live, got, tt.want)
 		}
 	}
+	// Where extra is removed, Git alone takes an object out, and the cluster still stops the writing.
+	for _, tt := range []struct {
+		desired, live map[string]string
+		want          api.DriftMode
+	}{
+		{nil, an(api.AnnotationDrift, "ignore"), api.DriftCorrect},
+		{nil, an(api.AnnotationDrift, "report"), api.DriftCorrect},
+		{an(api.AnnotationDrift, "report"), an(api.AnnotationDrift, "ignore"), api.DriftReport},
+		{nil, an(api.AnnotationReconcile, "disabled"), api.DriftReport},
+	} {
+		if got := drift.Mode(api.Drift{Extra: api.ExtraRemove}, tt.desired, tt.live); got != tt.want {
+			t.Errorf("extra: remove: Mode(%v, %v) = %q, want %q", tt.desired, tt.live, got, tt.want)
+		}
+	}
 }
 
 // onCreate is an admission policy that writes another image into a new Deployment, and into no old one.

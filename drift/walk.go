@@ -41,14 +41,12 @@ type walker struct {
 	stringy map[string]any // a Secret's stringData in Git
 	// all is set to keep also what a write would change in fields that are not ours.
 	all bool
-	// heeds reports whether an annotation is an order, and not just a field; see api.Drift.Heeds.
-	heeds func(annotation string) bool
 }
 
 func newWalker(in Input) *walker {
 	w := &walker{
 		in: in, rules: rulesFor(in), live: entriesOf(in.Live, in.Manager),
-		own: &fieldpath.Set{}, shape: &fieldpath.Set{}, mask: maskFor(in.Live), heeds: in.Spec.Heeds,
+		own: &fieldpath.Set{}, shape: &fieldpath.Set{}, mask: maskFor(in.Live),
 	}
 	applied := false
 	for _, e := range entriesOf(in.DryRun, in.Manager) {

@@ -37,6 +37,8 @@ type bundle struct {
 	open map[string]api.Episode
 	// unknown: object ID -> why it could not be compared
 	unknown map[string]string
+	// orders: object ID -> what the annotations of the live object say, where they say anything
+	orders map[string]api.Orders
 	// look are objects to be compared whatever the watch says: what counts as drift has changed.
 	look map[string]struct{}
 	// held are drift events that came while the bundle was applied.
@@ -73,6 +75,7 @@ func newBundle(name string) *bundle {
 		entries: map[string]api.InventoryEntry{},
 		open:    map[string]api.Episode{},
 		unknown: map[string]string{},
+		orders:  map[string]api.Orders{},
 		held:    map[string]struct{}{},
 		look:    map[string]struct{}{},
 		status:  api.BundleStatus{Name: name, Phase: api.PhasePending},

@@ -132,6 +132,10 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	if owned {
 		r.keptLocked(b, entry, seen, there)
 	}
+	if b.orders[id] != seen.Orders && (there || !owned) {
+		b.noteOrders(id, seen.Orders)
+		r.driftCountLocked(b) // whether or not it is looked at
+	}
 	if b.applied == nil {
 		return nil
 	}
@@ -163,7 +167,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return t
 	case !owned:
 		return nil // not yet applied
-	case entry.Digest != "" && entry.Digest != apply.Digest(desired):
+	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !disabled(desired):
 		return nil // its apply failed, and is tried again
 	}
 	_, look := b.look[id]
@@ -179,6 +183,29 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil // the watch will tell
 	}
 	return t
+}
+
+// disabled reports whether Git has it that an object is not written. What drifts is recorded all the same.
+func disabled(desired *unstructured.Unstructured) bool {
+	return api.OrdersIn(desired.GetAnnotations()).Reconcile == api.ValueDisabled
+}
+
+// noteOrders notes what the annotations of a live object say.
+func (b *bundle) noteOrders(id string, o api.Orders) {
+	if o == (api.Orders{}) {
+		delete(b.orders, id)
+		return
+	}
+	b.orders[id] = o
+}
+
+// noteOrdersOf notes it of an object that was read; nil for one that is not there.
+func (b *bundle) noteOrdersOf(id string, live *unstructured.Unstructured) {
+	var o api.Orders
+	if live != nil {
+		o = api.OrdersIn(live.GetAnnotations())
+	}
+	b.noteOrders(id, o)
 }
 
 // keptLocked has a bundle run again when an object changed that the last run passed over,
@@ -244,7 +271,9 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	scaled := !t.extra && r.autoscaled(t, ins.Live)
 	r.mu.Lock()
 	delete(b.unknown, t.id)
-	r.exemptLocked(b, t, ins.Live)
+	if !t.extra {
+		b.noteOrdersOf(t.id, ins.Live)
+	}
 	if verdict.Episode == nil || !verdict.Episode.Open() {
 		if ins.Live != nil && !t.extra {
 			r.seenLocked(b, t, ins.Live, scaled)
@@ -451,18 +480,6 @@ const conflictRetry = 20 * time.Millisecond
 func conflict(err error) bool {
 	var e *api.Error
 	return errors.As(err, &e) && e.Reason == "Conflict" || apierrors.IsConflict(err)
-}
-
-// exemptLocked notes whether an annotation on the object keeps it from being looked at or corrected.
-func (r *Reconciler) exemptLocked(b *bundle, t *target, live *unstructured.Unstructured) {
-	e, ok := b.entries[t.id]
-	if !ok || t.extra {
-		return
-	}
-	if e.Exempt = ""; live != nil {
-		e.Exempt = plan.Exempt(t.desired, live, t.rendered.Spec.Drift)
-	}
-	b.entries[t.id] = e
 }
 
 // write writes what the verdict asks for.

@@ -93,6 +93,8 @@ type Seen struct {
 	MetaDigest      string
 	// PartOf is the ApplySet that the object's label names.
 	PartOf string
+	// Orders are what its annotations say.
+	Orders api.Orders
 }
 
 // Detective compares an object with what it should be and moves its episode on. It is pure.

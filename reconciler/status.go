@@ -15,6 +15,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // Status returns what is known of the cluster and its bundles, for those who ask this agent itself.
@@ -163,11 +164,13 @@ func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
 	return s
 }
 
-// exempt lists the objects that an annotation on the cluster takes out.
+// exempt lists the objects in Git that an annotation on the cluster takes out.
 func (b *bundle) exempt() (first []string, omitted int) {
-	for _, e := range b.entries {
-		if e.Exempt != "" {
-			first = append(first, e.Object.String()+": "+e.Exempt)
+	for id, live := range b.orders {
+		if git := b.appliedObjects[id]; git != nil {
+			if what := plan.Exempt(api.OrdersIn(git.GetAnnotations()), live, b.applied.Spec.Drift); what != "" {
+				first = append(first, api.RefOf(git).String()+": "+what)
+			}
 		}
 	}
 	slices.Sort(first)

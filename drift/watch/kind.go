@@ -113,9 +113,15 @@ func (k *kind) trim(o runtime.Object) {
 		}
 	case *metav1.PartialObjectMetadata:
 		// managedFields are most of it, and a whole list is held in memory before any of it is kept.
+		kept := map[string]string{digested: api.MetaDigest(o)}
+		for _, key := range []string{api.AnnotationReconcile, api.AnnotationDrift, api.AnnotationSSA} {
+			if v := o.Annotations[key]; v != "" {
+				kept[key] = v
+			}
+		}
 		o.ObjectMeta = metav1.ObjectMeta{
 			Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, Generation: o.Generation,
-			Labels: map[string]string{api.LabelPartOf: o.Labels[api.LabelPartOf]}, Annotations: map[string]string{digested: api.MetaDigest(o)},
+			Labels: map[string]string{api.LabelPartOf: o.Labels[api.LabelPartOf]}, Annotations: kept,
 		}
 	}
 }
@@ -126,7 +132,7 @@ const digested = api.Group + "/digest"
 func metaOf(o *metav1.PartialObjectMetadata) Meta {
 	return Meta{
 		UID: string(o.UID), ResourceVersion: o.ResourceVersion, Generation: o.Generation,
-		MetaDigest: o.Annotations[digested], PartOf: o.Labels[api.LabelPartOf],
+		MetaDigest: o.Annotations[digested], PartOf: o.Labels[api.LabelPartOf], Orders: api.OrdersIn(o.Annotations),
 	}
 }
 

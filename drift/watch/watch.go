@@ -55,6 +55,8 @@ type Meta struct {
 	MetaDigest string
 	// PartOf is the ApplySet that the object's label names.
 	PartOf string
+	// Orders are what its annotations say.
+	Orders api.Orders
 }
 
 // Matters reports whether a change from one state to another can be more than a change of status.

@@ -37,9 +37,13 @@ func TestInspectAndCorrect(t *testing.T) {
 		t.Errorf("corrected what was not compared: %v", err)
 	}
 	in = r.Inspect(t.Context(), bundle, desired)
+	r.calls.reset()
 	e, err := r.Correct(t.Context(), bundle, desired, in.Live)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int{http.MethodPatch: 1}, r.calls.verbs()); diff != "" {
+		t.Errorf("requests of a correction (-want +got):\n%s", diff)
 	}
 	live := r.get("ConfigMap", "a")
 	if diff := cmp.Diff(map[string]string{"key": "1", "added": "x"}, data(live)); diff != "" {

@@ -358,7 +358,6 @@ func (w *writer) keep(m answer) {
 		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
 		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
 		Claimed: api.ClaimedAt(&m), Plain: plan.Plain(&m, w.in.Bundle), Scaled: w.scaled,
-		Exempt: plan.Exempt(w.in.Desired, &m, w.in.Drift),
 	}
 }
 
@@ -371,7 +370,6 @@ func (w *writer) passOver() {
 	}
 	e := *w.in.Entry
 	e.MetaDigest, e.Plain = api.WithLabels(e.MetaDigest, api.MetaDigest(w.in.Live)), false
-	e.Exempt = plan.Exempt(w.in.Desired, w.in.Live, w.in.Drift)
 	w.entry = &e
 }
 

@@ -309,6 +309,8 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	case st.Unknown > 0:
 		drifted.Status, drifted.Reason = "Unknown", "NotCompared"
 		drifted.Message = fmt.Sprintf("%d objects could not be compared", st.Unknown)
+	case len(st.Exempt) > 0:
+		drifted.Message = fmt.Sprintf("%d of %d objects are exempt", len(st.Exempt)+st.ExemptOmitted, st.Objects)
 	}
 	suspended := condition{Type: "Suspended", Status: "False", Reason: "NotSuspended"}
 	if st.Suspended != "" {

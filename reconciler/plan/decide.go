@@ -93,24 +93,25 @@ func Plain(live metav1.Object, bundle string) bool {
 		!slices.ContainsFunc(live.GetManagedFields(), Adopted)
 }
 
-// Exempt is api.InventoryEntry.Exempt for an object that Git has, as the API server has it.
-func Exempt(desired, live metav1.Object, policy api.Drift) string {
-	git, there := desired.GetAnnotations(), live.GetAnnotations()
-	for _, order := range []struct {
-		key  string
-		says []string
-	}{
-		{api.AnnotationReconcile, []string{api.ValueDisabled}},
-		{api.AnnotationDrift, []string{string(api.DriftIgnore), string(api.DriftReport)}},
-		{api.AnnotationSSA, []string{ssaIfNotPresent}},
-	} {
-		says := there[order.key]
-		if says == git[order.key] || !slices.Contains(order.says, says) || !policy.Heeds(order.key) {
-			continue
-		}
-		return order.key + ": " + says
+// Exempt names what on the live object, and not in Git, keeps it from being looked at or corrected:
+// the annotations, with their values. It is empty where nothing does, or no more than Git and the policy do themselves.
+func Exempt(git, live api.Orders, policy api.Drift) string {
+	var out []string
+	hides := func(o api.Orders) bool { return o.Drift == string(api.DriftIgnore) || o.SSA == ssaIfNotPresent }
+	reports := func(o api.Orders) bool { return o.Drift == string(api.DriftReport) }
+	hidden := policy.Mode == api.DriftIgnore || hides(git)
+	reported := hidden || policy.Mode == api.DriftReport || reports(git)
+	if !hidden && policy.Heeds(api.AnnotationDrift) && (live.Drift == string(api.DriftIgnore) || !reported && reports(live)) {
+		out = append(out, api.AnnotationDrift+": "+live.Drift)
 	}
-	return ""
+	// Where Git has this one itself, its word counts.
+	if !hidden && policy.Heeds(api.AnnotationSSA) && git.SSA == "" && live.SSA == ssaIfNotPresent {
+		out = append(out, api.AnnotationSSA+": "+live.SSA)
+	}
+	if live.Reconcile == api.ValueDisabled && git.Reconcile != api.ValueDisabled {
+		out = append(out, api.AnnotationReconcile+": "+live.Reconcile)
+	}
+	return strings.Join(out, ", ")
 }
 
 // absent is about an object that Git wants and that is not there.
@@ -153,7 +154,7 @@ func present(in Input, s Step) Step {
 		return s
 	}
 	if ssaMode(in) == ssaIfNotPresent {
-		s.Forget = !owner.ours
+		s.Forget = !owner.ours && in.Entry == nil
 		return s.skipped("it exists, and " + api.AnnotationSSA + " is IfNotPresent")
 	}
 	if sameAsApplied(in) && (!corrects(in) || in.Entry.UID == string(in.Live.GetUID()) && owner.ours) {
@@ -214,7 +215,8 @@ func corrects(in Input) bool {
 
 // liveAnnotation is what an annotation of the live object says, if it has a say: of what is not ours yet every one has.
 func liveAnnotation(in Input, key string) string {
-	if in.Entry != nil && !in.Drift.Heeds(key) {
+	ours := in.Entry != nil || in.Live != nil && ownerOf(in.Live, in.Bundle).bundle != ""
+	if ours && !in.Drift.Heeds(key) {
 		return ""
 	}
 	return annotation(in.Live, key)

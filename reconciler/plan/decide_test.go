@@ -60,7 +60,7 @@ func TestDecide(t *testing.T) {
 		merge    = api.AnnotationSSA + "=Merge"
 	)
 	held := &api.Suspension{Name: "s", Reason: "INC-1"}
-	report := api.Drift{Mode: api.DriftReport}
+	report, gitAlone := api.Drift{Mode: api.DriftReport}, api.Drift{Extra: api.ExtraRemove}
 	tests := []struct {
 		name   string
 		in     Input
@@ -112,6 +112,12 @@ func TestDecide(t *testing.T) {
 
 		{"compared", Input{Live: tLive("b"), Entry: tEntry("d"), Compare: CompareAll}, Verify, api.Updated, "differs", TakeShared, false, ""},
 		{"compared, reported", Input{Live: tLive("b"), Entry: tEntry("d"), Compare: CompareAll, Drift: report}, Done, api.Unchanged, "reported", "", false, ""},
+		{"IfNotPresent live, Git alone decides", Input{Live: tLive("b", ifAbsent), Entry: tEntry("old"), Drift: gitAlone}, Write, api.Updated, "changed in Git", TakeShared, false, ""},
+		{"IfNotPresent live, Git alone decides, another bundle's", Input{Live: tLive("other", ifAbsent), Drift: gitAlone}, Write, api.Updated, "moved here", TakeShared, false, ""},
+		{"IfNotPresent live, its label stripped", Input{Live: tLive("", ifAbsent), Entry: tEntry("old")}, Done, api.Skipped, "IfNotPresent", "", false, ""},
+		{"IfNotPresent live, Git alone decides, not ours yet", Input{Live: tLive("", ifAbsent), Drift: gitAlone}, Done, api.Skipped, "IfNotPresent", "", true, ""},
+		{"disabled live, Git alone decides", Input{Live: tLive("b", disabled), Entry: tEntry("old"), Drift: gitAlone}, Done, api.Skipped, "live object", "", false, ""},
+		{"compared, reported for the object, Git alone decides", Input{Live: tLive("b", api.AnnotationDrift+"=ignore"), Entry: tEntry("d"), Compare: CompareAll, Drift: gitAlone}, Verify, api.Updated, "differs", TakeShared, false, ""},
 		{"compared, reported for the object", Input{Live: tLive("b", api.AnnotationDrift+"=ignore"), Entry: tEntry("d"), Compare: CompareAll}, Done, api.Unchanged, "", "", false, ""},
 	}
 	for _, tt := range tests {
@@ -292,6 +298,43 @@ func TestDecide_unseen(t *testing.T) {
 		tt.in.Bundle, tt.in.Digest = "b", "d"
 		if s := Decide(tt.in); s.Next != tt.want {
 			t.Errorf("%s: %q (%s), want %q", tt.name, s.Next, s.Reason, tt.want)
+		}
+	}
+}
+
+func TestExempt(t *testing.T) {
+	ignore, report := api.Orders{Drift: "ignore"}, api.Orders{Drift: "report"}
+	disabled, ifAbsent, merge := api.Orders{Reconcile: "disabled"}, api.Orders{SSA: "IfNotPresent"}, api.Orders{SSA: "Merge"}
+	remove := api.Drift{Extra: api.ExtraRemove}
+	for name, tt := range map[string]struct {
+		git, live api.Orders
+		policy    api.Drift
+		want      string
+	}{
+		"nothing":                   {},
+		"ignored":                   {live: ignore, want: "flotilla.dev/drift: ignore"},
+		"more than Git says":        {git: report, live: ignore, want: "flotilla.dev/drift: ignore"},
+		"as Git says":               {git: ignore, live: ignore},
+		"less than Git says":        {git: ignore, live: report},
+		"hidden by Git otherwise":   {git: ifAbsent, live: ignore},
+		"as the policy says":        {live: report, policy: api.Drift{Mode: api.DriftReport}},
+		"less than the policy says": {live: report, policy: api.Drift{Mode: api.DriftIgnore}},
+		"more than the policy says": {live: ignore, policy: api.Drift{Mode: api.DriftReport}, want: "flotilla.dev/drift: ignore"},
+		"a word of its own":         {live: api.Orders{Drift: "never", SSA: "Never", Reconcile: "false"}},
+		"no exception":              {live: api.Orders{Drift: "correct"}},
+		"not written":               {live: disabled, want: "flotilla.dev/reconcile: disabled"},
+		"not written, as in Git":    {git: disabled, live: disabled},
+		"not written nor looked at": {live: api.Orders{Drift: "ignore", Reconcile: "disabled"}, want: "flotilla.dev/drift: ignore, flotilla.dev/reconcile: disabled"},
+		"not written, where the policy ignores what differs": {live: disabled, policy: api.Drift{Mode: api.DriftIgnore}, want: "flotilla.dev/reconcile: disabled"},
+		"left":                                    {live: ifAbsent, want: "flotilla.dev/ssa: IfNotPresent"},
+		"left, and Git has its own word":          {git: merge, live: ifAbsent},
+		"shared, and corrected":                   {live: merge},
+		"ignored, where Git alone decides":        {live: ignore, policy: remove},
+		"left, where Git alone decides":           {live: ifAbsent, policy: remove},
+		"not written, although Git alone decides": {live: disabled, policy: remove, want: "flotilla.dev/reconcile: disabled"},
+	} {
+		if got := Exempt(tt.git, tt.live, tt.policy); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
 		}
 	}
 }

@@ -178,6 +178,13 @@ func TestDriftAnnotationWhereExtraIsRemoved(t *testing.T) {
 	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/ssa":"IfNotPresent"},"labels":{"applyset.kubernetes.io/part-of":null}},"data":{"key":"two"}}`)
 	r.is("cm/c", "data.key", "one")
 	r.is("cm/c", "metadata.annotations.flotilla|dev/ssa", "<nil>")
+	// For what Git does not have, nobody else speaks either. What deletes nothing is another matter.
+	set := "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: " + apply.ApplySetID(r.Text("NS-app"))
+	for name, order := range map[string]string{"extra": "drift: ignore", "kept": "prune: disabled"} {
+		r.create("cm/", strings.Replace(labelled(name, set), "labels:", "annotations: {flotilla.dev/"+order+"}, labels:", 1))
+	}
+	r.gone("cm/extra")
+	r.open("cm/kept", outcome(api.OutcomeReported))
 	// What Git says of itself counts, and what stops writing counts from the cluster as well: it hides nothing.
 	r.edit("cm/report", `{"data":{"key":"two"}}`)
 	r.open("cm/report", outcome(api.OutcomeReported))
@@ -193,13 +200,44 @@ func TestDriftAnnotationWhereExtraIsRemoved(t *testing.T) {
 	r.stays("cm/b", "data.key", "two")
 	told := map[string]bool{}
 	for _, e := range r.closed() {
-		if f := e.Fields[0]; e.Class == api.ClassAdded && e.Outcome == api.OutcomeCorrected && strings.HasPrefix(f.Path, "/metadata/annotations/flotilla.dev~1") && f.By.Manager == "kubectl-edit" {
+		if e.Class != api.ClassAdded || e.Outcome != api.OutcomeCorrected {
+			continue
+		}
+		if f := e.Fields[0]; strings.HasPrefix(f.Path, "/metadata/annotations/flotilla.dev~1") && f.By.Manager == "kubectl-edit" {
 			told[e.Object.Name] = true
 		}
 	}
 	if len(told) != 3 {
 		t.Errorf("episodes of %v, want a, b and c", told)
 	}
+}
+
+// Git may have it that an object is not written: what drifts is recorded, what Git changes with that or later included.
+func TestDisabledInGit(t *testing.T) {
+	disabled := func(value string) string {
+		return strings.Replace(configMap("a", value), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/reconcile: disabled}", 1)
+	}
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one"), "app/never.yaml": strings.Replace(disabled("one"), "name: a", "name: never", 1)}))
+	r.Ready("NS-app", r.Commit(files{"app/a.yaml": disabled("one")}))
+	r.settle()
+	r.drifted(0) // that the annotation itself is not written is no drift
+	r.edit("cm/a", `{"data":{"key":"two"}}`)
+	if e := r.open("cm/a", outcome(api.OutcomeReported)); len(e.Fields) != 1 || e.Fields[0].Path != "/data/key" || e.By.Manager != "kubectl-edit" {
+		t.Errorf("the episode: %+v", e)
+	}
+	r.stays("cm/a", "data.key", "two")
+	r.Commit(files{"app/a.yaml": disabled("two")})
+	r.drifted(0)
+	r.remove("cm/a")
+	r.open("cm/a", func(e api.Episode) error {
+		if e.Class != api.ClassMissing || e.Outcome != api.OutcomeReported {
+			return fmt.Errorf("it is %s and %s", e.Class, e.Outcome)
+		}
+		return nil
+	})
+	r.Commit(files{"app/a.yaml": configMap("a", "three")})
+	r.is("cm/a", "data.key", "three")
+	r.drifted(0)
 }
 
 // Whatever somebody takes out by an annotation on the cluster is told of for as long as it is out, also where nothing differs.
@@ -264,6 +302,16 @@ func TestExempt(t *testing.T) {
 	// Git says it too: then it is no secret.
 	r.Commit(files{"app/d.yaml": strings.Replace(configMap("d", "one"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/ssa: IfNotPresent}", 1)})
 	exempt()
+	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}}}`)
+	exempt("c reconcile: disabled")
+	r.Commit(files{"app/c.yaml": strings.Replace(configMap("c", "two"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/reconcile: disabled}", 1)})
+	exempt()
+	// What has left Git, and is kept, is nobody's business.
+	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore","flotilla.dev/prune":"disabled"}}}`)
+	exempt("a drift: ignore")
+	r.Delete("app/a.yaml")
+	exempt()
+	r.stays("cm/a", "data.key", "two")
 }
 
 const ignoring = `drift: {ignore: [
