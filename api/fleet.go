@@ -227,6 +227,9 @@ type Drift struct {
 	Ignore []IgnoreRule `yaml:"ignore,omitempty" json:"ignore,omitempty"`
 }
 
+// AsksForExtra reports whether what others added is looked for.
+func (d Drift) AsksForExtra() bool { return d.Extra != "" && d.Extra != ExtraIgnore }
+
 // Heeds reports whether an annotation on the live object has a say where Git has the object.
 // Where extra is to be removed, what takes an object out of drift correction counts in Git alone:
 // on the cluster it is something extra itself. AnnotationReconcile, which stops writing and hides nothing, counts always.

@@ -15,7 +15,7 @@ import (
 // a dry run does not show them, because server-side apply leaves them alone. An entry of another version of the API
 // counts as far as its fields are there in this one too.
 func (w *walker) added() []difference {
-	if !asksForExtra(w.in.Spec) {
+	if !w.in.Spec.AsksForExtra() {
 		return nil
 	}
 	var out []difference

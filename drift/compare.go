@@ -130,7 +130,7 @@ func Compare(in Input) Result {
 		}
 	}
 	r.added = w.added()
-	if r.passed = w.passed; !asksForExtra(in.Spec) {
+	if r.passed = w.passed; !in.Spec.AsksForExtra() {
 		r.addedOff = extraIgnored
 	}
 	diffs := append(w.found, r.added...)
@@ -175,7 +175,7 @@ func missing(in Input, r Result) Result {
 
 // extra is the drift of an object that carries our label and is not in Git.
 func extra(in Input, r Result) Result {
-	if !asksForExtra(in.Spec) {
+	if !in.Spec.AsksForExtra() {
 		r.off = extraIgnored
 		return r
 	}
@@ -204,8 +204,6 @@ func rewritten(in Input) bool {
 }
 
 const extraIgnored = "the policy says extra: ignore"
-
-func asksForExtra(spec api.Drift) bool { return spec.Extra != "" && spec.Extra != api.ExtraIgnore }
 
 // Mode is what is done about an object's drift: the most careful of what the policy says
 // and what the annotations in Git and on the live object say, as far as those count; see api.Drift.Heeds.

@@ -38,7 +38,7 @@ func Explain(in Input) []Explained {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
-	if !asksForExtra(in.Spec) {
+	if !in.Spec.AsksForExtra() {
 		in.Spec.Extra = api.ExtraReport
 	}
 	w := newWalker(in)

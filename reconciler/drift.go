@@ -157,7 +157,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		if r.claims[id] != "" || b.desired == nil {
 			return nil // another bundle is about to take it over, or all of this one goes
 		}
-		if e := b.applied.Spec.Drift.Extra; !open && (e == "" || e == api.ExtraIgnore) {
+		if !open && !b.applied.Spec.Drift.AsksForExtra() {
 			return nil // controllers copy our labels to what they make; nobody asks
 		}
 		if there {
@@ -458,7 +458,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	r.Metrics.corrected(since, at)
 	r.Log.Info("drift corrected", "bundle", b.name, "object", t.id, "episode", e.ID, "manager", e.By.Manager)
 	r.publish.event(apply.EventRequest{Bundle: b.name, Object: e.Object, Type: "Normal", Reason: "Corrected", Message: "drift corrected: " + summary(e)})
-	if extra := t.rendered.Spec.Drift.Extra; v.Write != nil && extra != "" && extra != api.ExtraIgnore {
+	if v.Write != nil && t.rendered.Spec.Drift.AsksForExtra() {
 		// Writing our fields does not touch those that others added.
 		r.mu.Lock()
 		b.look[t.id] = struct{}{}

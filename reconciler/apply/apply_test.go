@@ -476,6 +476,30 @@ func TestCompareAll(t *testing.T) {
 	}
 }
 
+// What somebody added before an apply, or while it ran, is looked for after it, where that is asked for.
+func TestWhatWasAddedMeanwhileIsLookedFor(t *testing.T) {
+	t.Parallel()
+	for _, extra := range []api.ExtraMode{api.ExtraIgnore, api.ExtraReport, api.ExtraRemove} {
+		r := newRig(t)
+		inv := r.apply(nil, configMap("changed", "1"), configMap("same", "1"), configMap("untouched", "1"), configMap("stripped", "1")).Inventory
+		r.patch("kubectl-edit", "ConfigMap", "changed", `{"data":{"added":"x"}}`)
+		r.patch("kubectl-edit", "ConfigMap", "same", `{"data":{"added":"x"}}`)
+		r.patch("kubectl-edit", "ConfigMap", "stripped", `{"data":{"added":"x"},"metadata":{"labels":{"applyset.kubernetes.io/part-of":null}}}`)
+		bundle := r.rendered(configMap("changed", "2"), configMap("same", "1"), configMap("untouched", "1"), configMap("stripped", "1"), configMap("new", "1"))
+		bundle.Spec.Drift.Extra = extra
+		res := r.Apply(t.Context(), apply.Request{Bundle: bundle, Inventory: inv, Compare: apply.CompareAll})
+		if res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		for _, e := range res.Inventory {
+			want := extra != api.ExtraIgnore && e.Object.Name != "untouched" && e.Object.Name != "new"
+			if got := e.ResourceVersion == "" && e.MetaDigest == ""; got != want {
+				t.Errorf("extra: %s: %s is to be compared: %v, want %v", extra, e.Object.Name, got, want)
+			}
+		}
+	}
+}
+
 func TestIgnoredFieldsKeepTheirLiveValues(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

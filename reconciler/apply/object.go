@@ -189,7 +189,9 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		if w.in.Live != nil && !taken && out.meta.ResourceVersion == w.in.Live.GetResourceVersion() {
 			s.Action, s.Reason = api.Unchanged, "already as in Git"
 		}
-		w.keep(out.meta)
+		if w.keep(out.meta); w.in.Sight == plan.Present {
+			w.compareSoon()
+		}
 		return s, false
 	case apierrors.IsConflict(err), w.versionMoved(ctx, err), w.madeRoom(ctx, err):
 		w.look(ctx)
@@ -361,6 +363,14 @@ func (w *writer) keep(m answer) {
 	}
 }
 
+// compareSoon has an object compared that was not as it was left, or may not have been: what others added,
+// where that is asked for, nobody has looked for yet, and the API server's answer says nothing of it.
+func (w *writer) compareSoon() {
+	if w.in.Drift.AsksForExtra() {
+		w.entry.ResourceVersion, w.entry.MetaDigest = "", ""
+	}
+}
+
 // passOver notes an object that is left as it is: one that is new to us as if it were applied,
 // and else only how its labels and annotations look now, so that it is seen when they change.
 func (w *writer) passOver() {
@@ -382,6 +392,9 @@ func (w *writer) keepLive() {
 		Finalizers: l.GetFinalizers(), OwnerReferences: l.GetOwnerReferences(), ManagedFields: l.GetManagedFields(),
 		DeletionTimestamp: l.GetDeletionTimestamp(),
 	})
+	if e := w.in.Entry; e == nil || e.UID != w.entry.UID || !api.SameMeta(e.MetaDigest, w.entry.MetaDigest) {
+		w.compareSoon()
+	}
 }
 
 func failed(ref api.ObjectRef, err error) plan.Step {

@@ -24,3 +24,16 @@ func TestChangedAndAddedAtOnce(t *testing.T) {
 	r.is("cm/settings", "data.other", "<nil>")
 	r.drifted(0)
 }
+
+// What was added before a commit writes the object is found after it, although the write itself hides that anything happened.
+func TestAddedBeforeACommit(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle("drift: {extra: report}"), "app/cm.yaml": configMap("settings", "one")}))
+	r.Stop()
+	r.editAs("k9s", "cm/settings", `{"data":{"other":"mine"}}`)
+	r.Commit(files{"app/cm.yaml": configMap("settings", "two")})
+	r.Start()
+	r.is("cm/settings", "data.key", "two")
+	if e := r.open("cm/settings", outcome(api.OutcomeReported)); e.Class != api.ClassAdded || e.Fields[0].Path != "/data/other" || e.By.Manager != "k9s" {
+		t.Errorf("what was added: %+v", e)
+	}
+}
