@@ -24,6 +24,7 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	clusters  *prometheus.GaugeVec
 	drift     prometheus.Gauge
+	exempt    prometheus.Gauge
 	lag       prometheus.Histogram
 	refusals  *prometheus.CounterVec
 }
@@ -57,8 +58,11 @@ func newMetrics(connected, browsers func() float64, kept func() store.Counters) 
 		drift: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "flotilla_hub_drift_open", Help: "Open episodes of drift in the fleet.",
 		}),
+		exempt: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "flotilla_hub_objects_exempt", Help: "Objects in the fleet that an annotation on their cluster, and not in Git, keeps from being looked at or corrected.",
+		}),
 	}
-	m.registry.MustRegister(m.reports, m.snapshots, m.stored, m.lag, m.refusals, m.requests, m.clusters, m.drift,
+	m.registry.MustRegister(m.reports, m.snapshots, m.stored, m.lag, m.refusals, m.requests, m.clusters, m.drift, m.exempt,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "flotilla_hub_agents_connected", Help: "Agents whose stream is open.",
@@ -103,6 +107,7 @@ func (m *metrics) fleet(cs []view.Cluster) {
 		m.clusters.WithLabelValues(string(s)).Set(float64(sum.States[s]))
 	}
 	m.drift.Set(float64(sum.Drift))
+	m.exempt.Set(float64(sum.Exempt))
 }
 
 // count counts answers by status.

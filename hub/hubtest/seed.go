@@ -129,6 +129,7 @@ func (s *seeded) bundle(j int) {
 			Action: api.Updated, Reason: "spec.template differs",
 		}},
 	}
+	b.Changed, b.ChangedRevision = b.Updated, applied
 	if b.Name == "podinfo" {
 		b.DependsOn = []string{"cert-manager", "ingress-nginx"}
 	}

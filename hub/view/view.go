@@ -145,7 +145,9 @@ func Of(in Input, now time.Time, unknownAfter time.Duration) Cluster {
 			held++
 		}
 	}
-	c.State, c.Reason = stateOf(c, held, now, unknownAfter)
+	if c.State, c.Reason = stateOf(c, held, now, unknownAfter); c.ExemptObjects > 0 && c.State != StateUnknown {
+		c.Reason += ", " + Count(c.ExemptObjects, "object") + " exempt"
+	}
 	c.Ready = c.State != StateUnknown && c.Bundles > 0 && c.ReadyBundles == c.Bundles &&
 		c.Error == nil && c.DesiredRevision == c.AppliedRevision
 	return c
@@ -177,9 +179,6 @@ func stateOf(c Cluster, held int, now time.Time, unknownAfter time.Duration) (St
 	case c.DesiredRevision != c.AppliedRevision:
 		return StateProgressing, "applying " + Short(c.DesiredRevision)
 	}
-	if c.ExemptObjects > 0 {
-		return StateReady, "matches Git, " + Count(c.ExemptObjects, "object") + " exempt"
-	}
 	return StateReady, "matches Git"
 }
 
@@ -187,8 +186,9 @@ func stateOf(c Cluster, held int, now time.Time, unknownAfter time.Duration) (St
 type Fleet struct {
 	Clusters int           `json:"clusters"`
 	States   map[State]int `json:"states"`
-	// Drift counts open episodes, Suspended the clusters with a suspension in force.
+	// Drift counts open episodes, Exempt the exempt objects, Suspended the clusters with a suspension in force.
 	Drift     int `json:"drift"`
+	Exempt    int `json:"exempt"`
 	Suspended int `json:"suspended"`
 	Connected int `json:"connected"`
 	// Revisions counts clusters by applied revision, most frequent first.
@@ -209,6 +209,7 @@ func Sum(cs []Cluster) Fleet {
 	for _, c := range cs {
 		f.States[c.State]++
 		f.Drift += c.DriftOpen
+		f.Exempt += c.ExemptObjects
 		if c.Suspended {
 			f.Suspended++
 		}

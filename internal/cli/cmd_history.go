@@ -96,6 +96,13 @@ func (s *driftSource) history(cmd *cobra.Command, f driftFilter) ([]happened, er
 	if err != nil {
 		return nil, err
 	}
+	if c != nil && len(list) == 0 {
+		anyBundle := p
+		anyBundle.bundle = "" // one that is no longer there had its time
+		if err := anyBundle.knownTo(cmd.Context(), c); err != nil {
+			return nil, err
+		}
+	}
 	list = slices.DeleteFunc(list, func(h happened) bool { return !p.wants(h) })
 	slices.SortStableFunc(list, func(a, b happened) int { return b.At.Compare(a.At) })
 	return list[:min(len(list), p.limit)], nil

@@ -294,10 +294,14 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 		ready.Status = "Unknown"
 	}
 	drifted := condition{Type: "Drifted", Status: "False", Reason: "InSync"}
+	exempt := len(st.Exempt) + st.ExemptOmitted
 	switch {
 	case st.Drifted > 0:
 		drifted.Status, drifted.Reason = "True", "Drifted"
 		drifted.Message = fmt.Sprintf("%d of %d objects differ from Git", st.Drifted, st.Objects)
+		if exempt > 0 {
+			drifted.Message += fmt.Sprintf(", %d are exempt", exempt)
+		}
 		switch {
 		case len(st.Uncorrected) > 0:
 			drifted.Reason = reasonUncorrected
@@ -309,8 +313,8 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	case st.Unknown > 0:
 		drifted.Status, drifted.Reason = "Unknown", "NotCompared"
 		drifted.Message = fmt.Sprintf("%d objects could not be compared", st.Unknown)
-	case len(st.Exempt) > 0:
-		drifted.Message = fmt.Sprintf("%d of %d objects are exempt", len(st.Exempt)+st.ExemptOmitted, st.Objects)
+	case exempt > 0:
+		drifted.Message = fmt.Sprintf("%d of %d objects are exempt", exempt, st.Objects)
 	}
 	suspended := condition{Type: "Suspended", Status: "False", Reason: "NotSuspended"}
 	if st.Suspended != "" {
