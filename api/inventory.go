@@ -22,6 +22,9 @@ type InventoryEntry struct {
 	Plain bool `json:"plain,omitempty"`
 	// Scaled says that its replicas were an autoscaler's then.
 	Scaled bool `json:"scaled,omitempty"`
+	// HandsOff says that Git has it with AnnotationReconcile disabled: it is not deleted when it leaves Git either.
+	// The annotation itself is not written to the object.
+	HandsOff bool `json:"handsOff,omitempty"`
 	// Origin is the file in the repository that the object comes from.
 	Origin string `json:"origin,omitempty"`
 }

@@ -33,7 +33,7 @@ const (
 	// AnnotationNamespaces lists the namespaces of an ApplySet beyond its parent's own.
 	AnnotationNamespaces = "applyset.kubernetes.io/additional-namespaces"
 
-	// AnnotationReconcile with the value "disabled" keeps flotilla from writing an object.
+	// AnnotationReconcile with the value "disabled" keeps flotilla from writing or deleting an object.
 	AnnotationReconcile = Group + "/reconcile"
 	// AnnotationPrune with the value "disabled" keeps flotilla from deleting an object.
 	AnnotationPrune = Group + "/prune"

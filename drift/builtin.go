@@ -28,7 +28,7 @@ func (w *walker) builtin(d difference, by *entry) string {
 		return "the same quantity, written otherwise"
 	case w.in.autoscaled(d):
 		return "an autoscaler owns replicas within its bounds"
-	case by != nil && by.applied && d.want != nil && d.have != nil && w.untouched(d):
+	case !w.in.Unapplied && by != nil && by.applied && d.want != nil && d.have != nil && w.untouched(d):
 		return asApplied
 	}
 	return ""

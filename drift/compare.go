@@ -24,6 +24,8 @@ type Input struct {
 	DryRun *unstructured.Unstructured
 	// Refused says that the API server would not apply Desired to Live, and DryRun is of an object of its own.
 	Refused bool
+	// Unapplied says that Desired is not what was last applied: admission had no part in what differs then.
+	Unapplied bool
 	// Spec is the bundle's policy. The objects' own annotations are read as well; see Mode.
 	Spec api.Drift
 	// Manager is our field manager. Empty means api.FieldManager.

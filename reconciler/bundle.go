@@ -368,6 +368,11 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 			b.timedOut = false
 		}
 	}
+	for _, c := range res.Changes.Changes {
+		if id := c.Object.ID(); c.Action == api.Skipped && hasEntry(b, id) {
+			b.look[id], b.held[id] = struct{}{}, struct{}{} // it was left as it is, and may not be as Git says
+		}
+	}
 	r.noteChangesLocked(b, res.Changes)
 	entries, checks := b.inventory(), []api.HealthCheck(nil)
 	if desired != nil {
@@ -422,6 +427,7 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 		for _, other := range r.bundles {
 			if other != b && hasEntry(other, id) {
 				delete(other.entries, id)
+				b.noteOrders(id, other.orders[id])
 				if !slices.Contains(from, other) {
 					from = append(from, other)
 				}

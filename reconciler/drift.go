@@ -18,6 +18,10 @@ import (
 // unknownRetry is how soon an object is looked at again whose comparison failed.
 const unknownRetry = 5 * time.Second
 
+// unlabelledRetry is how soon an object is looked at again that has lost the label by which the watch sees it,
+// and that nobody may give it back: it is left alone, and what happens to it is to be known all the same.
+const unlabelledRetry = 5 * time.Second
+
 // compareLoop looks at objects until the queue is closed.
 func (r *Reconciler) compareLoop(ctx context.Context) {
 	for {
@@ -167,7 +171,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return t
 	case !owned:
 		return nil // not yet applied
-	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !disabled(desired):
+	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !disabled(desired) && b.orders[id].Reconcile != api.ValueDisabled:
 		return nil // its apply failed, and is tried again
 	}
 	_, look := b.look[id]
@@ -273,6 +277,9 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	delete(b.unknown, t.id)
 	if !t.extra {
 		b.noteOrdersOf(t.id, ins.Live)
+		if ins.Live != nil && ins.Live.GetLabels()[api.LabelPartOf] == "" {
+			r.queue.addAfter(t.id, unlabelledRetry) // the watch does not see it
+		}
 	}
 	if verdict.Episode == nil || !verdict.Episode.Open() {
 		if ins.Live != nil && !t.extra {
@@ -377,6 +384,7 @@ func (r *Reconciler) observe(b *bundle, t *target, ins apply.Inspection, now tim
 	if !t.extra {
 		o.Desired, o.Object = ins.Desired, api.RefOf(t.desired)
 		o.Known, o.Neighbours = t.entry, t.near
+		o.Unapplied = t.entry != nil && t.entry.Digest != apply.Digest(t.desired)
 	}
 	return r.Detective.Observe(prev, o)
 }

@@ -117,6 +117,8 @@ type Observation struct {
 	Desired, Live, DryRun *unstructured.Unstructured
 	// Refused says that the API server would not apply Desired to Live; DryRun is of an object of its own then.
 	Refused bool
+	// Unapplied says that Desired is not what was last applied to the object.
+	Unapplied bool
 	// Known is the object as it was last known to match; nil if it never was.
 	Known *api.InventoryEntry
 	// Neighbours are the autoscalers that Git describes for the cluster, and where replicas differ

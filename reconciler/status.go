@@ -167,7 +167,7 @@ func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
 // exempt lists the objects in Git that an annotation on the cluster takes out.
 func (b *bundle) exempt() (first []string, omitted int) {
 	for id, live := range b.orders {
-		if git := b.appliedObjects[id]; git != nil {
+		if git := b.appliedObjects[id]; git != nil && hasEntry(b, id) && !b.gone {
 			if what := plan.Exempt(api.OrdersIn(git.GetAnnotations()), live, b.applied.Spec.Drift); what != "" {
 				first = append(first, api.RefOf(git).String()+": "+what)
 			}

@@ -60,7 +60,7 @@ type detective struct {
 func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
 	stamps, call := d.person()
 	res := drift.Compare(drift.Input{
-		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Refused: o.Refused, Spec: o.Spec,
+		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Refused: o.Refused, Unapplied: o.Unapplied, Spec: o.Spec,
 		Autoscalers: drift.AutoscalersIn(o.Neighbours), Matched: o.Known, Stamps: stamps, Person: call,
 	})
 	uid, meta := "", ""

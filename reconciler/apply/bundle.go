@@ -422,6 +422,13 @@ func (r *run) result() Result {
 		}
 		res.Changes.Changes = append(res.Changes.Changes, c)
 	}
+	for _, o := range r.req.Bundle.Objects {
+		id := api.RefOf(o).ID()
+		if e, ok := entries[id]; ok {
+			e.HandsOff = api.OrdersIn(o.GetAnnotations()).Reconcile == api.ValueDisabled
+			entries[id] = e
+		}
+	}
 	for id, e := range entries {
 		if e.Origin == "" {
 			e.Origin = r.req.Bundle.Origin[id]

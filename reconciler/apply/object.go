@@ -375,7 +375,9 @@ func (w *writer) compareSoon() {
 // and else only how its labels and annotations look now, so that it is seen when they change.
 func (w *writer) passOver() {
 	if w.in.Entry == nil {
-		w.keepLive()
+		if w.keepLive(); api.OrdersIn(w.in.Live.GetAnnotations()).Reconcile == api.ValueDisabled {
+			w.entry.Digest = "" // nothing was applied
+		}
 		return
 	}
 	e := *w.in.Entry

@@ -154,7 +154,7 @@ func present(in Input, s Step) Step {
 		return s
 	}
 	if ssaMode(in) == ssaIfNotPresent {
-		s.Forget = !owner.ours && in.Entry == nil
+		s.Forget = owner.bundle == "" && in.Entry == nil
 		return s.skipped("it exists, and " + api.AnnotationSSA + " is IfNotPresent")
 	}
 	if sameAsApplied(in) && (!corrects(in) || in.Entry.UID == string(in.Live.GetUID()) && owner.ours) {

@@ -72,6 +72,8 @@ func prunePresent(in PruneInput, s Step) Step {
 		return s.skipped(api.AnnotationPrune + ": disabled on the live object")
 	case annotated(in.Live, api.AnnotationReconcile, api.ValueDisabled):
 		return s.skipped(api.AnnotationReconcile + ": disabled on the live object")
+	case in.Entry.HandsOff:
+		return s.skipped(api.AnnotationReconcile + ": disabled was the last that Git said of it")
 	case in.Live.GetDeletionTimestamp() != nil:
 		// Deleted before, and held up by finalizers: it stays in the inventory until it is gone.
 		s = s.skipped("is being deleted" + finalizers(in.Live))

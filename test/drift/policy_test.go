@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -238,6 +239,103 @@ func TestDisabledInGit(t *testing.T) {
 	r.Commit(files{"app/a.yaml": configMap("a", "three")})
 	r.is("cm/a", "data.key", "three")
 	r.drifted(0)
+	// It is not deleted either.
+	r.Commit(files{"app/a.yaml": disabled("three"), "app/b.yaml": configMap("b", "one")})
+	r.is("cm/b", "data.key", "one")
+	r.Delete("app/a.yaml", "app/b.yaml")
+	r.gone("cm/b")
+	r.settle()
+	r.stays("cm/a", "data.key", "three")
+}
+
+// An object that is left alone and loses the label by which it is watched is looked at all the same.
+func TestLeftAloneWithoutItsLabel(t *testing.T) {
+	r := start(t, marked(files{"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one"), "app/b.yaml": configMap("b", "one"), "app/c.yaml": configMap("c", "one")}))
+	strip := `{"metadata":{"labels":{"applyset.kubernetes.io/part-of":null},"annotations":{"flotilla.dev/%s"}}}`
+	r.edit("cm/a", fmt.Sprintf(strip, `drift":"ignore`))
+	r.edit("cm/b", fmt.Sprintf(strip, `drift":"ignore`))
+	r.edit("cm/c", fmt.Sprintf(strip, `reconcile":"disabled`))
+	r.exempt("a drift: ignore", "b drift: ignore", "c reconcile: disabled")
+	r.open("cm/c", outcome(api.OutcomeReported)) // of the label
+	old := r.get("cm/b")
+	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":null}},"data":{"key":"two"}}`)
+	r.remove("cm/b")
+	r.edit("cm/c", `{"data":{"key":"two"}}`)
+	r.is("cm/a", "data.key", "one")
+	r.back("cm/b", old)
+	r.open("cm/c", func(e api.Episode) error {
+		if len(e.Fields) != 2 {
+			return fmt.Errorf("it has %d fields", len(e.Fields))
+		}
+		return nil
+	})
+	r.exempt("c reconcile: disabled")
+	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":null}}}`)
+	r.is("cm/c", "data.key", "one")
+	r.exempt()
+	r.drifted(0)
+}
+
+// What Git changes while an object must not be written is written when it may be, and what somebody changed meanwhile is recorded.
+func TestCommitWhileDisabledOnTheCluster(t *testing.T) {
+	text := func(name, a, b string) string {
+		return strings.Replace(configMap(name, a), "key: ", "other: "+b+", key: ", 1)
+	}
+	r := start(t, marked(files{
+		"app/bundle.yaml": bundle(""), "app/a.yaml": text("a", "one", "x"), "app/moved.yaml": text("moved", "one", "x"), "app/left.yaml": text("left", "one", "x"),
+		"next/bundle.yaml": named("next", ""), "next/own.yaml": configMap("own", "one"),
+	}))
+	r.Ready("NS-next", "")
+	for name, order := range map[string]string{"a": `reconcile":"disabled`, "moved": `reconcile":"disabled`, "left": `drift":"ignore`} {
+		r.edit("cm/"+name, `{"metadata":{"annotations":{"flotilla.dev/`+order+`"}}}`)
+	}
+	r.exempt("a reconcile: disabled", "left drift: ignore", "moved reconcile: disabled")
+	r.Do(gitserver.Commit{
+		Write:  files{"app/a.yaml": text("a", "two", "x"), "next/moved.yaml": text("moved", "two", "x"), "next/left.yaml": text("left", "two", "x")},
+		Delete: []string{"app/moved.yaml", "app/left.yaml"},
+	})
+	r.is("cm/left", "data.key", "two")
+	r.exempt("a reconcile: disabled")
+	r.exemptIn("NS-next", "left drift: ignore", "moved reconcile: disabled")
+	// Live is not as Git says, and that is said: of the moved one that its labels are the old bundle's, too.
+	paths := func(want ...string) func(api.Episode) error {
+		return func(e api.Episode) error {
+			var got []string
+			for _, f := range e.Fields {
+				got = append(got, f.Path)
+			}
+			if !slices.Equal(got, want) || e.Outcome != api.OutcomeReported {
+				return fmt.Errorf("it is %s, of %q", e.Outcome, got)
+			}
+			return nil
+		}
+	}
+	labels := []string{"/metadata/labels/applyset.kubernetes.io~1part-of", "/metadata/labels/flotilla.dev~1bundle"}
+	for name, more := range map[string][]string{"a": nil, "moved": labels} {
+		if e := r.open("cm/"+name, paths(append([]string{"/data/key"}, more...)...)); e.By.Manager != "" {
+			t.Errorf("nobody but Git changed it: %+v", e.By)
+		}
+		r.edit("cm/"+name, `{"data":{"other":"y"}}`)
+		r.open("cm/"+name, paths(append([]string{"/data/key", "/data/other"}, more...)...))
+		r.stays("cm/"+name, "data.key", "one")
+	}
+	for _, name := range []string{"a", "moved"} {
+		r.edit("cm/"+name, `{"metadata":{"annotations":{"flotilla.dev/reconcile":null}}}`)
+		r.is("cm/"+name, "data.key", "two")
+		r.is("cm/"+name, "data.other", "x")
+	}
+	r.edit("cm/left", `{"metadata":{"annotations":{"flotilla.dev/drift":null}}}`)
+	r.exempt()
+	r.exemptIn("NS-next")
+	r.drifted(0)
+	r.is("cm/moved", "metadata.labels.flotilla|dev/bundle", r.Text("NS-next"))
+	// A bundle that leaves has nobody exempt, whatever it has to leave behind.
+	r.edit("cm/left", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore"}}}`)
+	r.edit("cm/own", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore","flotilla.dev/prune":"disabled"}}}`)
+	r.exemptIn("NS-next", "left drift: ignore", "own drift: ignore")
+	r.Do(gitserver.Commit{Delete: []string{"next"}})
+	r.gone("cm/left")
+	r.exemptIn("NS-next")
 }
 
 // Whatever somebody takes out by an annotation on the cluster is told of for as long as it is out, also where nothing differs.
@@ -247,49 +345,35 @@ func TestExempt(t *testing.T) {
 		"app/bundle.yaml": bundle(""), "app/git.yaml": inGit,
 		"app/a.yaml": configMap("a", "one"), "app/b.yaml": configMap("b", "one"), "app/c.yaml": configMap("c", "one"), "app/d.yaml": configMap("d", "one"),
 	}))
-	exempt := func(want ...string) {
-		t.Helper()
-		for i, w := range want {
-			name, annotation, _ := strings.Cut(w, " ")
-			want[i] = "ConfigMap/" + r.NS + "/" + name + ": flotilla.dev/" + annotation
-		}
-		r.Eventually(fmt.Sprintf("exempt is %q", want), func(ctx context.Context) error {
-			b, err := r.Bundle(ctx, "NS-app")
-			if err == nil && !slices.Equal(b.Exempt, want) {
-				err = fmt.Errorf("exempt are %q", b.Exempt)
-			}
-			return err
-		})
-	}
-	exempt()
+	r.exempt()
 	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore"}}}`)
 	r.edit("cm/b", `{"metadata":{"annotations":{"flotilla.dev/drift":"report"}},"data":{"key":"two"}}`)
 	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}}}`)
 	r.edit("cm/d", `{"metadata":{"annotations":{"flotilla.dev/ssa":"IfNotPresent"}}}`)
 	all := []string{"a drift: ignore", "b drift: report", "c reconcile: disabled", "d ssa: IfNotPresent"}
-	exempt(slices.Clone(all)...)
+	r.exempt(all...)
 	r.drifted(1)
 	r.metricIs("flotilla_objects_exempt", 4)
 	// A commit that writes some of them, one that passes others over, a full pass, a start and the loss of the store leave it known.
 	r.Commit(files{"app/a.yaml": configMap("a", "two"), "app/c.yaml": configMap("c", "two")})
 	r.is("cm/a", "data.key", "two")
-	exempt(slices.Clone(all)...)
+	r.exempt(all...)
 	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	r.settle()
-	exempt(slices.Clone(all)...)
+	r.exempt(all...)
 	r.Stop()
 	r.Start()
 	r.settle()
-	exempt(slices.Clone(all)...)
+	r.exempt(all...)
 	r.Stop()
 	if err := os.Remove(filepath.Join(r.Config.Dir, "agent.db")); err != nil {
 		t.Fatal(err)
 	}
 	r.Start()
 	r.settle()
-	exempt(slices.Clone(all)...)
+	r.exempt(all...)
 	// With the object or the annotation it is over.
 	old := r.get("cm/b")
 	r.remove("cm/b")
@@ -297,21 +381,43 @@ func TestExempt(t *testing.T) {
 	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":null}}}`)
 	r.is("cm/c", "data.key", "two")
 	r.back("cm/b", old)
-	exempt("d ssa: IfNotPresent")
+	r.exempt("d ssa: IfNotPresent")
 	r.metricIs("flotilla_objects_exempt", 1)
 	// Git says it too: then it is no secret.
 	r.Commit(files{"app/d.yaml": strings.Replace(configMap("d", "one"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/ssa: IfNotPresent}", 1)})
-	exempt()
+	r.exempt()
 	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":"disabled"}}}`)
-	exempt("c reconcile: disabled")
+	r.exempt("c reconcile: disabled")
 	r.Commit(files{"app/c.yaml": strings.Replace(configMap("c", "two"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/reconcile: disabled}", 1)})
-	exempt()
+	r.exempt()
 	// What has left Git, and is kept, is nobody's business.
 	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore","flotilla.dev/prune":"disabled"}}}`)
-	exempt("a drift: ignore")
+	r.exempt("a drift: ignore")
 	r.Delete("app/a.yaml")
-	exempt()
+	r.exempt()
 	r.stays("cm/a", "data.key", "two")
+}
+
+// exempt waits until just these objects of the bundle app are exempt, by these annotations of ours.
+func (r *rig) exempt(want ...string) {
+	r.t.Helper()
+	r.exemptIn("NS-app", want...)
+}
+
+func (r *rig) exemptIn(bundle string, want ...string) {
+	r.t.Helper()
+	want = slices.Clone(want)
+	for i, w := range want {
+		name, annotation, _ := strings.Cut(w, " ")
+		want[i] = "ConfigMap/" + r.NS + "/" + name + ": flotilla.dev/" + annotation
+	}
+	r.Eventually(fmt.Sprintf("%q are exempt", want), func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, bundle)
+		if err == nil && !slices.Equal(b.Exempt, want) {
+			err = fmt.Errorf("exempt are %q", b.Exempt)
+		}
+		return err
+	})
 }
 
 const ignoring = `drift: {ignore: [
