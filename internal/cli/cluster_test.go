@@ -562,6 +562,10 @@ func TestDriftCommands(t *testing.T) {
 		annotate(`"ignore"`)
 		says(true, r.on("status")...)
 		says(true, "status", "one", "--hub", r.hub.URL())
+		if out := r.must(r.on("drift", "explain", "ConfigMap/app/settings")...); !strings.Contains(out, "mode ignore") ||
+			!strings.Contains(out, "It is exempt: flotilla.dev/drift: ignore, on the cluster and not in Git.") {
+			t.Errorf("it is explained as\n%s", out)
+		}
 		annotate("null")
 		says(false, r.on("status")...)
 	})

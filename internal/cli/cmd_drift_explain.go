@@ -15,6 +15,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // explanation is all that can be said of an object's fields.
@@ -25,7 +26,9 @@ type explanation struct {
 	Revision string        `json:"revision"`
 	File     string        `json:"file"`
 	Mode     api.DriftMode `json:"mode"`
-	Missing  bool          `json:"missing,omitempty"`
+	// Exempt is what on the cluster, and not in Git, keeps it from being looked at or corrected.
+	Exempt  string `json:"exempt,omitempty"`
+	Missing bool   `json:"missing,omitempty"`
 	// Refused is why the API server would not put Git's object in the place of the live one.
 	Refused string            `json:"refused,omitempty"`
 	Fields  []drift.Explained `json:"fields"`
@@ -182,6 +185,8 @@ func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named
 		live = in.Live.GetAnnotations()
 	}
 	ex.Mode = drift.Mode(b.Spec.Drift, o.GetAnnotations(), live)
+	inGit, onCluster := api.OrdersIn(o.GetAnnotations()), api.OrdersIn(live)
+	ex.Exempt = plan.Exempt(inGit, onCluster, b.Spec.Drift)
 	if in.Refused != nil {
 		ex.Refused = in.Refused.Error()
 		if ref.Kind == "Secret" && ref.Group == "" {
@@ -189,7 +194,8 @@ func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named
 		}
 	}
 	if f := drift.Explain(drift.Input{
-		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Refused: in.Refused != nil, Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
+		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Refused: in.Refused != nil,
+		Unapplied: inGit.Reconcile == api.ValueDisabled || onCluster.Reconcile == api.ValueDisabled, Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
 	}); f != nil {
 		ex.Fields = f
 	}
@@ -242,6 +248,9 @@ func declared(r api.Rendering, named api.ObjectRef) (api.RenderedBundle, *unstru
 func showExplanation(w io.Writer, ex explanation, fits room) {
 	fmt.Fprintf(w, "%s on %s, bundle %s: mode %s\n", ex.Object, ex.Cluster, ex.Bundle, ex.Mode)
 	fmt.Fprintf(w, "Git %s: %s\n", shortRevision(ex.Revision), ex.File)
+	if ex.Exempt != "" {
+		fmt.Fprintf(w, "It is exempt: %s, on the cluster and not in Git.\n", ex.Exempt)
+	}
 	if ex.Missing {
 		fmt.Fprintln(w, "It is missing on the cluster.")
 		return

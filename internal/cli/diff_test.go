@@ -343,6 +343,29 @@ func TestDiff_reportMode(t *testing.T) {
 	}
 }
 
+// An annotation on the cluster has drift reported as the policy does, and Git's changes are told from it.
+func TestDiff_exempt(t *testing.T) {
+	a := newAhead(t, map[string]string{
+		"app/bundle.yaml": bundleFile("app", ""), "app/drifted.yaml": settings("drifted", "a: b"), "app/ignored.yaml": settings("ignored", "a: b"),
+	}, "app")
+	a.Start()
+	a.edit("drifted", `{"metadata":{"annotations":{"flotilla.dev/drift":"report"}},"data":{"a":"mine"}}`)
+	a.edit("ignored", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore"}},"data":{"a":"mine"}}`)
+	a.Eventually("both are exempt", func(ctx context.Context) error {
+		b, err := a.Bundle(ctx, "NS-app")
+		if err == nil && len(b.Exempt) != 2 {
+			err = fmt.Errorf("exempt are %q", b.Exempt)
+		}
+		return err
+	})
+	a.Stop()
+	code, rows, _ := a.diff()
+	a.expect(code, 0, rows, map[string]string{"ConfigMap/drifted": "unchanged reported"})
+	a.commit(map[string]string{"app/ignored.yaml": settings("ignored", "a: c")})
+	code, rows, _ = a.diff()
+	a.expect(code, 1, rows, map[string]string{"ConfigMap/drifted": "unchanged reported", "ConfigMap/ignored": "updated change"})
+}
+
 // What others added is in the diff of a change only where the change takes it away.
 func TestDiff_whatOthersAdded(t *testing.T) {
 	for extra, want := range map[string]int{"report": 1, "remove": 2} {

@@ -292,7 +292,7 @@ func (d *differ) lastApplied(ctx context.Context, bundles []api.RenderedBundle) 
 
 // needsHistory reports whether it makes a difference what the bundle was applied from.
 func (d *differ) needsHistory(rb api.RenderedBundle) bool {
-	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore {
+	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore || len(d.told[rb.Name].Exempt) > 0 {
 		return true
 	}
 	want := map[string]bool{}
