@@ -39,6 +39,8 @@ type bundle struct {
 	unknown map[string]string
 	// orders: object ID -> what the annotations of the live object say, where they say anything
 	orders map[string]api.Orders
+	// unlabelled are objects that were seen without the label by which they are watched, and were left so.
+	unlabelled map[string]struct{}
 	// look are objects to be compared whatever the watch says: what counts as drift has changed.
 	look map[string]struct{}
 	// held are drift events that came while the bundle was applied.
@@ -71,14 +73,15 @@ type bundle struct {
 
 func newBundle(name string) *bundle {
 	return &bundle{
-		name:    name,
-		entries: map[string]api.InventoryEntry{},
-		open:    map[string]api.Episode{},
-		unknown: map[string]string{},
-		orders:  map[string]api.Orders{},
-		held:    map[string]struct{}{},
-		look:    map[string]struct{}{},
-		status:  api.BundleStatus{Name: name, Phase: api.PhasePending},
+		name:       name,
+		entries:    map[string]api.InventoryEntry{},
+		open:       map[string]api.Episode{},
+		unknown:    map[string]string{},
+		orders:     map[string]api.Orders{},
+		unlabelled: map[string]struct{}{},
+		held:       map[string]struct{}{},
+		look:       map[string]struct{}{},
+		status:     api.BundleStatus{Name: name, Phase: api.PhasePending},
 	}
 }
 

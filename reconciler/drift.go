@@ -133,7 +133,8 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	}
 	entry, owned := b.entries[id]
 	seen, there := r.Watch.Get(ref)
-	if owned {
+	_, look := b.look[id]
+	if owned && !look { // what is to be compared is no news
 		r.keptLocked(b, entry, seen, there)
 	}
 	if b.orders[id] != seen.Orders && (there || !owned) {
@@ -174,7 +175,6 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !disabled(desired) && b.orders[id].Reconcile != api.ValueDisabled:
 		return nil // its apply failed, and is tried again
 	}
-	_, look := b.look[id]
 	// The mark is taken off before anybody looks: one that is set meanwhile is for another look. A look that fails makes it unknown.
 	delete(b.look, id)
 	if _, unknown := b.unknown[id]; unknown || open || look {
@@ -215,15 +215,37 @@ func (b *bundle) noteOrdersOf(id string, live *unstructured.Unstructured) {
 // keptLocked has a bundle run again when an object changed that the last run passed over,
 // such as one with api.AnnotationPrune or api.AnnotationReconcile: what it was passed over for may be gone.
 func (r *Reconciler) keptLocked(b *bundle, e api.InventoryEntry, seen Seen, there bool) {
-	changed := there && !api.SameLabels(e.MetaDigest, seen.MetaDigest) || !there && r.Watch.Synced(e.Object.GVK())
-	if !changed || !b.settled {
-		return
+	_, unlabelled := b.unlabelled[e.Object.ID()]
+	if there && !api.SameLabels(e.MetaDigest, seen.MetaDigest) || !there && !unlabelled && r.Watch.Synced(e.Object.GVK()) {
+		r.tryAgainLocked(b, e)
 	}
+}
+
+// tryAgainLocked has a bundle run again if its last run passed an object over.
+func (r *Reconciler) tryAgainLocked(b *bundle, e api.InventoryEntry) {
 	id := e.Object.ID()
 	want := b.appliedObjects[id]
-	if want != nil && e.Digest != apply.Digest(want) || r.desiredByLocked(id) == "" {
+	if b.settled && (want != nil && e.Digest != apply.Digest(want) || r.desiredByLocked(id) == "") {
 		b.settled = false
 		wake(r.kick)
+	}
+}
+
+// unlabelledLocked notes what the annotations of an object say that was read, and has one that the watch does not see
+// looked at again. What the watch cannot tell of that one, this does.
+func (r *Reconciler) unlabelledLocked(b *bundle, t *target, live *unstructured.Unstructured) {
+	_, was := b.unlabelled[t.id]
+	before := b.orders[t.id]
+	b.noteOrdersOf(t.id, live)
+	is := live != nil && live.GetLabels()[api.LabelPartOf] == ""
+	if is {
+		b.unlabelled[t.id] = struct{}{}
+		r.queue.addAfter(t.id, unlabelledRetry)
+	} else {
+		delete(b.unlabelled, t.id)
+	}
+	if e, owned := b.entries[t.id]; owned && was && (!is || b.orders[t.id] != before) {
+		r.tryAgainLocked(b, e)
 	}
 }
 
@@ -276,10 +298,7 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	r.mu.Lock()
 	delete(b.unknown, t.id)
 	if !t.extra {
-		b.noteOrdersOf(t.id, ins.Live)
-		if ins.Live != nil && ins.Live.GetLabels()[api.LabelPartOf] == "" {
-			r.queue.addAfter(t.id, unlabelledRetry) // the watch does not see it
-		}
+		r.unlabelledLocked(b, t, ins.Live)
 	}
 	if verdict.Episode == nil || !verdict.Episode.Open() {
 		if ins.Live != nil && !t.extra {

@@ -136,10 +136,11 @@ func leftAsAWhole(in Input) bool {
 
 // present is about an object that Git wants and that is there.
 func present(in Input, s Step) Step {
+	owner := ownerOf(in.Live, in.Bundle)
 	if annotated(in.Live, api.AnnotationReconcile, api.ValueDisabled) {
+		s.Forget = owner.bundle == "" && in.Entry == nil // it was never ours
 		return s.skipped(api.AnnotationReconcile + ": disabled on the live object")
 	}
-	owner := ownerOf(in.Live, in.Bundle)
 	if owner.foreign {
 		s.Forget = true
 		return s.denied("OwnedByOther", fmt.Errorf("%s belongs to the ApplySet %q of another tool", s.Object, owner.applySet),

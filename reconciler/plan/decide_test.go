@@ -93,7 +93,10 @@ func TestDecide(t *testing.T) {
 
 		{"disabled live", Input{Live: tLive("b", disabled), Entry: tEntry("old")}, Done, api.Skipped, "live object", "", false, ""},
 		{"foreign", Input{Live: tLive("foreign")}, Done, api.Denied, "another tool", "", true, api.Forbidden},
-		{"foreign, disabled live", Input{Live: tLive("foreign", disabled)}, Done, api.Skipped, "", "", false, ""},
+		{"foreign, disabled live", Input{Live: tLive("foreign", disabled)}, Done, api.Skipped, "", "", true, ""},
+		{"nobody's, disabled live", Input{Live: tLive("", disabled)}, Done, api.Skipped, "", "", true, ""},
+		{"another bundle's, disabled live", Input{Live: tLive("other", disabled)}, Done, api.Skipped, "", "", false, ""},
+		{"its label stripped, disabled live", Input{Live: tLive("", disabled), Entry: tEntry("old")}, Done, api.Skipped, "", "", false, ""},
 		{"terminating", Input{Live: terminating(tLive("b"))}, Done, api.Failed, "being deleted", "", false, api.Waiting},
 		{"not there yet, IfNotPresent", Input{Desired: tObj(ifAbsent), Sight: Absent}, Write, api.Created, "", "", false, ""},
 		{"theirs, IfNotPresent", Input{Desired: tObj(ifAbsent), Live: tLive("")}, Done, api.Skipped, "IfNotPresent", "", true, ""},

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -270,8 +271,21 @@ func TestLeftAloneWithoutItsLabel(t *testing.T) {
 		return nil
 	})
 	r.exempt("c reconcile: disabled")
+	// That Git changes it does not make it be looked at all the time.
+	r.Commit(files{"app/c.yaml": configMap("c", "three")})
+	r.open("cm/c", func(e api.Episode) error {
+		if e.Fields[0].Desired != `"three"` {
+			return fmt.Errorf("it is to be %s", e.Fields[0].Desired)
+		}
+		return nil
+	})
+	before := r.dryRuns()
+	time.Sleep(3 * time.Second)
+	if n := r.dryRuns() - before; n > 4 {
+		t.Errorf("%v dry runs in three seconds of an object that is left alone", n)
+	}
 	r.edit("cm/c", `{"metadata":{"annotations":{"flotilla.dev/reconcile":null}}}`)
-	r.is("cm/c", "data.key", "one")
+	r.is("cm/c", "data.key", "three")
 	r.exempt()
 	r.drifted(0)
 }
