@@ -191,6 +191,9 @@ func extra(in Input, r Result) Result {
 	if metav1.GetControllerOf(in.Live) != nil || (by != nil && controller(by.manager)) {
 		return r
 	}
+	if in.Live.GetDeletionTimestamp() != nil {
+		return r // it is going, however long its finalizers take
+	}
 	r.Class, r.By = api.ClassExtra, attribution(by)
 	r.Evidence = in.evidence(nil)
 	if in.Spec.Extra == api.ExtraRemove && r.Mode == api.DriftCorrect &&

@@ -126,6 +126,11 @@ func TestExtra(t *testing.T) {
 	if r := drift.Compare(drift.Input{Live: kept, Spec: api.Drift{Extra: api.ExtraRemove}}); r.Action != drift.None || r.Class != api.ClassExtra {
 		t.Errorf("prune: disabled: %+v", r)
 	}
+	going := live.DeepCopy()
+	going.SetDeletionTimestamp(&metav1.Time{Time: time.Now()})
+	if r := drift.Compare(drift.Input{Live: going, Spec: api.Drift{Extra: api.ExtraRemove}}); r.Class != "" {
+		t.Errorf("one that is being deleted: %+v", r)
+	}
 
 	// A Service's EndpointSlice inherits the Service's labels, and is the control plane's.
 	svc := c.parse(service)

@@ -372,7 +372,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		}
 	}
 	for _, c := range res.Changes.Changes {
-		if id := c.Object.ID(); c.Action == api.Skipped && hasEntry(b, id) {
+		if id := c.Object.ID(); c.Action == api.Skipped && hasEntry(b, id) && b.appliedObjects[id] != nil && b.handsOff(id) {
 			b.look[id], b.held[id] = struct{}{}, struct{}{} // it was left as it is, and may not be as Git says
 		}
 	}

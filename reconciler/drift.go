@@ -133,8 +133,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	}
 	entry, owned := b.entries[id]
 	seen, there := r.Watch.Get(ref)
-	_, look := b.look[id]
-	if owned && !look { // what is to be compared is no news
+	if owned {
 		r.keptLocked(b, entry, seen, there)
 	}
 	if b.orders[id] != seen.Orders && (there || !owned) {
@@ -172,9 +171,10 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return t
 	case !owned:
 		return nil // not yet applied
-	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !disabled(desired) && b.orders[id].Reconcile != api.ValueDisabled:
+	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !b.handsOff(id):
 		return nil // its apply failed, and is tried again
 	}
+	_, look := b.look[id]
 	// The mark is taken off before anybody looks: one that is set meanwhile is for another look. A look that fails makes it unknown.
 	delete(b.look, id)
 	if _, unknown := b.unknown[id]; unknown || open || look {
@@ -189,9 +189,11 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	return t
 }
 
-// disabled reports whether Git has it that an object is not written. What drifts is recorded all the same.
-func disabled(desired *unstructured.Unstructured) bool {
-	return api.OrdersIn(desired.GetAnnotations()).Reconcile == api.ValueDisabled
+// handsOff reports whether an object of the bundle is not to be written, by Git's word or an annotation on the cluster.
+// That it is not as Git says is known all the same.
+func (b *bundle) handsOff(id string) bool {
+	return b.orders[id].Reconcile == api.ValueDisabled ||
+		api.OrdersIn(b.appliedObjects[id].GetAnnotations()).Reconcile == api.ValueDisabled
 }
 
 // noteOrders notes what the annotations of a live object say.

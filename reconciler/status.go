@@ -64,6 +64,9 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	switch {
 	case sum.Ready >= sum.Total && len(sum.Failed) == 0:
 		b.status.Phase, b.status.Message, b.status.Error = api.PhaseReady, "", nil
+		if n := len(b.entries); b.gone && b.desired == nil && n > 0 {
+			b.status.Message = fmt.Sprintf("has left Git; objects that stay: %d", n)
+		}
 		b.deadline, b.timedOut = time.Time{}, false
 	case b.timedOut:
 		b.status.Message = healthMessage(sum.Failed, sum.InProgress)

@@ -350,6 +350,13 @@ func TestCommitWhileDisabledOnTheCluster(t *testing.T) {
 	r.Do(gitserver.Commit{Delete: []string{"next"}})
 	r.gone("cm/left")
 	r.exemptIn("NS-next")
+	r.Eventually("it is said that the bundle has left Git", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-next")
+		if err == nil && b.Message != "has left Git; objects that stay: 1" {
+			err = fmt.Errorf("it says %q", b.Message)
+		}
+		return err
+	})
 }
 
 // Whatever somebody takes out by an annotation on the cluster is told of for as long as it is out, also where nothing differs.
