@@ -81,14 +81,21 @@ func TestBrowserSeesDriftWithoutReloading(t *testing.T) {
 	shows(ctx, t, "live again", `document.querySelector("#stale").hidden && window.mark === "kept"`)
 }
 
-// What changes between the making of a page and the moment its browser listens is on it all the same.
-func TestBrowserMissesNothingBeforeItListens(t *testing.T) {
+// known is a hub that has heard of a cluster, and its agent.
+func known(t *testing.T) (*hubtest.Hub, *hubtest.Agent) {
+	t.Helper()
 	h := hubtest.Start(t, hub.Config{})
 	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
 	a.MustJoin(h)
 	a.Run()
 	a.Commit(hubtest.Status("prod-eu", rev1))
 	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Acked == 1 })
+	return h, a
+}
+
+// What changes between the making of a page and the moment its browser listens is on it all the same.
+func TestBrowserMissesNothingBeforeItListens(t *testing.T) {
+	h, a := known(t)
 
 	// Of all tabs one listens, which holds a lock. A tab that is not a page of the hub's has it until the test lets go.
 	holder := browser.Start(t, 5*time.Minute)
@@ -108,12 +115,7 @@ func TestBrowserMissesNothingBeforeItListens(t *testing.T) {
 
 // A page that could not be fetched again is, as soon as it can be.
 func TestBrowserTriesAgain(t *testing.T) {
-	h := hubtest.Start(t, hub.Config{})
-	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
-	a.MustJoin(h)
-	a.Run()
-	a.Commit(hubtest.Status("prod-eu", rev1))
-	hubtest.Eventually(t, "connected", func() bool { return a.Client.Status().Acked == 1 })
+	h, a := known(t)
 	ctx := browser.Start(t, 5*time.Minute)
 	open(ctx, t, h.PageURL("/"))
 	shows(ctx, t, "the page is live", `document.querySelector("#stream:not([hidden]):not(.off)") !== null`)
