@@ -369,15 +369,17 @@ func TestDiff_exempt(t *testing.T) {
 // What others added is in the diff of a change only where the change takes it away.
 func TestDiff_whatOthersAdded(t *testing.T) {
 	for extra, want := range map[string]int{"report": 1, "remove": 2} {
-		a := newAhead(t, map[string]string{"app/bundle.yaml": bundleFile("app", "drift: {extra: "+extra+"}"), "app/x.yaml": settings("x", "a: b")}, "app")
-		a.Stop()
-		a.edit("x", `{"data":{"added":"mine"}}`)
-		a.commit(map[string]string{"app/x.yaml": settings("x", "a: c")})
-		code, rows, _ := a.diff()
-		a.expect(code, 1, rows, map[string]string{"ConfigMap/x": "updated change"})
-		if got := rows["ConfigMap/x"].Fields; len(got) != want {
-			t.Errorf("extra: %s: %+v", extra, got)
-		}
+		t.Run(extra, func(t *testing.T) {
+			a := newAhead(t, map[string]string{"app/bundle.yaml": bundleFile("app", "drift: {extra: "+extra+"}"), "app/x.yaml": settings("x", "a: b")}, "app")
+			a.Stop()
+			a.edit("x", `{"data":{"added":"mine"}}`)
+			a.commit(map[string]string{"app/x.yaml": settings("x", "a: c")})
+			code, rows, _ := a.diff()
+			a.expect(code, 1, rows, map[string]string{"ConfigMap/x": "updated change"})
+			if got := rows["ConfigMap/x"].Fields; len(got) != want {
+				t.Errorf("%+v", got)
+			}
+		})
 	}
 }
 
