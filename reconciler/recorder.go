@@ -10,8 +10,8 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
-// recorder writes to the store what changed, as few transactions as possible: a transaction waits for the disk,
-// and everything that changes meanwhile goes into the next one together.
+// recorder writes to the store what changed, in as few transactions as possible: a transaction waits for the disk,
+// and everything that changes meanwhile, and shortly after it, goes into the next one together.
 // It notes names, and reads what is so when it writes: what is stored is never older than what was stored before.
 type recorder struct {
 	r    *Reconciler
@@ -34,8 +34,12 @@ type batch struct {
 	err    error
 }
 
-// recordRetry is how soon a transaction that failed is tried again.
-const recordRetry = 5 * time.Second
+const (
+	// recordSpacing is how long what nobody waits for is collected after a transaction.
+	recordSpacing = 50 * time.Millisecond
+	// recordRetry is how soon a transaction that failed is tried again.
+	recordRetry = 5 * time.Second
+)
 
 func newRecorder(r *Reconciler) *recorder {
 	return &recorder{r: r, wake: make(chan struct{}, 1), next: newBatch()}
@@ -72,15 +76,15 @@ func (rec *recorder) run(ctx context.Context) {
 			return
 		case <-rec.wake:
 		}
+		pause := recordSpacing
 		if err := rec.flush(); err != nil {
-			t := time.NewTimer(recordRetry)
-			select {
-			case <-ctx.Done():
-				t.Stop()
-				return
-			case <-t.C:
-				wake(rec.wake)
-			}
+			pause = recordRetry
+			wake(rec.wake)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
 		}
 	}
 }
