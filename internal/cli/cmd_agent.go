@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -61,14 +59,4 @@ With --join it joins a hub at its first start; without, it works alone.`,
 		return a.Run(cmd.Context())
 	}
 	return cmd
-}
-
-// agentGC is how much garbage the agent lets pile up, in percent of what it needs.
-// It spends a few seconds of CPU on a thousand bundles, and shares its node's memory with others.
-const agentGC = 30
-
-func spareMemory() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(agentGC)
-	}
 }
