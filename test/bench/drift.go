@@ -155,6 +155,9 @@ func (b *bench) distribution(ctx context.Context, m *marks) error {
 	if err := b.start(ctx); err != nil {
 		return err
 	}
+	if err := pause(ctx, settle); err != nil { // its start is no part of the next row
+		return err
+	}
 	var detect, correct []time.Duration
 	var missed []string
 	for key, at := range m.edited {

@@ -280,7 +280,7 @@ func (b *bench) install(ctx context.Context) error {
 }
 
 func (b *bench) changeAll(ctx context.Context) error {
-	return b.row(ctx, "all", "a commit that changes every Deployment", 1, func(ctx context.Context) (time.Duration, error) {
+	return b.row(ctx, "all", "a commit that changes every Deployment", changes, func(ctx context.Context) (time.Duration, error) {
 		b.version++
 		write := map[string]string{}
 		for i := range b.n {
