@@ -34,12 +34,13 @@ func NewServer(t testing.TB, config gitserver.Config) *Server {
 
 // start chooses a port outside the range from which the system takes free ones:
 // so nobody else gets it while the server is stopped.
+// The control planes of tests take theirs from 12000 on.
 func start(t testing.TB, config gitserver.Config) *gitserver.Server {
 	t.Helper()
 	fixed := config.Addr != ""
 	for try := 1; ; try++ {
 		if !fixed {
-			config.Addr = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+			config.Addr = fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(2_000))
 		}
 		s, err := gitserver.New(config)
 		if err != nil {

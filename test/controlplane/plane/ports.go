@@ -40,14 +40,14 @@ func loadPorts(ctx context.Context, path string, apiServer int) (ports, error) {
 	if apiServer != 0 {
 		p.APIServer = apiServer
 	}
+	// Both are held until both are known: they must not be the same one.
 	for _, port := range []*int{&p.APIServer, &p.Etcd} {
-		if *port == 0 {
-			if *port, err = freePort(ctx); err != nil {
-				return p, err
-			}
-		} else if err := tryPort(ctx, *port); err != nil {
-			return p, fmt.Errorf("port %d is needed, and not free: %w", *port, err)
+		l, err := hold(ctx, *port)
+		if err != nil {
+			return p, err
 		}
+		defer l.Close()
+		*port = l.Addr().(*net.TCPAddr).Port
 	}
 	data, err = json.Marshal(p)
 	if err != nil {
@@ -56,21 +56,25 @@ func loadPorts(ctx context.Context, path string, apiServer int) (ports, error) {
 	return p, os.WriteFile(path, append(data, '\n'), 0o600)
 }
 
-func freePort(ctx context.Context) (int, error) {
+// hold listens on a port, or on any free one if it is zero.
+func hold(ctx context.Context, port int) (net.Listener, error) {
+	if port != 0 {
+		l, err := listen(ctx, port)
+		if err != nil {
+			return nil, fmt.Errorf("port %d is needed, and not free: %w", port, err)
+		}
+		return l, nil
+	}
 	var err error
 	for range 100 {
-		port := firstPort + rand.IntN(lastPort-firstPort)
-		if err = tryPort(ctx, port); err == nil {
-			return port, nil
+		var l net.Listener
+		if l, err = listen(ctx, firstPort+rand.IntN(lastPort-firstPort)); err == nil {
+			return l, nil
 		}
 	}
-	return 0, fmt.Errorf("find a free port: %w", err)
+	return nil, fmt.Errorf("find a free port: %w", err)
 }
 
-func tryPort(ctx context.Context, port int) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	if err != nil {
-		return err
-	}
-	return l.Close()
+func listen(ctx context.Context, port int) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
