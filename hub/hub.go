@@ -247,11 +247,7 @@ func served(what string, err error) error {
 func (h *Hub) stop() {
 	h.stopOnce.Do(func() {
 		close(h.stopping)
-		h.sessions.mu.Lock()
-		defer h.sessions.mu.Unlock()
-		for _, s := range h.sessions.live {
-			s.end(errStopping)
-		}
+		h.sessions.stop()
 	})
 }
 

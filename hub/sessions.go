@@ -31,7 +31,8 @@ type session struct {
 type sessions struct {
 	mu sync.Mutex
 	// cluster -> its stream
-	live map[string]*session
+	live    map[string]*session
+	stopped bool
 }
 
 // open registers a stream. The same agent's older stream is ended: it reconnected before the hub noticed.
@@ -39,6 +40,10 @@ type sessions struct {
 func (ss *sessions) open(s *session) error {
 	for {
 		ss.mu.Lock()
+		if ss.stopped {
+			ss.mu.Unlock()
+			return errStopping
+		}
 		old := ss.live[s.id.Cluster]
 		if old == nil {
 			ss.live[s.id.Cluster] = s
@@ -51,6 +56,16 @@ func (ss *sessions) open(s *session) error {
 		}
 		old.end(errReplaced)
 		<-old.done
+	}
+}
+
+// stop ends all streams, and lets none begin: one that did would hold up the end of the hub.
+func (ss *sessions) stop() {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.stopped = true
+	for _, s := range ss.live {
+		s.end(errStopping)
 	}
 }
 
