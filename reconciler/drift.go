@@ -92,8 +92,8 @@ func (r *Reconciler) hold(b *bundle, id string) {
 	b.held[id] = struct{}{}
 }
 
-// bundleOfLocked finds whose object it is: the one whose inventory holds it,
-// or the one whose ApplySet its label names.
+// bundleOfLocked finds whose object it is: the one whose inventory holds it, the one whose ApplySet its label names,
+// or the one that is to have it: it may be applied right now, and the object gone again.
 func (r *Reconciler) bundleOfLocked(id string, ref api.ObjectRef) *bundle {
 	if name, ok := r.owners[id]; ok {
 		return r.bundles[name]
@@ -106,7 +106,7 @@ func (r *Reconciler) bundleOfLocked(id string, ref api.ObjectRef) *bundle {
 			return b
 		}
 	}
-	return nil
+	return r.bundles[r.claims[id]]
 }
 
 // target is an object to compare, with what it is compared to.
@@ -461,7 +461,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 		return
 	}
 	entry, err := r.write(ctx, t, ins, v)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return
 	}
 	if conflict(err) {
@@ -529,7 +529,7 @@ func (r *Reconciler) write(ctx context.Context, t *target, ins apply.Inspection,
 func (r *Reconciler) correctionFailed(b *bundle, t *target, err error) {
 	r.Log.Error("correct", "bundle", b.name, "object", t.id, "error", err, "kind", api.KindOf(err))
 	d, again := retryDelay(err, 1)
-	if !again {
+	if !again || api.KindOf(err) == api.Forbidden {
 		d = retryLongest
 	}
 	r.queue.addAfter(t.id, d)

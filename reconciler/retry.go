@@ -33,6 +33,10 @@ func retryDelay(err error, attempt int) (time.Duration, bool) {
 		d = min(d*time.Duration(1+max(attempt-1, 0)/4), max(d, retryWaitingLongest))
 		return d + rand.N(d/8+1), true
 	case api.Forbidden:
+		if attempt <= 1 {
+			// The API server may not have heard yet of a right, a class or a quota that came a moment ago.
+			return retryFirst + rand.N(retryFirst/8+1), true
+		}
 		// What was denied may be allowed by a change on the cluster that nobody tells us of.
 		return retryLongest, true
 	case api.Transient, api.Internal:

@@ -20,7 +20,8 @@ func TestRetryDelay(t *testing.T) {
 		least, most time.Duration // 0 and 0: not again
 	}{
 		{"stalled", kind(api.Stalled, 0), 1, 0, 0},
-		{"denied", kind(api.Forbidden, 0), 3, retryLongest, retryLongest},
+		{"denied, at first", kind(api.Forbidden, 0), 1, retryFirst, retryFirst * 9 / 8},
+		{"denied", kind(api.Forbidden, 0), 2, retryLongest, retryLongest},
 		{"transient, at first", kind(api.Transient, 0), 1, time.Second / 2, time.Second},
 		{"transient, fourth", kind(api.Transient, 0), 4, 4 * time.Second, 8 * time.Second},
 		{"transient, for long", kind(api.Transient, 0), 100, retryLongest / 2, retryLongest},

@@ -300,8 +300,9 @@ func (p *publisher) add(bundle string, phase api.BundlePhase) {
 func (p *publisher) report() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.reportAt.IsZero() {
-		p.reportAt = p.r.Now().Add(reportSettle)
+	// A clock that was put back makes what was due soon due late.
+	if at := p.r.Now().Add(reportSettle); p.reportAt.IsZero() || at.Before(p.reportAt) {
+		p.reportAt = at
 	}
 	wake(p.wake)
 }
