@@ -2,6 +2,7 @@ package apply_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -94,7 +95,7 @@ spec: {group: `+group+`, version: v1, groupPriorityMinimum: 100, versionPriority
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = services.Delete(t.Context(), "v1."+group, metav1.DeleteOptions{}) })
+	t.Cleanup(func() { _ = services.Delete(context.WithoutCancel(t.Context()), "v1."+group, metav1.DeleteOptions{}) })
 	another := newApplier(t, r.calls.wrap)
 	eventually(t, "the version of the API that is down is known", func() bool {
 		f, err := another.Facts(t.Context())

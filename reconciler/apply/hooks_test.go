@@ -391,7 +391,7 @@ func TestHooksOfARemoval(t *testing.T) {
 	if r.get("ConfigMap", "first") != nil || r.get("ConfigMap", "bye") != nil {
 		t.Error("they were run at the installation")
 	}
-	b.Spec.Timeout = api.Duration(time.Second)
+	b.Spec.Timeout = api.Duration(5 * time.Second)
 	req := apply.Request{Bundle: b}
 	if _, ok, err := r.RunPreDelete(t.Context(), req); ok || err == nil || !strings.Contains(err.Error(), "did not end") {
 		t.Errorf("a hook that does not end: %t, %v", ok, err)

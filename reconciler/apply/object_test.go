@@ -2,10 +2,13 @@ package apply_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
@@ -62,6 +65,14 @@ func TestRefusedObjectsAreNotSentAgainForTheirNeighbours(t *testing.T) {
 		late = `{apiVersion: v1, kind: ConfigMap, metadata: {name: late, namespace: NS-none}}`
 	)
 	inv := r.apply(nil, job("one")).Inventory
+	// A refusal holds for the live object as it is, so the Job's controller must be done with it.
+	eventually(t, "the Job is suspended", func() bool {
+		conditions, _, _ := unstructured.NestedSlice(r.get("Job", "j").Object, "status", "conditions")
+		return slices.ContainsFunc(conditions, func(c any) bool {
+			m := c.(map[string]any)
+			return m["type"] == "Suspended" && m["status"] == "True"
+		})
+	})
 	b := r.rendered(job("two"), bad, late)
 	try := func(compare apply.Compare, services, jobs int, what string) {
 		t.Helper()

@@ -1,6 +1,7 @@
 package apply_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -81,6 +82,24 @@ func TestRemoveExtraIsGuarded(t *testing.T) {
 	}
 }
 
+// inventory is the whole inventory. It is asked for again like the agent does: it goes through the kinds of all bundles,
+// and one of a parallel test may not be served yet.
+func inventory(t *testing.T, a *apply.Applier) map[string][]api.InventoryEntry {
+	t.Helper()
+	var all map[string][]api.InventoryEntry
+	var err error
+	defer func() {
+		if err != nil {
+			t.Log(err)
+		}
+	}()
+	eventually(t, "the inventory is read", func() bool {
+		all, err = a.Inventory(t.Context())
+		return err == nil
+	})
+	return all
+}
+
 // What controllers make from our objects carries our labels, too, and is not ours.
 func TestInventoryLeavesOutWhatControllersMade(t *testing.T) {
 	t.Parallel()
@@ -92,18 +111,14 @@ func TestInventoryLeavesOutWhatControllersMade(t *testing.T) {
 	if err := r.PublishStatus(t.Context(), api.BundleStatus{Name: r.bundle, Phase: api.PhaseReady}, inv); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = r.DeleteStatus(t.Context(), r.bundle) })
+	t.Cleanup(func() { _ = r.DeleteStatus(context.WithoutCancel(t.Context()), r.bundle) })
 	for _, res := range []schema.GroupVersionResource{{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}, {Version: "v1", Resource: "endpoints"}} {
 		eventually(t, "a controller makes one of "+res.Resource+" with our labels", func() bool {
 			list, err := r.dyn.Resource(res).Namespace(r.ns).List(t.Context(), metav1.ListOptions{LabelSelector: api.LabelPartOf})
 			return err == nil && len(list.Items) == 2
 		})
 	}
-	fresh := newApplier(t, r.calls.wrap)
-	all, err := fresh.Inventory(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	all := inventory(t, newApplier(t, r.calls.wrap))
 	if diff := cmp.Diff(names(inv), names(all[r.bundle])); diff != "" {
 		t.Errorf("rebuilt inventory (-want +got):\n%s", diff)
 	}
@@ -350,7 +365,7 @@ func TestBuiltInNamespacesAreLetGo(t *testing.T) {
 func TestServiceAccountIsKept(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	t.Cleanup(func() { _ = r.DeleteStatus(t.Context(), r.bundle) })
+	t.Cleanup(func() { _ = r.DeleteStatus(context.WithoutCancel(t.Context()), r.bundle) })
 	kept := func() *api.ServiceAccount {
 		t.Helper()
 		all, err := r.BundleStatuses(t.Context())

@@ -52,6 +52,10 @@ func TestVersionThatACRDDrops(t *testing.T) {
 	edit(old, "shared", "operator", `{"spec":{"note":"mine"}}`)
 	edit(old, "edited", "kubectl-edit", `{"spec":{"size":7,"note":"mine"}}`)
 	inv = r.apply(inv, all(crd("v1alpha1", "v1"), "v1alpha1", "size: 1, gone: x")...).Inventory
+	eventually(t, "the new version is served", func() bool {
+		_, err := r.dyn.Resource(now).Get(t.Context(), "shared", metav1.GetOptions{})
+		return err == nil
+	})
 	edit(now, "shared", "operator", `{"spec":{"more":"mine"}}`) // one writer in both versions
 	for _, name := range []string{"ours", "shared", "edited", "left"} {
 		edit(now, name, "migrator", `{}`) // what a storage version migrator does
