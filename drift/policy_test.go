@@ -220,8 +220,9 @@ func TestChangedByAdmission(t *testing.T) {
 	c.apply(policy)
 	c.apply(binding)
 	t.Cleanup(func() {
-		_ = c.resource(binding).Delete(t.Context(), binding.GetName(), metav1.DeleteOptions{})
-		_ = c.resource(policy).Delete(t.Context(), policy.GetName(), metav1.DeleteOptions{})
+		ctx := context.WithoutCancel(t.Context())
+		_ = c.resource(binding).Delete(ctx, binding.GetName(), metav1.DeleteOptions{})
+		_ = c.resource(policy).Delete(ctx, policy.GetName(), metav1.DeleteOptions{})
 	})
 	desired := c.parse(deployment)
 	eventually(t, "the policy works", func() bool {
@@ -320,8 +321,9 @@ func TestExplainTellsWhatAdmissionChanges(t *testing.T) {
 	c.apply(policy)
 	c.apply(binding)
 	t.Cleanup(func() {
-		_ = c.resource(binding).Delete(t.Context(), binding.GetName(), metav1.DeleteOptions{})
-		_ = c.resource(policy).Delete(t.Context(), policy.GetName(), metav1.DeleteOptions{})
+		ctx := context.WithoutCancel(t.Context())
+		_ = c.resource(binding).Delete(ctx, binding.GetName(), metav1.DeleteOptions{})
+		_ = c.resource(policy).Delete(ctx, policy.GetName(), metav1.DeleteOptions{})
 	})
 	eventually(t, "the policy works", func() bool {
 		dry, err := c.tryApply(desired, metav1.DryRunAll)

@@ -7,9 +7,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -124,6 +126,17 @@ func TestLostWithoutPermission(t *testing.T) {
 	if err := revoke(); err != nil {
 		t.Fatal(err)
 	}
+	// The API server's authorizer hears of it a moment later.
+	asUser := client(t, limited).Resource(configMapsR)
+	for begun := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		_, err := asUser.List(t.Context(), metav1.ListOptions{Limit: 1})
+		if apierrors.IsForbidden(err) {
+			break
+		}
+		if time.Since(begun) > 60*time.Second {
+			t.Fatalf("the right is not gone: %v", err)
+		}
+	}
 	gate.breakAll()
 	s.until(t, "lost", func() bool { return s.lost[configMaps] == 1 })
 	create(t, r, object("v1", "ConfigMap", "meanwhile", ours("set-9")))
@@ -137,7 +150,9 @@ func TestLostWithoutPermission(t *testing.T) {
 	if _, ok := s.last("meanwhile"); !ok || s.lost[configMaps] != 1 {
 		t.Errorf("seen: %v, lost %d times", ok, s.lost[configMaps])
 	}
-	t.Cleanup(func() { _ = kube.RbacV1().ClusterRoleBindings().Delete(t.Context(), user, metav1.DeleteOptions{}) })
+	t.Cleanup(func() {
+		_ = kube.RbacV1().ClusterRoleBindings().Delete(context.WithoutCancel(t.Context()), user, metav1.DeleteOptions{})
+	})
 }
 
 // A conversion webhook that does not answer hides the objects: the watch is lost, once, until it answers or is not needed.
@@ -153,7 +168,7 @@ func TestLostConversion(t *testing.T) {
 	crd.Object["spec"].(map[string]any)["versions"] = []any{v1[0], v2}
 	crd.Object["spec"].(map[string]any)["names"] = map[string]any{"kind": "Raft", "plural": "rafts", "singular": "raft", "listKind": "RaftList"}
 	create(t, c.Resource(crdsR), crd)
-	t.Cleanup(func() { _ = c.Resource(crdsR).Delete(t.Context(), name, metav1.DeleteOptions{}) })
+	t.Cleanup(func() { _ = c.Resource(crdsR).Delete(context.WithoutCancel(t.Context()), name, metav1.DeleteOptions{}) })
 	raftsV1 := c.Resource(schema.GroupVersionResource{Group: "sea.example.com", Version: "v1", Resource: "rafts"})
 	established(t, raftsV1, object("sea.example.com/v1", "Raft", "alice", ours("set-10")))
 	s := newSeen()
