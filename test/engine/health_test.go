@@ -15,12 +15,12 @@ import (
 
 func TestHealth_timeoutNamesTheReason(t *testing.T) {
 	r := start(t, files{
-		"a/bundle.yaml": bundle("a", "timeout: 3s"), "a/web.yaml": deployment("web", 1, "nodeSelector: {no: where}"),
+		"a/bundle.yaml": bundle("a", "timeout: 10s"), "a/web.yaml": deployment("web", 1, "nodeSelector: {no: where}"),
 		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "one"),
 		"c/bundle.yaml": bundle("c", "wait: false, timeout: 3s"), "c/web.yaml": deployment("never", 1, "nodeSelector: {no: where}"),
 		"d/bundle.yaml": bundle("d", "dependsOn: [NS-c]"), "d/z.yaml": configMap("z", "one"),
 	})
-	r.Failed("NS-a", "not healthy after 3s", "Deployment.apps/NS/web", "Unschedulable")
+	r.Failed("NS-a", "not healthy after 10s", "Deployment.apps/NS/web", "Unschedulable")
 	r.value("z", "one") // nobody waits for what says wait: false
 	if _, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(t.Context(), "y", metav1.GetOptions{}); err == nil {
 		t.Error("y was applied although what it depends on failed")

@@ -2,10 +2,12 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -103,7 +105,19 @@ func TestImpersonation_withoutRights(t *testing.T) {
 	r.Ready("NS-a", "")
 
 	// A right that is taken away stops the writing, and nothing is taken for deleted.
-	r.Commit(files{"rights/rbac.yaml": strings.Replace(rights("configmaps"), `verbs: ["*"]`, "verbs: [get]", 1), "a/x.yaml": configMap("x", "two")})
+	r.Commit(files{"rights/rbac.yaml": strings.Replace(rights("configmaps"), `verbs: ["*"]`, "verbs: [get]", 1)})
+	r.Eventually("the API server knows that the right is gone", func(ctx context.Context) error {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:               "system:serviceaccount:" + r.NS + ":deployer",
+			ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "patch", Resource: "configmaps", Namespace: r.NS, Name: "x"},
+		}}
+		review, err := r.Kube.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+		if err == nil && review.Status.Allowed {
+			err = errors.New("it still allows it")
+		}
+		return err
+	})
+	r.Commit(files{"a/x.yaml": configMap("x", "two")})
 	r.Failed("NS-a", "ConfigMap/NS/x", "cannot patch")
 	if err := r.hasValue(t.Context(), "x", "one"); err != nil {
 		t.Error(err)

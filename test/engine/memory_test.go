@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"testing"
+	"time"
 )
 
 // 5,000 objects fit into 800 MiB with all that this test has in memory besides the agent. (test/bench measures the agent alone.)
@@ -21,6 +22,7 @@ func TestManyObjects_fitIntoMemory(t *testing.T) {
 		}
 	}
 	r := start(t, fs)
+	r.Patience = 4 * time.Minute // for thousands of requests
 	for i := range bundles {
 		r.Ready(fmt.Sprintf("NS-a%d", i), "")
 	}

@@ -147,7 +147,7 @@ func TestSuspension_itsEndLetsABundleThatLeftGitGo(t *testing.T) {
 func TestHealth_isFollowedAfterARestart(t *testing.T) {
 	r := start(t, files{
 		"crd/bundle.yaml": bundle("crd", ""), "crd/crd.yaml": crd,
-		"a/bundle.yaml": bundle("a", "timeout: 4s"), "a/web.yaml": deployment("web", 1, "nodeSelector: {no: where}"),
+		"a/bundle.yaml": bundle("a", "timeout: 10s"), "a/web.yaml": deployment("web", 1, "nodeSelector: {no: where}"),
 		"t/bundle.yaml": bundle("t", `timeout: 2m, dependsOn: [NS-crd], health: [{apiVersion: NS.example.com/v1, kind: Thing, current: "has(self.status) && self.status.state == 'done'"}]`),
 		"t/thing.yaml":  thing("one", "one"),
 	})
@@ -169,13 +169,13 @@ func TestHealth_isFollowedAfterARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	phase("NS-a", api.PhaseProgressing)
 	r.thingIs("one", "one")
 	state("done")
 	r.Ready("NS-t", "")
-	phase("NS-a", api.PhaseProgressing)
 	r.Stop()
 	r.Start()
-	r.Failed("NS-a", "not healthy after 4s")
+	r.Failed("NS-a", "not healthy after 10s")
 	phase("NS-t", api.PhaseReady)
 	state("broken")
 	phase("NS-t", api.PhaseProgressing)

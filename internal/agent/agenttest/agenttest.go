@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
+	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -70,12 +72,14 @@ type Rig struct {
 	Kube    kubernetes.Interface
 	Dynamic dynamic.Interface
 	Applier *apply.Applier
+	// Patience is how long Eventually waits: the constant of that name, unless a test of very many objects sets it.
+	Patience time.Duration
 
 	t    testing.TB
 	stop func()
 }
 
-// Patience is how long Eventually waits.
+// Patience is how long a test waits for one thing.
 const Patience = 60 * time.Second
 
 const clusterYAML = `apiVersion: flotilla.dev/v1alpha1
@@ -96,7 +100,7 @@ func New(t testing.TB, cfg Config) *Rig {
 	if cfg.Repo == nil {
 		cfg.Repo = gitservertest.New(t)
 	}
-	r := &Rig{NS: fmt.Sprintf("t%d", names.Add(1)), Plane: cfg.Plane, Repo: cfg.Repo, t: t, stop: func() {}}
+	r := &Rig{NS: fmt.Sprintf("t%d", names.Add(1)), Plane: cfg.Plane, Repo: cfg.Repo, Patience: Patience, t: t, stop: func() {}}
 	direct := controlplanetest.RESTConfigOf(t, r.Plane)
 	r.Config = agent.Config{
 		Cluster: "one", REST: direct, Dir: t.TempDir(), Repo: cfg.Repo.Dir, Branch: gitserver.DefaultBranch,
@@ -136,6 +140,23 @@ func Start(t testing.TB, cfg Config) *Rig {
 	r := New(t, cfg)
 	r.Start()
 	return r
+}
+
+// FreeAddr returns an address of this machine for whoever listens there later. Its port is outside the range
+// from which the system takes free ones: so nobody else gets it meanwhile.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	for try := 1; ; try++ {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+		l, err := net.Listen("tcp", addr)
+		if err == nil {
+			_ = l.Close()
+			return addr
+		}
+		if try == 20 {
+			t.Fatal(err)
+		}
+	}
 }
 
 // testWriter logs into the test.
@@ -222,7 +243,7 @@ func (r *Rig) Stop() { r.stop() }
 // Eventually asks until the answer is nil.
 func (r *Rig) Eventually(what string, ask func(ctx context.Context) error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), Patience)
+	ctx, cancel := context.WithTimeout(r.t.Context(), r.Patience)
 	defer cancel()
 	begun := time.Now()
 	var last error
