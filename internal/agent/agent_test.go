@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -100,6 +101,19 @@ func (r *rig) setting(name, want string) func(context.Context) error {
 	}
 }
 
+// corrected waits until the agent tells of a correction, which it does once its store has it; the cluster shows it sooner.
+func (r *rig) corrected(name string) {
+	r.t.Helper()
+	r.Eventually("the correction of "+name+" is told", func(ctx context.Context) error {
+		selector := metav1.ListOptions{FieldSelector: "reason=Corrected,involvedObject.name=" + name}
+		list, err := r.Kube.CoreV1().Events("app").List(ctx, selector)
+		if err == nil && len(list.Items) == 0 {
+			err = errors.New("there is no Event")
+		}
+		return err
+	})
+}
+
 func TestAgent_appliesFollowsAndPrunes(t *testing.T) {
 	r := newRig(t, app())
 	r.Ready("app", "")
@@ -129,6 +143,8 @@ func TestAgent_correctsAndExplainsAnEdit(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Eventually("the deleted object is back", r.setting("settings", "one"))
+	r.corrected("web")
+	r.corrected("settings")
 	r.Eventually("all drift is closed", func(ctx context.Context) error {
 		b, err := r.Bundle(ctx, "app")
 		if err == nil && (b.Drifted != 0 || b.Phase != api.PhaseReady) {
@@ -197,6 +213,7 @@ func TestAgent_reportsWhatItMissed(t *testing.T) {
 	r.Start()
 	r.Ready("app", revision)
 	r.Eventually("the missed edit is corrected", r.replicas(2))
+	r.corrected("web")
 	r.Eventually("the missed commit is applied", r.setting("settings", "two"))
 	r.Stop()
 	es := r.Episodes()
