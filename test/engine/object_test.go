@@ -198,8 +198,9 @@ func TestObject_reconcileDisabledIsHonoured(t *testing.T) {
 		return nil
 	})
 	var kept *corev1.ConfigMap
+	revision := ""
 	for i := 1; i <= 10; i++ {
-		r.Commit(files{"a/x.yaml": configMap("x", fmt.Sprint(i)), "a/y.yaml": configMap("y", fmt.Sprint(i))})
+		revision = r.Commit(files{"a/x.yaml": configMap("x", fmt.Sprint(i)), "a/y.yaml": configMap("y", fmt.Sprint(i))})
 		r.value("y", fmt.Sprint(i))
 		if i == 5 {
 			r.Stop()
@@ -216,6 +217,10 @@ func TestObject_reconcileDisabledIsHonoured(t *testing.T) {
 	}
 	r.same(kept)
 	r.Proxy.Spoil(nil)
+	// After a 403 the bundle would be tried again in minutes only.
+	r.Sync()
+	r.Applied(revision)
+	r.same(kept)
 	r.patch("x", `{"metadata":{"annotations":{"flotilla.dev/reconcile":null}}}`)
 	r.value("x", "10")
 }
@@ -232,6 +237,7 @@ func TestObject_manyErrorsAreBounded(t *testing.T) {
 		fs[fmt.Sprintf("a/bad%d.yaml", i)] = all.String()
 	}
 	r := start(t, fs)
+	r.Patience = 4 * time.Minute // for thousands of requests
 	r.Ready("NS-b", "")
 	r.Failed("NS-a", fmt.Sprintf("%d objects failed", n))
 	b, err := r.Bundle(t.Context(), "NS-a")
