@@ -186,7 +186,7 @@ func TestRefusalsOfAStream(t *testing.T) {
 		t.Fatalf("revoked %d certificates, %v", n, err)
 	}
 	refusal(a, "CertificateRevoked")
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("the revocation took effect after %s", took)
 	}
 	if err := a.Client.Status().Err; !strings.Contains(err.Error(), "lost laptop") {
@@ -248,7 +248,7 @@ func TestRefusalsOfAStream(t *testing.T) {
 }
 
 func TestCertificateIsRenewed(t *testing.T) {
-	h := hubtest.Start(t, hub.Config{CertificateLife: 4 * time.Second})
+	h := hubtest.Start(t, hub.Config{CertificateLife: 10 * time.Second})
 	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
 	a.MustJoin(h)
 	before, err := client.LoadIdentity(a.IdentityDir())

@@ -13,7 +13,7 @@ import (
 
 // A renewal does not make an agent forget what it joined with: it would join again with a token that is used up.
 func TestRenewalKeepsWhatWasJoinedWith(t *testing.T) {
-	h := hubtest.Start(t, hub.Config{CertificateLife: 4 * time.Second})
+	h := hubtest.Start(t, hub.Config{CertificateLife: 10 * time.Second})
 	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
 	a.MustJoin(h)
 	before, err := client.LoadIdentity(a.IdentityDir())

@@ -8,13 +8,16 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,12 +44,6 @@ func Start(t testing.TB, cfg hub.Config) *Hub {
 	if cfg.DataDir == "" {
 		cfg.DataDir = t.TempDir()
 	}
-	if cfg.AgentAddr == "" {
-		cfg.AgentAddr = "127.0.0.1:0"
-	}
-	if cfg.HTTPAddr == "" {
-		cfg.HTTPAddr = "127.0.0.1:0"
-	}
 	if cfg.Tokens == nil {
 		cfg.Tokens = []hub.Token{{Name: "test", Value: Token, Role: hub.Admin}}
 	}
@@ -61,7 +58,10 @@ func Start(t testing.TB, cfg hub.Config) *Hub {
 
 func (h *Hub) start() {
 	h.t.Helper()
-	srv, err := hub.New(h.cfg)
+	srv, err := hub.New(h.addressed())
+	for try := 1; errors.Is(err, syscall.EADDRINUSE) && try < 20; try++ {
+		srv, err = hub.New(h.addressed())
+	}
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -78,6 +78,18 @@ func (h *Hub) start() {
 		}
 		h.stop = nil
 	}
+}
+
+// addressed is the configuration with addresses. They are outside the range from which the system takes free ones,
+// so nobody else gets them while the hub is stopped. Control planes and Git servers of tests take theirs above.
+func (h *Hub) addressed() hub.Config {
+	cfg := h.cfg
+	for _, addr := range []*string{&cfg.AgentAddr, &cfg.HTTPAddr} {
+		if *addr == "" {
+			*addr = fmt.Sprintf("127.0.0.1:%d", 8_000+rand.IntN(2_000))
+		}
+	}
+	return cfg
 }
 
 // Stop stops the hub, as at the end of the test.
