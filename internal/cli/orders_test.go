@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -46,18 +47,23 @@ func TestOrdersAndErrors(t *testing.T) {
 			if _, err := quotas.Create(t.Context(), quota, metav1.CreateOptions{}); err != nil {
 				t.Fatal(err)
 			}
-			r.eventually("the quota counts", func() error {
-				try := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}
-				if _, err := r.kube.CoreV1().ConfigMaps("app").Create(t.Context(), try, metav1.CreateOptions{DryRun: []string{"All"}}); err == nil {
-					return fmt.Errorf("not yet")
+			counts := func(want bool) func() error {
+				return func() error {
+					try := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "try-"}}
+					_, err := r.kube.CoreV1().ConfigMaps("app").Create(t.Context(), try, metav1.CreateOptions{DryRun: []string{"All"}})
+					if apierrors.IsForbidden(err) != want {
+						return fmt.Errorf("not yet (%v)", err)
+					}
+					return nil
 				}
-				return nil
-			})
+			}
+			r.eventually("the quota counts", counts(true))
 			r.repo.Commit(map[string]string{"app/" + how + ".yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + how + "}\n"})
 			r.eventually("the bundle has failed", failed(true))
 			if err := quotas.Delete(t.Context(), how, metav1.DeleteOptions{}); err != nil {
 				t.Fatal(err)
 			}
+			r.eventually("the quota is gone", counts(false))
 			if _, _, talk := r.flotilla("", args...); !strings.Contains(talk, "sync ordered") {
 				t.Fatal(talk)
 			}
