@@ -38,6 +38,5 @@ func TestAdjustGarbage(t *testing.T) {
 	much := make([]byte, 1<<30)
 	becomes("a gigabyte", func(p int) bool { return p == garbagePercent })
 	runtime.KeepAlive(much)
-	much = nil
 	becomes("little again", func(p int) bool { return p > garbagePercent })
 }
