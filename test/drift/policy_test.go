@@ -48,6 +48,7 @@ func TestExtraObjects(t *testing.T) {
 	r.Commit(files{"app/bundle.yaml": bundle("drift: {extra: remove}")})
 	r.gone("cm/extra")
 	r.settle()
+	r.ended()
 	r.drifted(0)
 	for _, name := range []string{"no-manager", "other-manager", "no-set", "other-set", "other-bundle", "plain"} {
 		r.stays("cm/"+name, "data.key", "x")
@@ -93,7 +94,7 @@ func TestReportThenCorrect(t *testing.T) {
 	r.is("deploy/web", "spec.replicas", "1")
 	r.is("cm/settings", "data.key", "one")
 	r.drifted(0)
-	r.metricIs(`flotilla_drift_open{class="changed"}`, 0)
+	r.ended()
 	r.want(
 		"deploy/web changed corrected: /spec/replicas 1 -> 3 by kubectl-edit",
 		"cm/settings missing corrected",

@@ -91,12 +91,12 @@ spec: {variables: {environment: prod, region: eu, cluster_domain: one.example.co
 	for _, hook := range []string{"webhook/world-policy"} {
 		r.editAs("cert-manager-cainjector", hook, `[{"op":"replace","path":"/webhooks/0/clientConfig/caBundle","value":"CABUNDLE"}]`)
 	}
-	installed := r.metric(`flotilla_dry_run_seconds_count{result="ok"}`)
+	installed := r.dryRuns()
 	time.Sleep(quietFor(t))
 	if n := r.metric("flotilla_objects_unknown"); n != 0 {
 		t.Errorf("%v objects are unknown", n)
 	}
-	after := r.metric(`flotilla_dry_run_seconds_count{result="ok"}`) - installed
+	after := r.dryRuns() - installed
 	t.Logf("dry runs: %v while it was installed, %v after", installed, after)
 	if after > 10 { // one for each object that something really happened to, whatever the number of full compares
 		t.Errorf("%v dry runs while nothing happened but what controllers do", after)
@@ -112,10 +112,20 @@ spec: {variables: {environment: prod, region: eu, cluster_domain: one.example.co
 	}
 	t.Logf("%d bundles with %d objects", len(all), objects)
 	// Applied again as a whole, nothing is to be changed.
+	ordered := r.dryRuns()
 	if err := r.Applier.OrderSync(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(5 * time.Second)
+	runs, since := ordered, time.Now()
+	r.Eventually("all was looked at again", func(context.Context) error {
+		if now := r.dryRuns(); now != runs {
+			runs, since = now, time.Now()
+		}
+		if runs == ordered || time.Since(since) < 3*time.Second {
+			return fmt.Errorf("%v dry runs after the order", runs-ordered)
+		}
+		return nil
+	})
 	es := r.closed()
 	for _, e := range es {
 		t.Errorf("%s %s %s by %+v: %+v", e.Object, e.Class, e.Outcome, e.By, e.Fields)

@@ -129,7 +129,7 @@ func TestSuspensions(t *testing.T) {
 // A suspension that ends while the agent is down has ended when it starts.
 func TestSuspensionEndsWhileTheAgentIsDown(t *testing.T) {
 	r := start(t, files{"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one")})
-	s := r.suspend(api.Suspension{Scope: r.object("a"), Reason: "INC-3", Until: time.Now().Add(4 * time.Second)})
+	s := r.suspend(api.Suspension{Scope: r.object("a"), Reason: "INC-3", Until: time.Now().Add(10 * time.Second)})
 	r.edit("cm/a", `{"data":{"key":"two"}}`)
 	r.open("cm/a", suspended(s.Name))
 	r.Stop()
@@ -232,7 +232,7 @@ func TestUnreadableSuspension(t *testing.T) {
 // What a person asks for beyond the fleet's limit is cut off.
 func TestSuspensionLongerThanTheFleetAllows(t *testing.T) {
 	r := start(t, files{
-		"fleet.yaml":      "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {suspendMax: 3s}\n",
+		"fleet.yaml":      "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec: {suspendMax: 10s}\n",
 		"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one"),
 	})
 	s := r.suspend(api.Suspension{Scope: r.object("a"), Reason: "INC-7", Until: time.Now().Add(time.Hour)})
