@@ -243,7 +243,7 @@ func TestSuspend_expires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	suspend(t, "prod-eu", "--object", "Deployment/podinfo/podinfo", "--for", "4s", "--reason", "INC-2")
+	suspend(t, "prod-eu", "--object", "Deployment/podinfo/podinfo", "--for", "15s", "--reason", "INC-2")
 	since := time.Now()
 	scale(t, "prod-eu", want+4, "k9s")
 	var e api.Episode
