@@ -148,7 +148,7 @@ func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for try := 1; ; try++ {
 		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
-		l, err := net.Listen("tcp", addr)
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
 		if err == nil {
 			_ = l.Close()
 			return addr
