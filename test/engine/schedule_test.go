@@ -150,7 +150,7 @@ func TestSchedule_aNewerRevisionEndsTheWait(t *testing.T) {
 }
 
 func TestSync_forces(t *testing.T) {
-	r := newRig(t, agenttest.Config{Files: files{
+	r := newRig(t, agenttest.Config{Mode: agenttest.Proxied, Files: files{
 		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
 		"b/bundle.yaml": bundle("b", ""), "b/web.yaml": deployment("web", -1, ""),
 	}})
@@ -174,6 +174,19 @@ func TestSync_forces(t *testing.T) {
 	r.Start()
 	r.Failed("NS-a", "exceeded quota")
 	r.Failed("NS-b", "spec.replicas")
+	tries := 0
+	r.Eventually("it was tried once more, a second later", func(context.Context) error {
+		for _, q := range r.Proxy.Requests() {
+			if q.Method == http.MethodPatch && strings.HasSuffix(q.Path, "/configmaps/x") {
+				tries++
+			}
+		}
+		if tries < 2 {
+			return fmt.Errorf("%d tries", tries)
+		}
+		return nil
+	})
+	r.Failed("NS-a", "exceeded quota")
 	// Nobody tells the agent that the quota is gone: it would try again in five minutes.
 	if err := quotas.Delete(t.Context(), "none", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)

@@ -142,12 +142,12 @@ func Start(t testing.TB, cfg Config) *Rig {
 	return r
 }
 
-// FreeAddr returns an address of this machine for whoever listens there later. Its port is outside the range
-// from which the system takes free ones: so nobody else gets it meanwhile.
+// FreeAddr returns an address of this machine for whoever listens there later. Nobody else gets its port meanwhile:
+// the system takes free ones from another range, and so do the other servers of tests.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for try := 1; ; try++ {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
+		addr := fmt.Sprintf("127.0.0.1:%d", 6_000+rand.IntN(2_000))
 		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
 		if err == nil {
 			_ = l.Close()
