@@ -186,7 +186,7 @@ func TestRefusalsOfAStream(t *testing.T) {
 		t.Fatalf("revoked %d certificates, %v", n, err)
 	}
 	refusal(a, "CertificateRevoked")
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > time.Second {
 		t.Errorf("the revocation took effect after %s", took)
 	}
 	if err := a.Client.Status().Err; !strings.Contains(err.Error(), "lost laptop") {

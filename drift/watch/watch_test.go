@@ -497,7 +497,7 @@ func TestMemoryAndLatency(t *testing.T) {
 	if each > 4096 {
 		t.Errorf("%.0f bytes of heap for an object are too many", each)
 	}
-	var took []time.Duration
+	var worst time.Duration
 	for i := range 100 {
 		changed := patch(t, r, fmt.Sprintf("cm-%d", i), `{"data":{"k":"v"}}`)
 		began := time.Now()
@@ -505,14 +505,11 @@ func TestMemoryAndLatency(t *testing.T) {
 			e, _ := s.last(changed.GetName())
 			return e.ResourceVersion == changed.GetResourceVersion()
 		})
-		took = append(took, time.Since(began))
+		worst = max(worst, time.Since(began))
 	}
-	slices.Sort(took)
-	// A machine that stalls makes one change slow, and not half of them.
-	half, worst := took[len(took)/2], took[len(took)-1]
-	t.Logf("half of 100 changes were seen %v after the write, the slowest %v", half, worst)
-	if half > time.Second {
-		t.Errorf("half of the changes were seen only after %v", half)
+	t.Logf("the slowest of 100 changes was seen %v after the write", worst)
+	if worst > time.Second {
+		t.Errorf("the slowest change was seen only after %v", worst)
 	}
 }
 

@@ -85,7 +85,7 @@ func TestFight(t *testing.T) {
 	if len(es) != 1 || es[0].Outcome != api.OutcomeCorrected || es[0].Count < 4 {
 		t.Fatalf("episodes are %+v", es)
 	}
-	if writes > 12 {
+	if writes > 8 {
 		t.Errorf("the agent went along %d times", writes)
 	}
 	if !es[0].Flapping {
@@ -148,7 +148,7 @@ func TestFightWithOtherFields(t *testing.T) {
 	stop()
 	writer.Wait()
 	r.drifted(0)
-	if es := r.closed(); writes > 12 || len(es) > 12 {
+	if es := r.closed(); writes > 6 || len(es) > 6 {
 		t.Errorf("the agent went along %d times, in %d episodes", writes, len(es))
 	}
 }

@@ -217,7 +217,7 @@ const (
 
 	// slack is how many times longer a slow machine may take: here a whole fleet shares a few cores
 	// with the tests. A promise broken on a machine of its own shows in test/bench, which takes none.
-	slack = 5
+	slack = 3
 )
 
 // promised fails the test if something that is so now took longer since begun than people are told.
