@@ -24,8 +24,9 @@ fmt: $(LINT)
 	for dir in $(MODULES); do (cd $$dir && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 bench: build controlplane
-	go run ./test/bench -bundles 100,200,300,1000
-	go run ./test/bench -bundles 500 -rows install,edits,status
+	go run ./test/bench -bundles 200
+	go run ./test/bench -bundles 100,300,1000 -installs 1
+	go run ./test/bench -bundles 500 -installs 1 -rows install,edits,status
 	go run ./test/bench -bundles 2500 -plain -rows install,idle
 
 image:

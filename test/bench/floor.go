@@ -80,10 +80,10 @@ type floor struct {
 }
 
 // changes is how often every Deployment is changed, by the bare client and by the agent: the median counts.
-const changes = 3
+const changes = 5
 
-// floors installs n bundles' objects into a new namespace, changes every Deployment, and removes all.
-func (p *plane) floors(ctx context.Context, n int, ns string) (f floor, err error) {
+// floors installs n bundles' objects into a new namespace, changes every Deployment if that is wanted, and removes all.
+func (p *plane) floors(ctx context.Context, n int, ns string, change bool) (f floor, err error) {
 	if err := p.namespace(ctx, ns); err != nil {
 		return f, err
 	}
@@ -96,6 +96,9 @@ func (p *plane) floors(ctx context.Context, n int, ns string) (f floor, err erro
 	}
 	if f.install, f.installHealthy, err = p.timed(ctx, w, all, n, 1); err != nil {
 		return f, fmt.Errorf("floor: %w", err)
+	}
+	if !change {
+		return f, p.removeNamespace(ctx, ns)
 	}
 	var applied, healthy [changes]time.Duration
 	for c := range changes {

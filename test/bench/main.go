@@ -1,7 +1,7 @@
 // Command bench measures the reconcile engine against the API server's own speed.
 //
-// On one local control plane it applies the same objects twice: by a bare client that does nothing but
-// apply (the floor), and by the agent, as a process of its own, from a Git repository.
+// On one local control plane it applies the same objects by a bare client that does nothing but
+// apply (the floor), by the agent, as a process of its own, from a Git repository, and by the bare client again.
 // It prints one table. It never judges: docs/performance.md says what the figures should be.
 //
 //	go run ./test/bench -bundles 100,300,1000
@@ -9,7 +9,7 @@
 // How soon drift is found and corrected, as percentiles, and that status updates cost nothing
 // (an edit that was not found is counted as missed, and is an error):
 //
-//	go run ./test/bench -bundles 500 -rows install,edits,status
+//	go run ./test/bench -bundles 500 -installs 1 -rows install,edits,status
 //
 // The agent's memory with 10,000 objects:
 //
@@ -35,19 +35,20 @@ import (
 
 // options are the flags.
 type options struct {
-	sizes   []int
-	rows    []string
-	json    bool
-	agent   string
-	profile string
-	keep    bool
-	plain   bool
-	poll    time.Duration
-	repeat  int
-	edits   int
-	rate    float64
-	updates int
-	idle    time.Duration
+	sizes    []int
+	rows     []string
+	json     bool
+	agent    string
+	profile  string
+	keep     bool
+	plain    bool
+	poll     time.Duration
+	repeat   int
+	installs int
+	edits    int
+	rate     float64
+	updates  int
+	idle     time.Duration
 }
 
 // The rows, in the order in which they run.
@@ -83,6 +84,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.BoolVar(&o.plain, "plain", false, "objects that no controller does anything about, and no floor; for rows "+strings.Join(plainRows, ","))
 	f.DurationVar(&o.poll, "poll", 250*time.Millisecond, "how often the agent looks for a new commit")
 	f.IntVar(&o.repeat, "repeat", 5, "how often single changes are measured; the median is shown")
+	f.IntVar(&o.installs, "installs", 3, "how often the install is measured; the one with the median ratio is shown (always once with -plain)")
 	f.IntVar(&o.edits, "edits", 500, "edits of row edits, each of another object")
 	f.Float64Var(&o.rate, "rate", 25, "edits per second of row edits")
 	f.IntVar(&o.updates, "updates", 5000, "status updates of row status")
@@ -106,8 +108,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		}
 		o.rows = append(o.rows, s)
 	}
-	if o.repeat < 1 || o.rate <= 0 {
-		return o, errors.New("-repeat and -rate must be above zero")
+	if o.plain {
+		o.installs = 1 // there is no floor
+	}
+	if o.repeat < 1 || o.rate <= 0 || o.installs < 1 {
+		return o, errors.New("-repeat, -rate and -installs must be above zero")
 	}
 	var err error
 	o.agent, err = filepath.Abs(o.agent)

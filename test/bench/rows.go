@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -30,7 +31,9 @@ type result struct {
 	Floor time.Duration `json:"floorNanoseconds,omitempty"`
 	// FloorHealthy is the floor with the wait for the cluster's controllers.
 	FloorHealthy time.Duration `json:"floorHealthyNanoseconds,omitempty"`
-	// The rest is of all repetitions together, divided by their number.
+	// Ratios are those of all installs to their floors, in the order in which they were measured.
+	Ratios []float64 `json:"ratios,omitempty"`
+	// The rest is of all repetitions together, divided by their number; of several installs it is of the one that is shown.
 	CPU      time.Duration  `json:"cpuNanoseconds"`
 	Peak     int            `json:"peakBytes"`
 	Resident int            `json:"residentBytes"`
@@ -39,7 +42,38 @@ type result struct {
 	Note     string         `json:"note,omitempty"`
 }
 
-// bench is one size being measured.
+// ratio is to the floor.
+func (r result) ratio() float64 { return float64(r.Wall) / float64(r.Floor) }
+
+// measure measures one size. The install is measured several times, each time on a control plane of its own, and the one
+// with the median ratio is shown: on a machine that others use a single install may meet another speed than its floor.
+func measure(ctx context.Context, o options, n int, progress io.Writer) ([]result, error) {
+	var installs []result
+	alone := o
+	alone.rows = []string{"install"}
+	for len(installs) < o.installs-1 {
+		got, err := series(ctx, alone, n, progress)
+		if err != nil {
+			return got, err
+		}
+		installs = append(installs, got[0])
+	}
+	results, err := series(ctx, o, n, progress)
+	if err != nil || o.installs == 1 {
+		return results, err
+	}
+	installs = append(installs, results[0])
+	var ratios []float64
+	for _, r := range installs {
+		ratios = append(ratios, r.ratio())
+	}
+	slices.SortFunc(installs, func(a, b result) int { return cmp.Compare(a.ratio(), b.ratio()) })
+	results[0] = installs[len(installs)/2]
+	results[0].Times, results[0].Ratios = len(installs), ratios
+	return results, nil
+}
+
+// bench is one size being measured on one control plane.
 type bench struct {
 	o        options
 	n        int
@@ -56,7 +90,8 @@ type bench struct {
 	results  []result
 }
 
-func measure(ctx context.Context, o options, n int, progress io.Writer) (_ []result, err error) {
+// series measures the rows on a new control plane.
+func series(ctx context.Context, o options, n int, progress io.Writer) (_ []result, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	dir, err := os.MkdirTemp("", "flotilla-bench-")
@@ -72,12 +107,6 @@ func measure(ctx context.Context, o options, n int, progress io.Writer) (_ []res
 		"install": b.install, "all": b.changeAll, "one": b.changeOne, "idle": b.idle,
 		"restart": b.restart, "edit": b.edit, "edits": b.edits, "status": b.statusUpdates,
 	}
-	// The floor is measured a second time right after what is compared with it:
-	// a machine that others use changes its speed. The agent that watches then has nothing to do.
-	last := "install"
-	if slices.Contains(o.rows, "all") {
-		last = "all"
-	}
 	for _, name := range allRows {
 		if name != "install" && !slices.Contains(o.rows, name) {
 			continue
@@ -86,14 +115,14 @@ func measure(ctx context.Context, o options, n int, progress io.Writer) (_ []res
 		if err := rows[name](ctx); err != nil {
 			return b.results, fmt.Errorf("%s: %w", name, err)
 		}
-		if name == last && !o.plain {
-			b.say("%d bundles: floor", n)
-			if err := b.floor(ctx); err != nil {
-				return b.results, err
-			}
+		if o.plain || name != "install" && name != "all" {
+			continue
 		}
+		if err := b.floor(ctx, slices.Contains(o.rows, "all")); err != nil {
+			return b.results, err
+		}
+		b.compare()
 	}
-	b.ratios()
 	return b.results, b.agent.stop()
 }
 
@@ -134,19 +163,21 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	if b.o.plain {
 		return nil
 	}
-	b.say("%d bundles: floor", b.n)
 	// A fresh API server is slow at first.
-	if _, err := b.plane.floors(ctx, warmUp, "warm-up"); err != nil {
+	if _, err := b.plane.floors(ctx, warmUp, "warm-up", true); err != nil {
 		return err
 	}
-	return b.floor(ctx)
+	return b.floor(ctx, false)
 }
 
 // warmUp is how many bundles the control plane sees before anything is measured.
 const warmUp = 50
 
-func (b *bench) floor(ctx context.Context) error {
-	f, err := b.plane.floors(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)))
+// floor measures the floor, with the change of every Deployment where that is wanted.
+// An agent that runs meanwhile has nothing to do: the objects do not carry its labels.
+func (b *bench) floor(ctx context.Context, change bool) error {
+	b.say("%d bundles: floor", b.n)
+	f, err := b.plane.floors(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)), change)
 	if err == nil {
 		b.floors = append(b.floors, f)
 		b.say("floor: install %v (healthy after %v), change of every Deployment %v (healthy after %v)",
@@ -155,19 +186,17 @@ func (b *bench) floor(ctx context.Context) error {
 	return err
 }
 
-// ratios compares with the mean of the floors.
-func (b *bench) ratios() {
-	for i := range b.results {
-		r := &b.results[i]
-		for _, f := range b.floors {
-			switch r.Row {
-			case "install":
-				r.Floor += f.install / time.Duration(len(b.floors))
-				r.FloorHealthy += f.installHealthy / time.Duration(len(b.floors))
-			case "all":
-				r.Floor += f.change / time.Duration(len(b.floors))
-				r.FloorHealthy += f.changeHealthy / time.Duration(len(b.floors))
-			}
+// compare puts beside the last row the mean of the floors right before and right after it.
+func (b *bench) compare() {
+	r := &b.results[len(b.results)-1]
+	for _, f := range b.floors[len(b.floors)-2:] {
+		switch r.Row {
+		case "install":
+			r.Floor += f.install / 2
+			r.FloorHealthy += f.installHealthy / 2
+		case "all":
+			r.Floor += f.change / 2
+			r.FloorHealthy += f.changeHealthy / 2
 		}
 	}
 }

@@ -22,7 +22,7 @@ func table(w io.Writer, all []result) error {
 			wall = seconds(r.Wall)
 		}
 		if r.Floor > 0 {
-			low, healthy, ratio = seconds(r.Floor), seconds(r.FloorHealthy), fmt.Sprintf("%.2f", float64(r.Wall)/float64(r.Floor))
+			low, healthy, ratio = seconds(r.Floor), seconds(r.FloorHealthy), fmt.Sprintf("%.2f", r.ratio())
 		}
 		note := r.Note
 		if r.Times > 1 {
@@ -40,6 +40,9 @@ func table(w io.Writer, all []result) error {
 	for _, r := range all {
 		if r.Row == remarkRow {
 			fmt.Fprintln(w, r.Note)
+		}
+		if len(r.Ratios) > 0 {
+			fmt.Fprintf(w, "%d bundles: the ratios of the installs: %.2f\n", r.Bundles, r.Ratios)
 		}
 	}
 	return nil
