@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -471,18 +470,6 @@ func TestDriftCommands(t *testing.T) {
 	// A mistyped name holds nothing, and what ended by itself is not resumed: both are said.
 	t.Run("suspend what is not there", func(t *testing.T) {
 		t.Cleanup(func() { r.flotilla("", r.on("resume", "--all", "--yes")...) })
-		// An agent on a stalled machine may not have confirmed it in time: then the order is given again.
-		suspend := func(args ...string) (code int, out, talk string) {
-			t.Helper()
-			r.eventually("the agent confirms a suspension", func() error {
-				code, out, talk = r.flotilla("", r.on(append([]string{"suspend"}, args...)...)...)
-				if strings.Contains(talk, "has not confirmed it") {
-					return errors.New(talk)
-				}
-				return nil
-			})
-			return code, out, talk
-		}
 		for _, tt := range []struct {
 			scope []string
 			says  string // empty: no warning
@@ -492,12 +479,12 @@ func TestDriftCommands(t *testing.T) {
 			{[]string{"--object", "ConfigMap/app/settings"}, ""},
 			{[]string{"--object", "ConfigMap/app/setings"}, `warning: flotilla has no object "ConfigMap/app/setings" on this cluster now; known of its kind are: `},
 		} {
-			code, out, talk := suspend(append([]string{"--for", "10m", "--reason", "INC-5"}, tt.scope...)...)
+			code, out, talk := r.flotilla("", r.on(append([]string{"suspend", "--for", "10m", "--reason", "INC-5"}, tt.scope...)...)...)
 			if code != 0 || strings.TrimSpace(out) == "" || !strings.Contains(talk, tt.says) || tt.says == "" && strings.Contains(talk, "warning") || !strings.Contains(talk, "the agent holds it") {
 				t.Errorf("%v: code %d\n%s%s", tt.scope, code, out, talk)
 			}
 		}
-		if _, _, talk := suspend("--bundle", "app", "--for", "100h", "--reason", "INC-7"); !strings.Contains(talk, "warning: the fleet allows no longer suspension") {
+		if _, _, talk := r.flotilla("", r.on("suspend", "--bundle", "app", "--for", "100h", "--reason", "INC-7")...); !strings.Contains(talk, "warning: the fleet allows no longer suspension") {
 			t.Errorf("longer than the fleet allows:\n%s", talk)
 		}
 		r.must(r.on("suspend", "--bundle", "app", "--for", "5s", "--reason", "INC-6", "--name", "cli-short")...)

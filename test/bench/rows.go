@@ -180,8 +180,10 @@ func (b *bench) floor(ctx context.Context, change bool) error {
 	f, err := b.plane.floors(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)), change)
 	if err == nil {
 		b.floors = append(b.floors, f)
-		b.say("floor: install %v (healthy after %v), change of every Deployment %v (healthy after %v)",
-			f.install, f.installHealthy, f.change, f.changeHealthy)
+		b.say("floor: install %v (healthy after %v)", f.install, f.installHealthy)
+	}
+	if err == nil && change {
+		b.say("floor: change of every Deployment %v (healthy after %v)", f.change, f.changeHealthy)
 	}
 	return err
 }

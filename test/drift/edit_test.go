@@ -126,6 +126,7 @@ func TestStrippedLabelIsPutBack(t *testing.T) {
 		t.Error("the object was made anew")
 	}
 	r.ended()
+	r.drifted(0)
 	r.want(fmt.Sprintf("cm/settings removed corrected: /metadata/labels/applyset.kubernetes.io~1part-of %q -> ", before.GetLabels()[api.LabelPartOf]))
 }
 
@@ -179,6 +180,7 @@ func TestServicePortsAreForced(t *testing.T) {
 	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81},{"op":"add","path":"/metadata/labels/note","value":"mine"}]`)
 	r.is("svc/web", "spec.ports.0.port", "80")
 	r.ended()
+	r.drifted(0)
 	r.want("svc/web removed corrected: /spec/ports/[port=80,protocol=TCP] {\"name\":\"http\",\"port\":80,\"protocol\":\"TCP\",\"targetPort\":8080} -> ")
 	now := r.get("svc/web")
 	if now.GetUID() != before.GetUID() || len(at(now, "spec.ports").([]any)) != 3 {

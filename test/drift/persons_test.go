@@ -112,6 +112,7 @@ func TestPersons(t *testing.T) {
 			}
 			return err
 		})
+		r.drifted(0)
 		return e.By
 	}
 	if got := by("by name"); got.Person != alice || got.Confidence != api.ConfidencePerson {
