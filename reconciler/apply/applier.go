@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/kubejson"
 )
 
 // DefaultConcurrency is how many requests are in flight at most where Config says nothing.
@@ -98,7 +99,7 @@ func New(cfg Config) (*Applier, error) {
 	base.QPS, base.Burst, base.RateLimiter = -1, 0, nil
 	base.WarningHandler = rest.NoWarnings{}
 	base.ContentType, base.AcceptContentTypes = "application/json", "application/json"
-	base.NegotiatedSerializer = codecs
+	base.NegotiatedSerializer = kubejson.Codecs
 	base.GroupVersion = &schema.GroupVersion{}
 	base.Wrap(a.clock.wrap)
 	base.Wrap(newFairness().wrap)

@@ -368,6 +368,11 @@ spec:
 	if got := res.Changes.Changes[0].Object.Kind; got != "CustomResourceDefinition" {
 		t.Errorf("the first is %s, want the CRD", got)
 	}
+	// A field that the schema does not have is told, and not dropped in silence.
+	typo := r.Apply(t.Context(), apply.Request{Bundle: r.rendered(crd, ns, strings.Replace(widget, "size", "sze", 1)), Inventory: res.Inventory})
+	if typo.Err == nil || !strings.Contains(typo.Err.Error(), "sze") || api.KindOf(typo.Err) != api.Stalled {
+		t.Errorf("a field that is not in the schema: %v", typo.Err)
+	}
 	// In reverse: the instance goes before its CRD, and all is gone in one pass.
 	pruned := r.Prune(t.Context(), apply.PruneRequest{Bundle: r.bundle, Entries: res.Inventory})
 	if pruned.Err != nil || len(pruned.Inventory) != 0 || pruned.Changes.Count(api.Pruned) != 4 {

@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -16,8 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/kubejson"
 )
 
 // await reads one object, and watches it until ok says so. ok gets nil while there is no object.
@@ -74,33 +75,18 @@ func (c *client) awaitOnce(
 		Param("resourceVersion", page.Metadata.ResourceVersion).
 		Param("timeoutSeconds", strconv.Itoa(300)).Stream(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		return true, nil
+		return ctx.Err() == nil, ctx.Err()
 	}
 	defer func() { _ = stream.Close() }()
-	dec := json.NewDecoder(stream)
+	events := kubejson.NewEvents(stream)
 	for {
-		var ev struct {
-			Type   string          `json:"type"`
-			Object json.RawMessage `json:"object"`
+		ev, err := events.Next()
+		if err != nil {
+			return ctx.Err() == nil, ctx.Err()
 		}
-		if err := dec.Decode(&ev); err != nil {
-			if ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			return true, nil
-		}
-		var obj *unstructured.Unstructured
-		switch ev.Type {
-		case "ADDED", "MODIFIED":
-			if obj, err = decode(ev.Object); err != nil {
-				return false, err
-			}
-		case "DELETED":
-		default:
-			return true, nil
+		obj := ev.Object
+		if ev.Type == watch.Deleted {
+			obj = nil
 		}
 		if done, err := ok(obj); done || err != nil {
 			return false, err
@@ -184,28 +170,16 @@ func (c *client) awaitAllGoneOnce(ctx context.Context, w *collectionAwait) (agai
 		return ctx.Err() == nil, ctx.Err()
 	}
 	defer func() { _ = stream.Close() }()
-	dec := json.NewDecoder(stream)
+	events := kubejson.NewEvents(stream)
 	for len(w.left) > 0 {
-		var ev struct {
-			Type   string          `json:"type"`
-			Object json.RawMessage `json:"object"`
-		}
-		if err := dec.Decode(&ev); err != nil {
+		ev, err := events.Next()
+		if err != nil {
 			return ctx.Err() == nil, ctx.Err()
 		}
-		if ev.Type != "MODIFIED" && ev.Type != "DELETED" {
-			if ev.Type == "ADDED" {
-				continue
-			}
-			return true, nil
-		}
-		o, err := decode(ev.Object)
-		if err != nil {
-			return false, err
-		}
+		o := ev.Object
 		switch _, waited := w.left[o.GetUID()]; {
 		case !waited:
-		case ev.Type == "DELETED":
+		case ev.Type == watch.Deleted:
 			delete(w.left, o.GetUID())
 		default:
 			w.left[o.GetUID()] = o

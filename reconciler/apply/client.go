@@ -10,20 +10,11 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
-
-// codecs decode nothing but the API server's error statuses: objects go as raw JSON.
-var codecs = func() runtime.NegotiatedSerializer {
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
-	return serializer.NewCodecFactory(scheme).WithoutConversion()
-}()
 
 // metadataOnly asks the server to answer with the metadata of an object alone.
 const metadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -100,8 +91,10 @@ type patchMode struct {
 
 // apply sends a server-side apply as the field manager flotilla.
 func (c *client) apply(ctx context.Context, p place, body []byte, mode patchMode) (written, error) {
+	// Without validation the server does not parse the body a second time only to warn of keys that stand twice in it:
+	// what was marshalled from a map has none. A field that the schema does not know is an error of every apply, with or without.
 	req := c.rest.Patch(types.ApplyPatchType).AbsPath(p.path).
-		Param("fieldManager", api.FieldManager).Body(body)
+		Param("fieldManager", api.FieldManager).Param("fieldValidation", metav1.FieldValidationIgnore).Body(body)
 	if !mode.polite {
 		req = req.Param("force", "true")
 	}

@@ -3,6 +3,7 @@ package health_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -33,8 +34,9 @@ type rig struct {
 	dyn dynamic.Interface
 	ns  string
 
-	mu    sync.Mutex
-	calls []string
+	mu      sync.Mutex
+	calls   []string
+	watches []func(last string) // end the watches that are open
 }
 
 func newRig(t *testing.T) *rig {
@@ -51,7 +53,11 @@ func newRig(t *testing.T) *rig {
 			r.mu.Lock()
 			r.calls = append(r.calls, req.URL.Path+"?"+req.URL.RawQuery)
 			r.mu.Unlock()
-			return next.RoundTrip(req)
+			res, err := next.RoundTrip(req)
+			if err == nil && req.URL.Query().Get("watch") != "" {
+				r.endable(res)
+			}
+			return res, err
 		})
 	})
 	if r.Tracker, err = health.New(health.Config{REST: cfg, Linger: 100 * time.Millisecond}); err != nil {
@@ -72,6 +78,44 @@ func newRig(t *testing.T) *rig {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+// endable lets a test end a watch as a server or a network does.
+func (r *rig) endable(res *http.Response) {
+	body := res.Body
+	read, write := io.Pipe()
+	go func() {
+		_, err := io.Copy(write, body)
+		_ = write.CloseWithError(err) // nil is the end
+	}()
+	res.Body = struct {
+		io.Reader
+		io.Closer
+	}{read, body}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.watches = append(r.watches, func(last string) {
+		_, _ = io.WriteString(write, last)
+		_ = write.Close()
+		_ = body.Close()
+	})
+}
+
+func (r *rig) watching() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.watches) > 0
+}
+
+// endWatches ends all watches; last is what still came of them.
+func (r *rig) endWatches(last string) {
+	r.mu.Lock()
+	watches := r.watches
+	r.watches = nil
+	r.mu.Unlock()
+	for _, end := range watches {
+		end(last)
+	}
+}
 
 func (r *rig) requests(part string) int {
 	r.mu.Lock()
@@ -283,6 +327,40 @@ func TestExpressions(t *testing.T) {
 }
 
 // Without an answer of its expressions an object is in progress, and without a current expression its own status decides.
+// However a watch ends, what changes afterwards is seen. Where the server does not say that it is too late to go on,
+// nothing is listed again.
+func TestWatchesThatEnd(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		last  string
+		lists int
+	}{
+		"its time is over":      {"", 0},
+		"in the middle":         {`{"type":"MODIFIED","object":{"apiVer`, 0},
+		"too old":               {`{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}}`, 1},
+		"something else came":   {"<html>", 1},
+		"an event of no object": {`{"type":"ADDED"}`, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.Set("b", []api.InventoryEntry{r.create(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {replicas: 0, selector: {matchLabels: {a: b}},
+				template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`)}, nil)
+			r.await("b", "the first state", healthy)
+			for !r.watching() {
+				time.Sleep(10 * time.Millisecond)
+			}
+			before := r.requests("limit=")
+			r.endWatches(c.last)
+			r.Set("b", []api.InventoryEntry{r.patch("Deployment", "d", `{"spec":{"revisionHistoryLimit":3}}`)}, nil)
+			r.await("b", "the state after the watch ended", healthy)
+			if n := r.requests("limit=") - before; n != c.lists {
+				t.Errorf("%d lists after the watch ended, want %d", n, c.lists)
+			}
+		})
+	}
+}
+
 func TestExpressionsThatDoNotSay(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

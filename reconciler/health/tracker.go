@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/kubejson"
 )
 
 // Config is what a Tracker needs.
@@ -58,7 +59,9 @@ type Tracker struct {
 	log     *slog.Logger
 	linger  time.Duration
 	dynamic dynamic.Interface
-	mapper  *restmapper.DeferredDiscoveryRESTMapper
+	// rest opens the watches.
+	rest   *rest.RESTClient
+	mapper *restmapper.DeferredDiscoveryRESTMapper
 	// wake is told that bundles were set or removed.
 	wake    chan struct{}
 	changed chan string
@@ -116,16 +119,26 @@ func New(cfg Config) (*Tracker, error) {
 	base := rest.CopyConfig(cfg.REST)
 	base.QPS, base.Burst, base.RateLimiter = -1, 0, nil
 	base.WarningHandler = rest.NoWarnings{}
-	dyn, err := dynamic.NewForConfig(base)
+	client, err := rest.HTTPClientFor(base)
 	if err != nil {
 		return nil, fmt.Errorf("health: client: %w", err)
 	}
-	disc, err := discovery.NewDiscoveryClientForConfig(base)
+	dyn, err := dynamic.NewForConfigAndClient(base, client)
+	if err != nil {
+		return nil, fmt.Errorf("health: client: %w", err)
+	}
+	plain := rest.CopyConfig(base)
+	plain.ContentType, plain.NegotiatedSerializer, plain.GroupVersion = "application/json", kubejson.Codecs, &schema.GroupVersion{}
+	raw, err := rest.UnversionedRESTClientForConfigAndClient(plain, client)
+	if err != nil {
+		return nil, fmt.Errorf("health: client: %w", err)
+	}
+	disc, err := discovery.NewDiscoveryClientForConfigAndClient(base, client)
 	if err != nil {
 		return nil, fmt.Errorf("health: discovery client: %w", err)
 	}
 	return &Tracker{
-		log: cfg.Log, linger: cmp.Or(cfg.Linger, DefaultLinger), dynamic: dyn,
+		log: cfg.Log, linger: cmp.Or(cfg.Linger, DefaultLinger), dynamic: dyn, rest: raw,
 		mapper: restmapper.NewDeferredDiscoveryRESTMapper(memory.NewMemCacheClient(disc)),
 		wake:   make(chan struct{}, 1), changed: make(chan string), notify: make(chan struct{}, 1),
 		bundles: map[string]*bundle{}, owners: map[string]string{}, kinds: map[schema.GroupKind]*kind{},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/kubejson"
 )
 
 const selector = api.LabelManagedBy + "=" + api.ManagedBy + "," + api.LabelPartOf
@@ -147,19 +149,25 @@ func (t *Tracker) listAndWatch(ctx context.Context, k *kind) (worked bool, err e
 		return false, err
 	}
 	for {
-		timeout := int64(300)
-		w, err := res.Watch(ctx, metav1.ListOptions{
-			LabelSelector: selector, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: &timeout,
-		})
-		if err != nil {
-			return true, err
-		}
-		version, err = t.consume(ctx, k, w, version)
-		w.Stop()
-		if err != nil || ctx.Err() != nil {
+		if version, err = t.watch(ctx, k, m.Resource, version); err != nil || ctx.Err() != nil {
 			return true, err
 		}
 	}
+}
+
+// watch takes in what changes from a version on, until the watch ends. It returns the version to go on from.
+func (t *Tracker) watch(ctx context.Context, k *kind, resource schema.GroupVersionResource, version string) (string, error) {
+	at := []string{"apis", resource.Group, resource.Version, resource.Resource}
+	if resource.Group == "" {
+		at = []string{"api", resource.Version, resource.Resource}
+	}
+	body, err := t.rest.Get().AbsPath(at...).Param("watch", "true").Param("labelSelector", selector).Param("resourceVersion", version).
+		Param("allowWatchBookmarks", "true").Param("timeoutSeconds", "300").Stream(ctx)
+	if err != nil {
+		return version, err
+	}
+	defer func() { _ = body.Close() }()
+	return t.consume(k, kubejson.NewEvents(body), version)
 }
 
 // mapping finds where a kind is served: in the version in which we know it, or else in the one that the server prefers.
@@ -216,34 +224,25 @@ func (t *Tracker) listed(k *kind, seen map[string]bool, version string) {
 }
 
 // consume takes in events until the watch ends. It returns the version to go on from.
-func (t *Tracker) consume(ctx context.Context, k *kind, w watch.Interface, version string) (string, error) {
+func (t *Tracker) consume(k *kind, events *kubejson.Events, version string) (string, error) {
 	for {
-		select {
-		case <-ctx.Done():
+		ev, err := events.Next()
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return version, nil
-		case ev, ok := <-w.ResultChan():
-			if !ok {
-				return version, nil
-			}
-			if ev.Type == watch.Error {
-				err := apierrors.FromObject(ev.Object)
-				return version, fmt.Errorf("watch: %w", err)
-			}
-			o, ok := ev.Object.(*unstructured.Unstructured)
-			if !ok {
-				return version, errors.New("watch: not an object")
-			}
-			version = o.GetResourceVersion()
-			switch ev.Type {
-			case watch.Bookmark:
-			case watch.Deleted:
-				rv, _ := strconv.ParseUint(version, 10, 64)
-				t.see(k, refOf(k.gvk, o), verdict{version: rv, gone: true})
-			default:
-				t.take(k, o)
-			}
-			t.reached(k, version)
 		}
+		if err != nil {
+			return version, fmt.Errorf("watch: %w", err)
+		}
+		version = ev.Object.GetResourceVersion()
+		switch ev.Type {
+		case watch.Bookmark:
+		case watch.Deleted:
+			rv, _ := strconv.ParseUint(version, 10, 64)
+			t.see(k, refOf(k.gvk, ev.Object), verdict{version: rv, gone: true})
+		default:
+			t.take(k, ev.Object)
+		}
+		t.reached(k, version)
 	}
 }
 

@@ -7,12 +7,11 @@ import (
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+
+	"github.com/flotilla-fleet/flotilla/internal/kubejson"
 )
 
 // floorWorkers is how many requests the bare client has in flight.
@@ -39,9 +38,7 @@ func (p *plane) apply(ctx context.Context, objs []object) (time.Duration, error)
 // rest is a client for raw JSON.
 func (p *plane) rest() (*rest.RESTClient, error) {
 	cfg := rest.CopyConfig(p.config)
-	scheme := runtime.NewScheme()
-	metav1.AddToGroupVersion(scheme, metav1.Unversioned)
-	cfg.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	cfg.NegotiatedSerializer = kubejson.Codecs
 	cfg.ContentType = "application/json"
 	return rest.UnversionedRESTClientFor(cfg)
 }
