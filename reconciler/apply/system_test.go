@@ -2,6 +2,7 @@ package apply_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -264,6 +266,56 @@ func TestStatusIsWrittenOnceAndInventoryIsRebuilt(t *testing.T) {
 	}
 	if err := fresh.DeleteStatus(t.Context(), r.bundle); err != nil {
 		t.Errorf("delete again: %v", err)
+	}
+}
+
+// A status that was written while the CRD of an older version merged it field by field is taken over whole.
+func TestStatusOfAnOlderCRD(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	inv := r.apply(nil, configMap("a", "1")).Inventory
+	st := api.BundleStatus{Name: r.bundle, Phase: api.PhaseFailed, Error: &api.StatusError{Kind: api.Stalled, Message: "bad", Line: 7}}
+	// publish writes until the fields that are ours are so: a CRD that was changed is not served at once.
+	publish := func(want string) *unstructured.Unstructured {
+		t.Helper()
+		for n := 0; ; n++ {
+			st.DesiredRevision = fmt.Sprint(n)
+			if err := r.PublishStatus(t.Context(), st, inv); err != nil {
+				t.Fatal(err)
+			}
+			o, err := r.dyn.Resource(resources["Bundle"]).Namespace(api.SystemNamespace).Get(t.Context(), r.bundle, metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fields := ""
+			for _, m := range o.GetManagedFields() {
+				fields += string(m.FieldsV1.Raw)
+			}
+			if strings.Contains(fields, want) {
+				return o
+			}
+			if n == 100 {
+				t.Fatalf("the fields are %s, want %s among them", fields, want)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+	older := `[{"op":"remove","path":"/spec/versions/0/schema/openAPIV3Schema/properties/status/x-kubernetes-map-type"}]`
+	_, err := r.dyn.Resource(resources["CRD"]).Patch(t.Context(), "bundledeployments.flotilla.dev", types.JSONPatchType, []byte(older), metav1.PatchOptions{FieldManager: "older"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish(`"f:line":{}`)
+	if err := r.Bootstrap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	st.Phase, st.Error = api.PhaseReady, nil
+	o := publish(`"f:status":{}`)
+	if e, found, _ := unstructured.NestedMap(o.Object, "status", "error"); found {
+		t.Errorf("an error that is over stays: %v", e)
+	}
+	if phase, _, _ := unstructured.NestedString(o.Object, "status", "phase"); phase != "ready" {
+		t.Errorf("phase %q", phase)
 	}
 }
 
