@@ -145,6 +145,9 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	}
 	desired := b.appliedObjects[id]
 	_, open := b.open[id]
+	_, look := b.look[id]
+	_, unknown := b.unknown[id]
+	asked := open || look || unknown
 	t := &target{id: id, ref: ref, rendered: *b.applied, desired: desired, revision: b.status.AppliedRevision}
 	if owned {
 		t.entry = &entry
@@ -171,19 +174,14 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return t
 	case !owned:
 		return nil // not yet applied
+	case there && !asked && !changed(entry, seen):
+		return nil
 	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !b.handsOff(id):
 		return nil // its apply failed, and is tried again
 	}
-	_, look := b.look[id]
 	// The mark is taken off before anybody looks: one that is set meanwhile is for another look. A look that fails makes it unknown.
 	delete(b.look, id)
-	if _, unknown := b.unknown[id]; unknown || open || look {
-		return t
-	}
-	if there && !changed(entry, seen) {
-		return nil
-	}
-	if !there && !r.Watch.Synced(desired.GroupVersionKind()) && entry.ResourceVersion != "" {
+	if !asked && !there && !r.Watch.Synced(desired.GroupVersionKind()) && entry.ResourceVersion != "" {
 		return nil // the watch will tell
 	}
 	return t
