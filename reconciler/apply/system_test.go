@@ -271,7 +271,7 @@ func TestStatusIsWrittenOnceAndInventoryIsRebuilt(t *testing.T) {
 
 // A status that was written while the CRD of an older version merged it field by field is taken over whole.
 // It is not parallel: others put the CRD of this version back at any time.
-func TestStatusOfAnOlderCRD(t *testing.T) { //nolint:paralleltest // see above
+func TestStatusOfAnOlderCRD(t *testing.T) {
 	r := newRig(t)
 	inv := r.apply(nil, configMap("a", "1")).Inventory
 	st := api.BundleStatus{Name: r.bundle, Phase: api.PhaseFailed, Error: &api.StatusError{Kind: api.Stalled, Message: "bad", Line: 7}}
@@ -289,7 +289,7 @@ func TestStatusOfAnOlderCRD(t *testing.T) { //nolint:paralleltest // see above
 			}
 			fields := ""
 			for _, m := range o.GetManagedFields() {
-				fields += string(m.FieldsV1.Raw)
+				fields += m.FieldsV1.GetRawString()
 			}
 			if strings.Contains(fields, want) {
 				return o
