@@ -49,8 +49,8 @@ func (s *Events) Next() (Event, error) {
 		return Event{e.Type, &unstructured.Unstructured{Object: e.Object}}, nil
 	case watch.Error:
 		var status metav1.Status
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(e.Object, &status); err != nil {
-			return Event{}, fmt.Errorf("an event ERROR that does not say why: %w", err)
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(e.Object, &status); err != nil || status.Kind != "Status" {
+			return Event{}, fmt.Errorf("an event ERROR that does not say why: %v", e.Object)
 		}
 		return Event{}, apierrors.FromObject(&status)
 	}

@@ -55,7 +55,9 @@ func TestHowAWatchEnds(t *testing.T) {
 		"no event":        {"<html>", says("invalid character '<'")},
 		"another type":    {strings.Replace(added, "ADDED", "MOVED", 1), says(`"MOVED"`)},
 		"no object":       {`{"type":"ADDED"}`, says("without an object")},
-		"no status":       {`{"type":"ERROR","object":{"code":"x"}}`, says("does not say why")},
+		"no status":       {`{"type":"ERROR","object":{"kind":"Status","code":"x"}}`, says("does not say why")},
+		"another kind":    {`{"type":"ERROR","object":{"kind":"Thing"}}`, says("does not say why")},
+		"nothing":         {`{"type":"ERROR"}`, says("does not say why")},
 		"another object":  {`{"type":"ADDED","object":[1]}`, says("array")},
 		"type is in case": {`{"Type":"ADDED","Object":{}}`, says(`""`)},
 	} {

@@ -85,7 +85,10 @@ func (c *client) awaitOnce(
 			return ctx.Err() == nil, ctx.Err()
 		}
 		obj := ev.Object
-		if ev.Type == watch.Deleted {
+		switch ev.Type {
+		case watch.Bookmark:
+			continue
+		case watch.Deleted:
 			obj = nil
 		}
 		if done, err := ok(obj); done || err != nil {

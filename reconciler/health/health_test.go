@@ -1,13 +1,16 @@
 package health_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,7 +39,7 @@ type rig struct {
 
 	mu      sync.Mutex
 	calls   []string
-	watches []func(last string) // end the watches that are open
+	watches []func(last string, how error) // end the watches that are open
 }
 
 func newRig(t *testing.T) *rig {
@@ -79,26 +82,47 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
-// endable lets a test end a watch as a server or a network does.
+// endable lets a test end a watch as a server or a network does, between two events.
 func (r *rig) endable(res *http.Response) {
 	body := res.Body
 	read, write := io.Pipe()
+	var mu sync.Mutex
+	ended := false
 	go func() {
-		_, err := io.Copy(write, body)
-		_ = write.CloseWithError(err) // nil is the end
+		for lines := bufio.NewReader(body); ; {
+			line, err := lines.ReadBytes('\n')
+			mu.Lock()
+			if ended {
+				mu.Unlock()
+				return
+			}
+			_, _ = write.Write(line)
+			mu.Unlock()
+			if err != nil {
+				_ = write.CloseWithError(err)
+				return
+			}
+		}
 	}()
 	res.Body = struct {
 		io.Reader
 		io.Closer
-	}{read, body}
+	}{read, closer(func() error { _ = read.Close(); return body.Close() })}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.watches = append(r.watches, func(last string) {
+	r.watches = append(r.watches, func(last string, how error) {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
 		_, _ = io.WriteString(write, last)
-		_ = write.Close()
+		_ = write.CloseWithError(how)
 		_ = body.Close()
 	})
 }
+
+type closer func() error
+
+func (f closer) Close() error { return f() }
 
 func (r *rig) watching() bool {
 	r.mu.Lock()
@@ -106,14 +130,14 @@ func (r *rig) watching() bool {
 	return len(r.watches) > 0
 }
 
-// endWatches ends all watches; last is what still came of them.
-func (r *rig) endWatches(last string) {
+// endWatches ends all watches; last is what still came of them, how the error with which they end, nil for none.
+func (r *rig) endWatches(last string, how error) {
 	r.mu.Lock()
 	watches := r.watches
 	r.watches = nil
 	r.mu.Unlock()
 	for _, end := range watches {
-		end(last)
+		end(last, how)
 	}
 }
 
@@ -326,20 +350,21 @@ func TestExpressions(t *testing.T) {
 	r.await("b", "without expressions", healthy)
 }
 
-// Without an answer of its expressions an object is in progress, and without a current expression its own status decides.
-// However a watch ends, what changes afterwards is seen. Where the server does not say that it is too late to go on,
-// nothing is listed again.
+// However a watch ends, what changes afterwards is seen. Where it only ended, or the connection broke, nothing is listed again.
 func TestWatchesThatEnd(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		last  string
+		how   error
 		lists int
 	}{
-		"its time is over":      {"", 0},
-		"in the middle":         {`{"type":"MODIFIED","object":{"apiVer`, 0},
-		"too old":               {`{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}}`, 1},
-		"something else came":   {"<html>", 1},
-		"an event of no object": {`{"type":"ADDED"}`, 1},
+		"its time is over":      {lists: 0},
+		"in the middle":         {last: `{"type":"MODIFIED","object":{"apiVer`, lists: 0},
+		"reset":                 {how: &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, lists: 0},
+		"no answer in time":     {how: os.ErrDeadlineExceeded, lists: 0},
+		"too old":               {last: `{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}}`, lists: 1},
+		"something else came":   {last: "<html>", lists: 1},
+		"an event of no object": {last: `{"type":"ADDED"}`, lists: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -347,11 +372,14 @@ func TestWatchesThatEnd(t *testing.T) {
 			r.Set("b", []api.InventoryEntry{r.create(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {replicas: 0, selector: {matchLabels: {a: b}},
 				template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}]}}}}`)}, nil)
 			r.await("b", "the first state", healthy)
-			for !r.watching() {
+			for n := 0; !r.watching(); n++ {
+				if n == 1000 {
+					t.Fatal("no watch was opened in ten seconds")
+				}
 				time.Sleep(10 * time.Millisecond)
 			}
 			before := r.requests("limit=")
-			r.endWatches(c.last)
+			r.endWatches(c.last, c.how)
 			r.Set("b", []api.InventoryEntry{r.patch("Deployment", "d", `{"spec":{"revisionHistoryLimit":3}}`)}, nil)
 			r.await("b", "the state after the watch ended", healthy)
 			if n := r.requests("limit=") - before; n != c.lists {
@@ -361,6 +389,7 @@ func TestWatchesThatEnd(t *testing.T) {
 	}
 }
 
+// Without an answer of its expressions an object is in progress, and without a current expression its own status decides.
 func TestExpressionsThatDoNotSay(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -128,12 +128,13 @@ func New(cfg Config) (*Tracker, error) {
 		return nil, fmt.Errorf("health: client: %w", err)
 	}
 	plain := rest.CopyConfig(base)
-	plain.ContentType, plain.NegotiatedSerializer, plain.GroupVersion = "application/json", kubejson.Codecs, &schema.GroupVersion{}
+	plain.ContentType, plain.AcceptContentTypes = "application/json", "application/json"
+	plain.NegotiatedSerializer, plain.GroupVersion = kubejson.Codecs, &schema.GroupVersion{}
 	raw, err := rest.UnversionedRESTClientForConfigAndClient(plain, client)
 	if err != nil {
 		return nil, fmt.Errorf("health: client: %w", err)
 	}
-	disc, err := discovery.NewDiscoveryClientForConfigAndClient(base, client)
+	disc, err := discovery.NewDiscoveryClientForConfig(base) // its requests have no context, and need the timeout that it sets itself
 	if err != nil {
 		return nil, fmt.Errorf("health: discovery client: %w", err)
 	}

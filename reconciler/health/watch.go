@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -149,8 +150,13 @@ func (t *Tracker) listAndWatch(ctx context.Context, k *kind) (worked bool, err e
 		return false, err
 	}
 	for {
+		soonest := time.After(firstPause) // where a proxy ends every watch at once
 		if version, err = t.watch(ctx, k, m.Resource, version); err != nil || ctx.Err() != nil {
 			return true, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-soonest:
 		}
 	}
 }
@@ -227,8 +233,8 @@ func (t *Tracker) listed(k *kind, seen map[string]bool, version string) {
 func (t *Tracker) consume(k *kind, events *kubejson.Events, version string) (string, error) {
 	for {
 		ev, err := events.Next()
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return version, nil
+		if errors.Is(err, io.ErrUnexpectedEOF) || utilnet.IsProbableEOF(err) || utilnet.IsTimeout(err) {
+			return version, nil // it ended, or the connection broke: nothing was missed
 		}
 		if err != nil {
 			return version, fmt.Errorf("watch: %w", err)

@@ -30,7 +30,7 @@ func (p *plane) apply(ctx context.Context, objs []object) (time.Duration, error)
 	begun := time.Now()
 	err = parallel(ctx, len(objs), func(i int) error {
 		return c.Patch(types.ApplyPatchType).AbsPath(objs[i].path).
-			Param("fieldManager", "floor").Param("force", "true").Body(bodies[i]).Do(ctx).Error()
+			Param("fieldManager", "floor").Param("force", "true").Param("fieldValidation", "Ignore").Body(bodies[i]).Do(ctx).Error()
 	})
 	return time.Since(begun), err
 }
