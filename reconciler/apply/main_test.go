@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -92,10 +93,13 @@ func (r *rig) rendered(docs ...string) api.RenderedBundle {
 	return b
 }
 
+// placeholder is a word of its own: the ID of an ApplySet, which is a hash, may hold the letters.
+var placeholder = regexp.MustCompile(`\bNS\b`)
+
 func (r *rig) object(doc string) *unstructured.Unstructured {
 	r.t.Helper()
 	u := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(doc, "NS", r.ns)), &u.Object); err != nil {
+	if err := yaml.Unmarshal([]byte(placeholder.ReplaceAllString(doc, r.ns)), &u.Object); err != nil {
 		r.t.Fatalf("%v in %s", err, doc)
 	}
 	return u
