@@ -90,6 +90,7 @@ func (c *client) awaitOnce(
 			continue
 		case watch.Deleted:
 			obj = nil
+		default:
 		}
 		if done, err := ok(obj); done || err != nil {
 			return false, err
