@@ -175,7 +175,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	case !owned:
 		return nil // not yet applied
 	case there && !asked && !changed(entry, seen):
-		return nil
+		return nil // our own write, or a change of status
 	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !b.handsOff(id):
 		return nil // its apply failed, and is tried again
 	}
