@@ -69,71 +69,92 @@ func parallel(ctx context.Context, n int, f func(i int) error) error {
 	return context.Cause(ctx)
 }
 
-// floor is what the bare client took to install and to change every Deployment,
-// and how long it took from the beginning of that until the Deployments were healthy, for which it does not wait.
-type floor struct {
-	install, change               time.Duration
-	installHealthy, changeHealthy time.Duration
+// timing is how long the bare client took to apply, and how long it took from the beginning of that
+// until the Deployments were healthy, for which it does not wait.
+type timing struct {
+	applied, healthy time.Duration
 }
 
 // changes is how often every Deployment is changed, by the bare client and by the agent: the median counts.
 const changes = 5
 
-// floors installs n bundles' objects into a new namespace, changes every Deployment if that is wanted, and removes all.
-func (p *plane) floors(ctx context.Context, n int, ns string, change bool) (f floor, err error) {
-	if err := p.namespace(ctx, ns); err != nil {
-		return f, err
-	}
-	watching, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w := p.observe(watching, deployments, ns, nil)
-	var all []object
-	for i := range n {
-		all = append(all, objects(ns, i, 1)...)
-	}
-	if f.install, f.installHealthy, err = p.timed(ctx, w, all, n, 1); err != nil {
-		return f, fmt.Errorf("floor: %w", err)
-	}
-	if !change {
-		return f, p.removeNamespace(ctx, ns)
-	}
-	var applied, healthy [changes]time.Duration
-	for c := range changes {
-		version := c + 2
-		changed := make([]object, n)
-		for i := range changed {
-			changed[i] = deployment(ns, i, version)
-		}
-		if applied[c], healthy[c], err = p.timed(ctx, w, changed, n, int64(version)); err != nil {
-			return f, fmt.Errorf("floor: %w", err)
-		}
-	}
-	slices.Sort(applied[:])
-	slices.Sort(healthy[:])
-	f.change, f.changeHealthy = applied[changes/2], healthy[changes/2]
-	return f, p.removeNamespace(ctx, ns)
+// bare is the same objects as those of n bundles, in a namespace of their own, applied by the bare client.
+type bare struct {
+	plane   *plane
+	ns      string
+	n       int
+	version int // of the Deployments
+	seen    *observer
+	cancel  context.CancelFunc
 }
 
-// timed applies objects, and waits until the n Deployments among them are healthy in a generation.
-func (p *plane) timed(ctx context.Context, w *observer, objs []object, n int, generation int64) (applied, healthy time.Duration, err error) {
-	begun := time.Now()
-	if applied, err = p.apply(ctx, objs); err != nil {
-		return 0, 0, err
+// bare makes the namespace.
+func (p *plane) bare(ctx context.Context, n int, ns string) (*bare, error) {
+	if err := p.namespace(ctx, ns); err != nil {
+		return nil, err
 	}
-	at, err := w.until(ctx, nil, "floor", func(all map[string]*unstructured.Unstructured) bool {
-		if len(all) < n {
+	watching, cancel := context.WithCancel(ctx)
+	return &bare{plane: p, ns: ns, n: n, seen: p.observe(watching, deployments, ns, nil), cancel: cancel}, nil
+}
+
+// install applies all objects.
+func (b *bare) install(ctx context.Context) (timing, error) {
+	b.version = 1
+	var all []object
+	for i := range b.n {
+		all = append(all, objects(b.ns, i, b.version)...)
+	}
+	return b.timed(ctx, all)
+}
+
+// change applies every Deployment in another version.
+func (b *bare) change(ctx context.Context) (timing, error) {
+	b.version++
+	changed := make([]object, b.n)
+	for i := range changed {
+		changed[i] = deployment(b.ns, i, b.version)
+	}
+	return b.timed(ctx, changed)
+}
+
+// remove deletes all, and waits until it is gone.
+func (b *bare) remove(ctx context.Context) error {
+	b.cancel()
+	return b.plane.removeNamespace(ctx, b.ns)
+}
+
+// timed applies objects, and waits until the Deployments among them are healthy in their version.
+func (b *bare) timed(ctx context.Context, objs []object) (t timing, err error) {
+	begun := time.Now()
+	if t.applied, err = b.plane.apply(ctx, objs); err != nil {
+		return timing{}, fmt.Errorf("floor: %w", err)
+	}
+	at, err := b.seen.until(ctx, nil, "floor", func(all map[string]*unstructured.Unstructured) bool {
+		if len(all) < b.n {
 			return false
 		}
 		for _, d := range all {
 			seen, _, _ := unstructured.NestedInt64(d.Object, "status", "observedGeneration")
-			if seen < generation {
+			if seen < int64(b.version) {
 				return false
 			}
 		}
 		return true
 	})
+	t.healthy = at.Sub(begun)
 	if err == nil {
 		err = pause(ctx, settle)
 	}
-	return applied, at.Sub(begun), err
+	return t, err
+}
+
+// median is that of the times to apply, and that of the times to healthy; all must not be empty.
+func median(all []timing) timing {
+	var applied, healthy []time.Duration
+	for _, t := range all {
+		applied, healthy = append(applied, t.applied), append(healthy, t.healthy)
+	}
+	slices.Sort(applied)
+	slices.Sort(healthy)
+	return timing{applied[len(all)/2], healthy[len(all)/2]}
 }

@@ -1,7 +1,8 @@
 // Command bench measures the reconcile engine against the API server's own speed.
 //
 // On one local control plane it applies the same objects by a bare client that does nothing but
-// apply (the floor), by the agent, as a process of its own, from a Git repository, and by the bare client again.
+// apply (the floor), by the agent, as a process of its own, from a Git repository, and by the bare client again;
+// then both change every Deployment, by turns.
 // It prints one table. It never judges: docs/performance.md says what the figures should be.
 //
 //	go run ./test/bench -bundles 100,300,1000
@@ -84,7 +85,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.BoolVar(&o.plain, "plain", false, "objects that no controller does anything about, and no floor; for rows "+strings.Join(plainRows, ","))
 	f.DurationVar(&o.poll, "poll", 250*time.Millisecond, "how often the agent looks for a new commit")
 	f.IntVar(&o.repeat, "repeat", 5, "how often single changes are measured; the median is shown")
-	f.IntVar(&o.installs, "installs", 3, "how often the install is measured; the one with the median ratio is shown (always once with -plain)")
+	f.IntVar(&o.installs, "installs", 5, "how often the install is measured; the one with the median ratio is shown (always once with -plain)")
 	f.IntVar(&o.edits, "edits", 500, "edits of row edits, each of another object")
 	f.Float64Var(&o.rate, "rate", 25, "edits per second of row edits")
 	f.IntVar(&o.updates, "updates", 5000, "status updates of row status")

@@ -85,7 +85,7 @@ type bench struct {
 	revision string
 	agent    *agent
 	bundles  *observer
-	floors   []floor
+	floors   []timing // of the install, in the order in which they were measured
 	progress io.Writer
 	results  []result
 }
@@ -115,10 +115,10 @@ func series(ctx context.Context, o options, n int, progress io.Writer) (_ []resu
 		if err := rows[name](ctx); err != nil {
 			return b.results, fmt.Errorf("%s: %w", name, err)
 		}
-		if o.plain || name != "install" && name != "all" {
+		if o.plain || name != "install" {
 			continue
 		}
-		if err := b.floor(ctx, slices.Contains(o.rows, "all")); err != nil {
+		if err := b.floor(ctx); err != nil {
 			return b.results, err
 		}
 		b.compare()
@@ -163,43 +163,54 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	if b.o.plain {
 		return nil
 	}
-	// A fresh API server is slow at first.
-	if _, err := b.plane.floors(ctx, warmUp, "warm-up", true); err != nil {
+	if err := b.warmUp(ctx); err != nil {
 		return err
 	}
-	return b.floor(ctx, false)
+	return b.floor(ctx)
 }
 
-// warmUp is how many bundles the control plane sees before anything is measured.
-const warmUp = 50
+// warmed is how many bundles the control plane sees before anything is measured.
+const warmed = 50
 
-// floor measures the floor, with the change of every Deployment where that is wanted.
-// An agent that runs meanwhile has nothing to do: the objects do not carry its labels.
-func (b *bench) floor(ctx context.Context, change bool) error {
+// warmUp shows the API server what it is going to see: a fresh one is slow at first.
+func (b *bench) warmUp(ctx context.Context) error {
+	bare, err := b.plane.bare(ctx, warmed, "warm-up")
+	if err != nil {
+		return err
+	}
+	if _, err := bare.install(ctx); err != nil {
+		return err
+	}
+	for range changes {
+		if _, err := bare.change(ctx); err != nil {
+			return err
+		}
+	}
+	return bare.remove(ctx)
+}
+
+// floor measures the floor of the install. An agent that runs meanwhile has nothing to do: the objects do not carry its labels.
+func (b *bench) floor(ctx context.Context) error {
 	b.say("%d bundles: floor", b.n)
-	f, err := b.plane.floors(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)), change)
-	if err == nil {
-		b.floors = append(b.floors, f)
-		b.say("floor: install %v (healthy after %v)", f.install, f.installHealthy)
+	bare, err := b.plane.bare(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)))
+	if err != nil {
+		return err
 	}
-	if err == nil && change {
-		b.say("floor: change of every Deployment %v (healthy after %v)", f.change, f.changeHealthy)
+	t, err := bare.install(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	b.floors = append(b.floors, t)
+	b.say("floor: install %v (healthy after %v)", t.applied, t.healthy)
+	return bare.remove(ctx)
 }
 
-// compare puts beside the last row the mean of the floors right before and right after it.
+// compare puts beside the install the mean of the floors right before and right after it.
 func (b *bench) compare() {
 	r := &b.results[len(b.results)-1]
 	for _, f := range b.floors[len(b.floors)-2:] {
-		switch r.Row {
-		case "install":
-			r.Floor += f.install / 2
-			r.FloorHealthy += f.installHealthy / 2
-		case "all":
-			r.Floor += f.change / 2
-			r.FloorHealthy += f.changeHealthy / 2
-		}
+		r.Floor += f.applied / 2
+		r.FloorHealthy += f.healthy / 2
 	}
 }
 
@@ -256,42 +267,52 @@ func (b *bench) usage(ctx context.Context) (u usage, err error) {
 
 // row measures what f does, times times, and adds a row. f returns how long each took.
 func (b *bench) row(ctx context.Context, name, note string, times int, f func(context.Context) (time.Duration, error)) error {
+	return b.alternate(ctx, name, note, times, func(context.Context) error { return nil }, f)
+}
+
+// alternate is like row; before each f it does something that is not measured.
+func (b *bench) alternate(ctx context.Context, name, note string, times int, first func(context.Context) error, f func(context.Context) (time.Duration, error)) error {
 	if b.agent != nil {
 		if err := b.agent.resetPeak(); err != nil {
 			return err
 		}
 	}
-	before, err := b.usage(ctx)
-	if err != nil {
-		return err
-	}
-	old := b.agent
 	walls := make([]time.Duration, times)
+	r := result{Bundles: b.n, Row: name, Note: note, Times: times, Requests: map[string]int{}}
 	for i := range walls {
+		if err := first(ctx); err != nil {
+			return err
+		}
+		before, err := b.usage(ctx)
+		if err != nil {
+			return err
+		}
+		old := b.agent
 		if walls[i], err = f(ctx); err != nil {
 			return err
 		}
 		if err := pause(ctx, settle); err != nil {
 			return err
 		}
-	}
-	if b.agent != old {
-		before.cpu = 0 // another process
-	}
-	after, err := b.usage(ctx)
-	if err != nil {
-		return err
-	}
-	slices.Sort(walls)
-	r := result{
-		Bundles: b.n, Row: name, Note: note, Times: times, Wall: walls[times/2],
-		CPU: (after.cpu - before.cpu) / time.Duration(times), Requests: map[string]int{},
-	}
-	for verb, n := range after.requests {
-		if d := n - before.requests[verb]; d != 0 {
-			r.Requests[verb] = (d + times/2) / times
+		if b.agent != old {
+			before.cpu = 0 // another process
+		}
+		after, err := b.usage(ctx)
+		if err != nil {
+			return err
+		}
+		r.CPU += after.cpu - before.cpu
+		for verb, n := range after.requests {
+			r.Requests[verb] += n - before.requests[verb]
 		}
 	}
+	slices.Sort(walls)
+	r.Wall = walls[times/2]
+	r.CPU /= time.Duration(times)
+	for verb, n := range r.Requests {
+		r.Requests[verb] = (n + times/2) / times
+	}
+	var err error
 	if r.Peak, r.Resident, err = b.agent.memory(); err != nil {
 		return err
 	}
@@ -312,8 +333,23 @@ func (b *bench) install(ctx context.Context) error {
 	})
 }
 
+// changeAll has the bare client and the agent take turns: what the machine is busy with otherwise then meets both.
 func (b *bench) changeAll(ctx context.Context) error {
-	return b.row(ctx, "all", "a commit that changes every Deployment", changes, func(ctx context.Context) (time.Duration, error) {
+	bare, err := b.plane.bare(ctx, b.n, "changes")
+	if err != nil {
+		return err
+	}
+	if _, err := bare.install(ctx); err != nil {
+		return err
+	}
+	var floors []timing
+	floor := func(ctx context.Context) error {
+		t, err := bare.change(ctx)
+		floors = append(floors, t)
+		b.say("floor: change of every Deployment %v (healthy after %v)", t.applied, t.healthy)
+		return err
+	}
+	err = b.alternate(ctx, "all", "a commit that changes every Deployment", changes, floor, func(ctx context.Context) (time.Duration, error) {
 		b.version++
 		write := map[string]string{}
 		for i := range b.n {
@@ -325,8 +361,16 @@ func (b *bench) changeAll(ctx context.Context) error {
 		}
 		begun := time.Now()
 		at, err := b.bundles.until(ctx, b.agent, "change", allReady(b.n, b.revision))
+		b.say("agent: change of every Deployment %v", at.Sub(begun))
 		return at.Sub(begun), err
 	})
+	if err != nil {
+		return err
+	}
+	r := &b.results[len(b.results)-1]
+	t := median(floors)
+	r.Floor, r.FloorHealthy = t.applied, t.healthy
+	return bare.remove(ctx)
 }
 
 func (b *bench) changeOne(ctx context.Context) error {
