@@ -40,10 +40,15 @@ func (a *Applier) Bootstrap(ctx context.Context) error {
 		if err := a.own.ensure(ctx, a.kinds, o); err != nil {
 			return Classify(ref, "", fmt.Errorf("bootstrap: %w", err))
 		}
+		if isCRD(ref) {
+			a.kinds.learn(o)
+		}
+	}
+	for _, o := range objs {
+		ref := api.RefOf(o)
 		if !isCRD(ref) {
 			continue
 		}
-		a.kinds.learn(o)
 		if err := a.awaitEstablished(ctx, ref); err != nil {
 			return Classify(ref, "", fmt.Errorf("bootstrap: wait until it is established: %w", err))
 		}
