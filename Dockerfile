@@ -4,7 +4,7 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG VERSION=unknown
-RUN CGO_ENABLED=0 go build -trimpath \
+RUN CGO_ENABLED=0 go build -trimpath -tags disable_grpc_modules \
     -ldflags "-s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=${VERSION}" \
     -o /flotilla ./cmd/flotilla
 
