@@ -1,6 +1,6 @@
 # Every target only names a command. "make test" and "make lint" are what CI runs.
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-# Cloud storage, which sops brings along and flotilla never uses, would link all of Envoy's API: 15 MB of program, and memory.
+# Cloud storage, which sops brings along and flotilla never uses, would link all of Envoy's API: 17 MB of program, and 8 MB of memory.
 TAGS    := disable_grpc_modules
 LDFLAGS := -s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=$(VERSION)
 MODULES := . test/controlplane

@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -93,5 +94,41 @@ var tick = clock.NewTicker
 	want := []string{"7: time.Now", "9: time.NewTicker"}
 	if got := clockUses(fset, file); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What is released is built with the tags that the Makefile names, and they still keep Envoy's API out.
+func TestTags(t *testing.T) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^TAGS\s*:=\s*(\S+)$`).FindSubmatch(makefile)
+	if m == nil {
+		t.Fatal("the Makefile names no TAGS")
+	}
+	tags := string(m[1])
+	for file, want := range map[string]string{"Dockerfile": "-tags " + tags + " ", "test/e2e/main_test.go": `"-tags", "` + tags + `"`} {
+		text, err := os.ReadFile("../../" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%s builds without %s", file, want)
+		}
+	}
+	list := exec.CommandContext(t.Context(), "go", "list", "-tags", tags, "-deps", "./cmd/flotilla")
+	list.Dir, list.Stderr = "../..", os.Stderr
+	linked, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"cloud.google.com/go/storage\n", "flotilla/render/sops\n"} { // or else nothing was read
+		if !strings.Contains(string(linked), want) {
+			t.Errorf("not linked: %s", want)
+		}
+	}
+	if strings.Contains(string(linked), "github.com/envoyproxy/") {
+		t.Errorf("built with -tags %s the program links Envoy's API, which is 17 MB of it: does cloud.google.com/go/storage still know the tag?", tags)
 	}
 }

@@ -44,11 +44,9 @@ func (a *Applier) Bootstrap(ctx context.Context) error {
 			a.kinds.learn(o)
 		}
 	}
-	for _, o := range objs {
-		ref := api.RefOf(o)
-		if !isCRD(ref) {
-			continue
-		}
+	// The API server establishes them at the same time.
+	for _, crd := range objs[1:] {
+		ref := api.RefOf(crd)
 		if err := a.awaitEstablished(ctx, ref); err != nil {
 			return Classify(ref, "", fmt.Errorf("bootstrap: wait until it is established: %w", err))
 		}

@@ -88,8 +88,8 @@ type bare struct {
 	cancel  context.CancelFunc
 }
 
-// bare makes the namespace.
-func (p *plane) bare(ctx context.Context, n int, ns string) (*bare, error) {
+// newBare makes the namespace, and watches the Deployments in it.
+func (p *plane) newBare(ctx context.Context, n int, ns string) (*bare, error) {
 	if err := p.namespace(ctx, ns); err != nil {
 		return nil, err
 	}

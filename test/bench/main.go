@@ -80,7 +80,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	rows := f.String("rows", usualRows, "rows to measure, of "+strings.Join(allRows, ","))
 	f.BoolVar(&o.json, "json", false, "print JSON instead of a table")
 	f.StringVar(&o.agent, "agent", "bin/flotilla", "the program to measure")
-	f.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles; the agent then runs inside this program")
+	f.StringVar(&o.profile, "profile", "", "directory for CPU and heap profiles; the agent then runs inside this program, which make build's tags do not make smaller")
 	f.BoolVar(&o.keep, "keep", false, "keep the directory with the agent's log and store")
 	f.BoolVar(&o.plain, "plain", false, "objects that no controller does anything about, and no floor; for rows "+strings.Join(plainRows, ","))
 	f.DurationVar(&o.poll, "poll", 250*time.Millisecond, "how often the agent looks for a new commit")

@@ -85,7 +85,6 @@ type bench struct {
 	revision string
 	agent    *agent
 	bundles  *observer
-	floors   []timing // of the install, in the order in which they were measured
 	progress io.Writer
 	results  []result
 }
@@ -115,13 +114,6 @@ func series(ctx context.Context, o options, n int, progress io.Writer) (_ []resu
 		if err := rows[name](ctx); err != nil {
 			return b.results, fmt.Errorf("%s: %w", name, err)
 		}
-		if o.plain || name != "install" {
-			continue
-		}
-		if err := b.floor(ctx); err != nil {
-			return b.results, err
-		}
-		b.compare()
 	}
 	return b.results, b.agent.stop()
 }
@@ -163,10 +155,7 @@ func (b *bench) prepare(ctx context.Context) (err error) {
 	if b.o.plain {
 		return nil
 	}
-	if err := b.warmUp(ctx); err != nil {
-		return err
-	}
-	return b.floor(ctx)
+	return b.warmUp(ctx)
 }
 
 // warmed is how many bundles the control plane sees before anything is measured.
@@ -174,7 +163,7 @@ const warmed = 50
 
 // warmUp shows the API server what it is going to see: a fresh one is slow at first.
 func (b *bench) warmUp(ctx context.Context) error {
-	bare, err := b.plane.bare(ctx, warmed, "warm-up")
+	bare, err := b.plane.newBare(ctx, warmed, "warm-up")
 	if err != nil {
 		return err
 	}
@@ -190,28 +179,18 @@ func (b *bench) warmUp(ctx context.Context) error {
 }
 
 // floor measures the floor of the install. An agent that runs meanwhile has nothing to do: the objects do not carry its labels.
-func (b *bench) floor(ctx context.Context) error {
+func (b *bench) floor(ctx context.Context, name string) (timing, error) {
 	b.say("%d bundles: floor", b.n)
-	bare, err := b.plane.bare(ctx, b.n, fmt.Sprintf("floor-%d", len(b.floors)))
+	bare, err := b.plane.newBare(ctx, b.n, name)
 	if err != nil {
-		return err
+		return timing{}, err
 	}
 	t, err := bare.install(ctx)
 	if err != nil {
-		return err
+		return timing{}, err
 	}
-	b.floors = append(b.floors, t)
 	b.say("floor: install %v (healthy after %v)", t.applied, t.healthy)
-	return bare.remove(ctx)
-}
-
-// compare puts beside the install the mean of the floors right before and right after it.
-func (b *bench) compare() {
-	r := &b.results[len(b.results)-1]
-	for _, f := range b.floors[len(b.floors)-2:] {
-		r.Floor += f.applied / 2
-		r.FloorHealthy += f.healthy / 2
-	}
+	return t, bare.remove(ctx)
 }
 
 func (b *bench) close(err error) error {
@@ -252,7 +231,7 @@ func (b *bench) start(ctx context.Context) (err error) {
 	return b.agent.started(ctx)
 }
 
-// usage is what the agent has used so far.
+// usage is what the agent has used so far. Without an agent it has used no CPU.
 type usage struct {
 	cpu      time.Duration
 	requests map[string]int
@@ -270,7 +249,7 @@ func (b *bench) row(ctx context.Context, name, note string, times int, f func(co
 	return b.alternate(ctx, name, note, times, func(context.Context) error { return nil }, f)
 }
 
-// alternate is like row; before each f it does something that is not measured.
+// alternate is like row; before each f it does something that is not measured, except that the peak of memory is of all the time.
 func (b *bench) alternate(ctx context.Context, name, note string, times int, first func(context.Context) error, f func(context.Context) (time.Duration, error)) error {
 	if b.agent != nil {
 		if err := b.agent.resetPeak(); err != nil {
@@ -287,15 +266,11 @@ func (b *bench) alternate(ctx context.Context, name, note string, times int, fir
 		if err != nil {
 			return err
 		}
-		old := b.agent
 		if walls[i], err = f(ctx); err != nil {
 			return err
 		}
 		if err := pause(ctx, settle); err != nil {
 			return err
-		}
-		if b.agent != old {
-			before.cpu = 0 // another process
 		}
 		after, err := b.usage(ctx)
 		if err != nil {
@@ -303,7 +278,9 @@ func (b *bench) alternate(ctx context.Context, name, note string, times int, fir
 		}
 		r.CPU += after.cpu - before.cpu
 		for verb, n := range after.requests {
-			r.Requests[verb] += n - before.requests[verb]
+			if d := n - before.requests[verb]; d != 0 {
+				r.Requests[verb] += d
+			}
 		}
 	}
 	slices.Sort(walls)
@@ -321,8 +298,15 @@ func (b *bench) alternate(ctx context.Context, name, note string, times int, fir
 	return nil
 }
 
-func (b *bench) install(ctx context.Context) error {
-	return b.row(ctx, "install", "install to healthy", 1, func(ctx context.Context) (time.Duration, error) {
+// install puts beside the agent's the mean of the floors right before and right after it.
+func (b *bench) install(ctx context.Context) (err error) {
+	var floors [2]timing
+	if !b.o.plain {
+		if floors[0], err = b.floor(ctx, "floor-before"); err != nil {
+			return err
+		}
+	}
+	err = b.row(ctx, "install", "install to healthy", 1, func(ctx context.Context) (time.Duration, error) {
 		begun := time.Now()
 		if err := b.start(ctx); err != nil {
 			return 0, err
@@ -331,11 +315,20 @@ func (b *bench) install(ctx context.Context) error {
 		at, err := b.bundles.until(ctx, b.agent, "install", allReady(b.n, b.revision))
 		return at.Sub(begun), err
 	})
+	if err != nil || b.o.plain {
+		return err
+	}
+	if floors[1], err = b.floor(ctx, "floor-after"); err != nil {
+		return err
+	}
+	r := &b.results[len(b.results)-1]
+	r.Floor, r.FloorHealthy = (floors[0].applied+floors[1].applied)/2, (floors[0].healthy+floors[1].healthy)/2
+	return nil
 }
 
 // changeAll has the bare client and the agent take turns: what the machine is busy with otherwise then meets both.
 func (b *bench) changeAll(ctx context.Context) error {
-	bare, err := b.plane.bare(ctx, b.n, "changes")
+	bare, err := b.plane.newBare(ctx, b.n, "changes")
 	if err != nil {
 		return err
 	}
@@ -345,9 +338,12 @@ func (b *bench) changeAll(ctx context.Context) error {
 	var floors []timing
 	floor := func(ctx context.Context) error {
 		t, err := bare.change(ctx)
+		if err != nil {
+			return err
+		}
 		floors = append(floors, t)
 		b.say("floor: change of every Deployment %v (healthy after %v)", t.applied, t.healthy)
-		return err
+		return nil
 	}
 	err = b.alternate(ctx, "all", "a commit that changes every Deployment", changes, floor, func(ctx context.Context) (time.Duration, error) {
 		b.version++
@@ -361,8 +357,11 @@ func (b *bench) changeAll(ctx context.Context) error {
 		}
 		begun := time.Now()
 		at, err := b.bundles.until(ctx, b.agent, "change", allReady(b.n, b.revision))
+		if err != nil {
+			return 0, err
+		}
 		b.say("agent: change of every Deployment %v", at.Sub(begun))
-		return at.Sub(begun), err
+		return at.Sub(begun), nil
 	})
 	if err != nil {
 		return err
