@@ -147,8 +147,12 @@ func (w *writer) tryUpdate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		if kind, reason := kindOf(err); kind == api.Transient && reason != "Conflict" {
 			return failed(s.Object, err), false // a look would only be more to do for an API server that has too much
 		}
+		was := w.in.AsLeft
 		w.in.AsLeft = ""
 		w.look(ctx)
+		if w.in.Live != nil && w.in.Live.GetResourceVersion() == was && !w.versionMoved(ctx, err) && !w.madeRoom(ctx, err) {
+			return w.rejected(ctx, s, err), false // the same would be refused again
+		}
 		return s, true
 	}
 	if out.meta.ResourceVersion == w.in.AsLeft {

@@ -56,45 +56,59 @@ func TestSchedule_aHundredCommits(t *testing.T) {
 }
 
 func TestSchedule_oneBadValueIsTriedOnce(t *testing.T) {
-	r := proxied(t, files{
-		"a/bundle.yaml": bundle("a", ""), "a/web.yaml": deployment("web", 1, ""), "a/x.yaml": configMap("x", "one"),
-		"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one"),
-	})
+	port := func(n int) string {
+		return strings.Replace(deployment("port", 1, ""), `image: "main:1"`, fmt.Sprintf(`image: "main:1", ports: [{containerPort: %d}]`, n), 1)
+	}
+	// What the objects are at first, what they become, and what the error says of that.
+	objects := []struct{ path, file, good, bad, says string }{
+		{"/deployments/web", "a/web.yaml", deployment("web", 1, ""), deployment("web", -1, ""), "spec.replicas"},
+		{"/deployments/port", "a/port.yaml", port(80), port(99999), "containerPort"},
+		{"/deployments/type", "a/type.yaml", deployment("type", 1, ""), strings.Replace(deployment("type", 1, ""), "replicas: 1", "replicas: many", 1), "replicas"},
+		{"/configmaps/label", "a/label.yaml", configMap("label", "one"), strings.Replace(configMap("label", "two"), "annotations: {}", "labels: {bad: not/a/value}", 1), "metadata.labels"},
+	}
+	fs := files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}
+	spoilt := files{"a/x.yaml": configMap("x", "two"), "a/new.yaml": configMap("new", "one"), "b/y.yaml": configMap("y", "two")}
+	good := files{}
+	for _, o := range objects {
+		fs[o.file], spoilt[o.file] = o.good, o.bad
+		good[o.file] = strings.NewReplacer("main:1", "main:2", `"one"`, `"three"`).Replace(o.good)
+	}
+	r := proxied(t, fs)
 	r.Ready("NS-a", "")
 	r.Ready("NS-b", "")
 	r.Proxy.Requests()
-	bad := func() int {
-		n := 0
+	sent := func(want int, when string) {
+		t.Helper()
+		n := map[string]int{}
 		for _, q := range r.Proxy.Requests() {
-			if q.Method == http.MethodPatch && strings.HasSuffix(q.Path, "/deployments/web") {
-				n++
+			if q.Method == http.MethodPatch {
+				n[q.Path[strings.LastIndex(q.Path[:strings.LastIndex(q.Path, "/")], "/"):]]++
 			}
 		}
-		return n
+		for _, o := range objects {
+			if n[o.path] != want {
+				t.Errorf("%s was sent %d times %s, want %d", o.path, n[o.path], when, want)
+			}
+		}
 	}
-	revision := r.Commit(files{
-		"a/web.yaml": deployment("web", -1, ""), "a/x.yaml": configMap("x", "two"), "a/new.yaml": configMap("new", "one"), "b/y.yaml": configMap("y", "two"),
-	})
-	r.Failed("NS-a", "Deployment.apps/NS/web", "spec.replicas", "a/web.yaml")
+	revision := r.Commit(spoilt)
 	r.value("x", "two")
 	r.value("new", "one")
 	r.Ready("NS-b", revision)
-	// An edit of its neighbour is still corrected, and the bad object is not touched for that.
+	r.Failed("NS-a", "Deployment.apps/NS/web")
+	for _, o := range objects {
+		r.Failed("NS-a", o.says, o.file)
+	}
+	// An edit of its neighbour is still corrected, and the bad objects are not touched for that.
 	r.patch("x", `{"data":{"key":"edited"}}`)
 	r.value("x", "two")
 	time.Sleep(7 * time.Second) // longer than any retry would wait
-	if n := bad(); n != 1 {
-		t.Errorf("the bad object was sent %d times, want once for the commit", n)
-	}
+	sent(1, "for the commit that spoilt it")
 	// Another commit that leaves the bundle as it is gives no reason to try again.
 	r.Ready("NS-b", r.Commit(files{"b/y.yaml": configMap("y", "three")}))
-	if n := bad(); n != 0 {
-		t.Errorf("the bad object was sent %d times for a commit that does not concern it", n)
-	}
-	r.Ready("NS-a", r.Commit(files{"a/web.yaml": deployment("web", 2, "")}))
-	if n := bad(); n != 1 {
-		t.Errorf("the good object was sent %d times, want once", n)
-	}
+	sent(0, "for a commit that does not concern it")
+	r.Ready("NS-a", r.Commit(good))
+	sent(1, "for the commit that mended it")
 }
 
 func TestSchedule_failingBundlesStarveNobody(t *testing.T) {
