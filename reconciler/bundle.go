@@ -152,7 +152,7 @@ func (b *bundle) remember(rb *api.RenderedBundle) {
 		if !there && (a[api.AnnotationReconcile] != "" || a[api.AnnotationSSA] != "") {
 			continue // it may well never have been ours
 		}
-		b.entries[id] = api.InventoryEntry{Object: api.RefOf(o), UID: e.UID, Digest: apply.Digest(o), Origin: rb.Origin[id]}
+		b.entries[id] = api.InventoryEntry{Object: api.RefOf(o), UID: e.UID, Digest: apply.Digest(o), Origin: rb.Origin[id], HandsOff: e.HandsOff}
 		b.look[id] = struct{}{}
 	}
 }

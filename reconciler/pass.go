@@ -108,13 +108,20 @@ func (r *Reconciler) rebuild(ctx context.Context) ([]api.BundleRecord, error) {
 	}
 	var out []api.BundleRecord
 	for _, name := range slices.Sorted(maps.Keys(owned)) {
+		// A copy that somebody made of an object, labels included, is not what we applied.
+		ours := slices.DeleteFunc(owned[name], func(e api.InventoryEntry) bool { return e.Claimed == 0 })
+		st, told := known[name]
+		if !told && len(ours) == 0 {
+			continue
+		}
 		out = append(out, api.BundleRecord{
 			Status: api.BundleStatus{
-				Name: name, Phase: api.PhasePending, Objects: len(owned[name]),
-				Keep: known[name].Keep, ServiceAccount: known[name].ServiceAccount,
-				AppliedRevision: known[name].AppliedRevision,
+				Name: name, Phase: api.PhasePending, Objects: len(ours),
+				// A bundle whose BundleDeployment is gone has left Git, and left this behind.
+				Keep: st.Keep || !told, ServiceAccount: st.ServiceAccount,
+				AppliedRevision: st.AppliedRevision,
 			},
-			Inventory: owned[name],
+			Inventory: ours,
 		})
 	}
 	if len(out) > 0 {

@@ -489,6 +489,25 @@ func TestDiff_suspensionsAndHooks(t *testing.T) {
 	}
 }
 
+// What a bundle with prune: false left behind is no business of a pass any more, nor of diff's.
+func TestDiff_whatWasLeftBehind(t *testing.T) {
+	a := newAhead(t, map[string]string{
+		"kept/bundle.yaml": bundleFile("kept", "prune: false"), "kept/a.yaml": settings("kept", "a: b"),
+		"good/bundle.yaml": bundleFile("good", ""), "good/a.yaml": settings("good", "a: b"),
+	}, "kept", "good")
+	a.Delete("kept")
+	a.Start()
+	a.Eventually("the bundle is forgotten", func(ctx context.Context) error {
+		if b, err := a.Bundle(ctx, "NS-kept"); err == nil {
+			return fmt.Errorf("it is %s", b.Phase)
+		}
+		return nil
+	})
+	a.Stop()
+	code, rows, _ := a.diff()
+	a.expect(code, 0, rows, map[string]string{"ConfigMap/kept": "skipped skipped"})
+}
+
 func TestDiff_brokenBundlesAndGuards(t *testing.T) {
 	files := map[string]string{
 		"ns/bundle.yaml": bundleFile("ns", ""), "ns/a.yaml": settings("ns", "a: b"), "ns/second.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: NS-second}\n",

@@ -250,10 +250,11 @@ func (d *differ) all(ctx context.Context, only string) ([]planned, error) {
 	return out, nil
 }
 
-// left is a bundle that left Git. Whether what it holds is kept, the cluster tells.
+// left is a bundle that left Git. Whether what it holds is kept, the cluster tells:
+// one whose BundleDeployment is gone left it behind.
 func (d *differ) left(name string) api.RenderedBundle {
 	rb := api.RenderedBundle{Name: name}
-	if d.told[name].Keep {
+	if told, ok := d.told[name]; !ok || told.Keep {
 		rb.Spec.Prune = new(bool)
 	}
 	return rb
@@ -323,7 +324,7 @@ func (d *differ) known(old *api.RenderedBundle, entries []api.InventoryEntry) []
 	for _, e := range entries {
 		id := e.Object.ID()
 		o := applied[id]
-		if o == nil && len(d.claims[id]) == 0 {
+		if o == nil && len(d.claims[id]) == 0 && e.Claimed == 0 {
 			d.extra[id] = true
 		}
 		if o != nil {

@@ -20,6 +20,7 @@ import (
 // Inventory finds all objects that carry the ApplySet label of one of our bundles.
 // It looks through the kinds that the BundleDeployments name.
 // The entries have no digest: what was applied is not known from the cluster alone.
+// Where Claimed is zero, somebody else made the object and gave it the label.
 // A kind that cannot be listed is an error, for an inventory with holes would be taken for the whole.
 func (a *Applier) Inventory(ctx context.Context) (map[string][]api.InventoryEntry, error) {
 	a.status.mu.Lock()
@@ -28,9 +29,13 @@ func (a *Applier) Inventory(ctx context.Context) (map[string][]api.InventoryEntr
 	gks := slices.Collect(maps.Keys(a.status.kinds))
 	out := make(map[string][]api.InventoryEntry, len(a.status.known))
 	bundles := map[string]string{}
-	for name := range a.status.known {
+	handsOff := map[string]bool{}
+	for name, d := range a.status.known {
 		out[name] = nil
 		bundles[ApplySetID(name)] = name
+		for id := range strings.SplitSeq(d.Metadata.Annotations[annotationHandsOff], ",") {
+			handsOff[id] = true
+		}
 	}
 	a.status.mu.Unlock()
 	if err != nil {
@@ -43,6 +48,9 @@ func (a *Applier) Inventory(ctx context.Context) (map[string][]api.InventoryEntr
 		}
 	}
 	for _, entries := range out {
+		for i := range entries {
+			entries[i].HandsOff = handsOff[entries[i].Object.ID()]
+		}
 		slices.SortFunc(entries, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
 	}
 	return out, errors.Join(errs...)
@@ -68,7 +76,7 @@ func (a *Applier) members(ctx context.Context, gk schema.GroupKind, bundles map[
 		out[bundle] = append(out[bundle], api.InventoryEntry{
 			Object: api.ObjectRef{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespace: o.GetNamespace(), Name: o.GetName()},
 			UID:    string(o.GetUID()), ResourceVersion: o.GetResourceVersion(), Generation: o.GetGeneration(),
-			MetaDigest: api.MetaDigest(o),
+			MetaDigest: api.MetaDigest(o), Claimed: api.ClaimedAt(o),
 		})
 	})
 	if apierrors.IsNotFound(err) && strings.Contains(err.Error(), "could not find the requested resource") {

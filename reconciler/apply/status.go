@@ -241,7 +241,11 @@ func (a *Applier) DeleteStatus(ctx context.Context, bundle string) error {
 // deployment makes the BundleDeployment of a status; old is the one before, or zero.
 func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, old bundleDeployment) bundleDeployment {
 	gks, namespaces := map[string]bool{}, map[string]bool{}
+	var handsOff []string
 	for _, e := range entries {
+		if e.HandsOff {
+			handsOff = append(handsOff, e.Object.ID())
+		}
 		gks[groupKind(e.Object)] = true
 		if ns := e.Object.Namespace; ns != "" && ns != api.SystemNamespace {
 			namespaces[ns] = true
@@ -267,6 +271,10 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 	}
 	if st.Keep {
 		d.Metadata.Annotations[api.AnnotationPrune] = api.ValueDisabled
+	}
+	if len(handsOff) > 0 {
+		slices.Sort(handsOff)
+		d.Metadata.Annotations[annotationHandsOff] = strings.Join(handsOff, ",")
 	}
 	if sa := st.ServiceAccount; sa != nil {
 		d.Metadata.Annotations[annotationServiceAccount] = sa.Namespace + "/" + sa.Name
@@ -386,6 +394,10 @@ func equalJSON(a, b bundleDeployment) bool {
 // annotationServiceAccount, on a BundleDeployment, is the bundle's service account as "namespace/name":
 // whoever lost the store prunes the bundle as the same one.
 const annotationServiceAccount = api.Group + "/service-account"
+
+// annotationHandsOff, on a BundleDeployment, lists the IDs of objects that Git has, or had last, with api.AnnotationReconcile
+// disabled: whoever lost the store leaves them alone. Nothing on the objects themselves says so.
+const annotationHandsOff = api.Group + "/hands-off"
 
 // serviceAccount reads annotationServiceAccount; nil if there is none.
 func (d bundleDeployment) serviceAccount() *api.ServiceAccount {

@@ -218,3 +218,45 @@ func TestPrune_calledOff(t *testing.T) {
 		})
 	}
 }
+
+// What was left on the cluster on purpose stays there when the agent's store is lost:
+// what a bundle with prune: false left behind, what Git had with reconcile: disabled, and what somebody copied with its labels.
+func TestPrune_aLostStoreKeepsWhatWasLeft(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/off.yaml": configMap("off", "one"), "a/stuck.yaml": annotated("stuck", "one", "flotilla.dev/prune: disabled"),
+		"c/bundle.yaml": bundle("c", "prune: false"), "c/z.yaml": configMap("z", "one"),
+	})
+	r.Ready("NS-c", "")
+	r.Ready("NS-a", r.Commit(files{"a/off.yaml": annotated("off", "one", "flotilla.dev/reconcile: disabled")}))
+	copied := r.create("copied", "by hand", markers(r.NS+"-a"), nil)
+	r.Delete("a/off.yaml", "a/stuck.yaml", "c")
+	r.Ready("NS-a", r.Commit(files{"a/x.yaml": configMap("x", "two")}))
+	r.Eventually("the bundle that left Git is forgotten", func(ctx context.Context) error {
+		if b, err := r.Bundle(ctx, "NS-c"); err == nil {
+			return fmt.Errorf("it is %s", b.Phase)
+		}
+		return nil
+	})
+	kept := []*corev1.ConfigMap{copied, r.get("off"), r.get("stuck"), r.get("z")}
+	r.Stop()
+	r.Config.Dir = t.TempDir()
+	r.DropLease()
+	r.Start()
+	revision := r.Commit(files{"a/x.yaml": configMap("x", "three")})
+	r.Ready("NS-a", revision)
+	r.Applied(revision)
+	for _, m := range kept {
+		r.same(m)
+	}
+	// What only an annotation keeps is still known to be the bundle's, and goes with the annotation.
+	r.patch("stuck", `{"metadata":{"annotations":{"flotilla.dev/prune":null}}}`)
+	r.gone("stuck")
+	r.Delete("a")
+	r.Commit(files{"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")})
+	r.gone("x")
+	for _, m := range kept {
+		if m.Name != "stuck" {
+			r.same(m)
+		}
+	}
+}
