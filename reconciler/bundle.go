@@ -63,6 +63,10 @@ type bundle struct {
 	attempt int
 	retry   time.Time
 	stalled bool
+	// anew has objects sent again that were refused before, and again says that a refusal is not the last word.
+	anew, again bool
+	// tried: object ID -> what the watch had seen of it when the bundle was last tried because of it
+	tried map[string]Seen
 	// kept says that the bundle owns what left Git, and keeps it until every bundle of the revision can be rendered.
 	kept bool
 	// deadline is when waiting for health ends; zero when nobody waits.
@@ -81,6 +85,7 @@ func newBundle(name string) *bundle {
 		unlabelled: map[string]struct{}{},
 		held:       map[string]struct{}{},
 		look:       map[string]struct{}{},
+		tried:      map[string]Seen{},
 		status:     api.BundleStatus{Name: name, Phase: api.PhasePending},
 	}
 }
@@ -130,7 +135,18 @@ func (b *bundle) setDesired(rb *api.RenderedBundle, revision string) bool {
 	}
 	b.settled, b.stalled, b.attempt, b.retry = false, false, 0, time.Time{}
 	b.timedOut, b.deadline = false, time.Time{}
+	clear(b.tried)
 	return true
+}
+
+// reopen has a bundle that fails tried again: something that it may have failed for has changed.
+// The API server may hear of that late, so it is tried once more after another refusal.
+func (b *bundle) reopen() {
+	if b.settled || b.status.Error == nil && !b.running {
+		return
+	}
+	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
+	b.anew, b.again = true, true
 }
 
 // setApplied makes a rendering the baseline for drift.
@@ -178,8 +194,8 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 	defer b.busy.Unlock()
 
 	r.mu.Lock()
-	desired, revision, force := b.desired, b.revision, b.force
-	b.force = false
+	desired, revision, force, anew := b.desired, b.revision, b.force, b.anew
+	b.force, b.anew = false, false
 	inventory := b.inventory()
 	r.phaseLocked(b, api.PhaseApplying, "")
 	saw := &witness{r: r, b: b, applied: b.applied, objects: b.appliedObjects, met: map[string]bool{}}
@@ -192,7 +208,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		return
 	}
 	desired = r.resolve(ctx, b, desired)
-	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Declared: r.declaredTwice, Left: r.leave, AsLeft: r.asLeft, Witness: saw, Waiting: r.waiting(b, desired)}
+	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Declared: r.declaredTwice, Left: r.leave, AsLeft: r.asLeft, Witness: saw, Waiting: r.waiting(b, desired), Anew: anew}
 	if force {
 		req.Compare = apply.CompareAll
 	}
@@ -361,7 +377,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		b.stalled = b.wants(desired) && !b.force && r.activeNamedLocked(heldBack, now)
 		b.status.Phase, b.status.Message = api.PhaseSuspended, "held back by "+heldBack
 	default:
-		b.attempt, b.retry, b.stalled = 0, time.Time{}, false
+		b.attempt, b.retry, b.stalled, b.again = 0, time.Time{}, false, false
 		b.settled = b.wants(desired) && !b.force // an order may have come meanwhile
 		b.status.Error = nil
 		b.status.Removing = desired == nil
@@ -389,6 +405,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	r.mu.Lock()
 	r.healthLocked(b, now)
 	r.recordLocked(b, episodes...)
+	r.reopenLocked(b, res.Changes)
 	r.advanceLocked()
 	for id := range b.held {
 		r.queue.add(id, now)
@@ -402,6 +419,23 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	r.announce(ctx, b.name, res)
 	r.publish.add(b.name, phase)
 	wake(r.kick)
+}
+
+// reopenLocked has bundles tried again that fail, where another one has changed what they may fail for:
+// one that they depend on, or an object by which the API server judges others.
+func (r *Reconciler) reopenLocked(by *bundle, cs api.ChangeSet) {
+	wrote := func(c api.Change) bool {
+		return c.Action == api.Created || c.Action == api.Updated || c.Action == api.Recreated || c.Action == api.Pruned
+	}
+	if !slices.ContainsFunc(cs.Changes, wrote) {
+		return
+	}
+	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return wrote(c) && plan.Governs(c.Object) })
+	for _, b := range r.bundles {
+		if governs || b.desired != nil && slices.Contains(b.desired.Spec.DependsOn, by.name) {
+			b.reopen()
+		}
+	}
 }
 
 // takeEntriesLocked replaces what the bundle owns. It returns the bundles whose objects it has taken over.
@@ -464,6 +498,10 @@ func (r *Reconciler) failLocked(b *bundle, err error, now time.Time) {
 	b.attempt++
 	b.settled = false
 	d, again := retryDelay(err, b.attempt)
+	if !again && b.again {
+		d, again, b.anew = retryFirst, true, true
+	}
+	b.again = false
 	b.stalled = !again
 	b.retry = now.Add(d)
 	b.status.Error = api.StatusErrorOf(err)

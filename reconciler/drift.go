@@ -177,6 +177,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	case there && !asked && !changed(entry, seen):
 		return nil // our own write, or a change of status
 	case entry.Digest != "" && entry.Digest != apply.Digest(desired) && !b.handsOff(id):
+		r.retryLocked(b, id, seen, there || r.Watch.Synced(ref.GVK()))
 		return nil // its apply failed, and is tried again
 	}
 	// The mark is taken off before anybody looks: one that is set meanwhile is for another look. A look that fails makes it unknown.
@@ -185,6 +186,19 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil // the watch will tell
 	}
 	return t
+}
+
+// retryLocked has a bundle tried again of which an object was refused that is not as it was then, or is gone:
+// it may not be refused any more.
+func (r *Reconciler) retryLocked(b *bundle, id string, seen Seen, known bool) {
+	was, tried := b.tried[id]
+	same := tried && was.UID == seen.UID && was.Generation == seen.Generation && api.SameMeta(was.MetaDigest, seen.MetaDigest)
+	if !known || same || b.settled {
+		return
+	}
+	b.tried[id] = seen
+	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
+	wake(r.kick)
 }
 
 // handsOff reports whether an object of the bundle is not to be written, by Git's word or an annotation on the cluster.

@@ -280,7 +280,8 @@ func (r *Reconciler) guardLocked(bundle string, stale []api.InventoryEntry) erro
 func (r *Reconciler) adopt(rendering api.Rendering) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.rendering == nil || r.rendering.Revision != rendering.Revision {
+	commit := r.rendering == nil || r.rendering.Revision != rendering.Revision
+	if commit {
 		for _, w := range rendering.Warnings {
 			r.Log.Warn("a bundle is not on this cluster", "warning", w, "revision", rendering.Revision)
 		}
@@ -306,6 +307,9 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		b.unguard()
 		fresh := b.desired == nil
 		if !b.setDesired(rb, rendering.Revision) && !fresh {
+			if commit {
+				b.retry = time.Time{} // what it waits for may be what the commit is about
+			}
 			continue
 		}
 		r.phaseLocked(b, b.status.Phase, b.status.Message)

@@ -60,6 +60,8 @@ type Request struct {
 	// Inventory is what the bundle owns so far.
 	Inventory []api.InventoryEntry
 	Compare   Compare
+	// Anew has objects sent again that the API server refused before, although they are what they were then.
+	Anew bool
 	// Held may be nil: nothing is suspended.
 	Held Held
 	// Waiting is called around every wait for the end of a hook, and of what a hook replaces: the wait ends with the context that it returns,

@@ -33,7 +33,7 @@ func (a *Applier) object(ctx context.Context, c *client, in plan.Input, req Requ
 	w := &writer{a: a, c: c, at: at, in: in, body: body, spec: req.Bundle.Spec, left: req.Left, witness: req.Witness}
 	for range maxTries {
 		s := plan.Decide(w.in)
-		if r, ok := w.refusedBefore(ctx, req.Bundle.Digest, s); ok {
+		if r, ok := w.refusedBefore(ctx, req, s); ok {
 			return r, nil
 		}
 		var again bool

@@ -58,8 +58,9 @@ func (r *refusals) get(id string) (refusal, bool) {
 
 // refusedBefore returns the refusal of an earlier try if nothing changed since: neither Git nor the live object.
 // Whoever compares everything wants to know anew.
-func (w *writer) refusedBefore(ctx context.Context, bundle string, s plan.Step) (plan.Step, bool) {
-	if w.in.Compare == plan.CompareAll || s.Next == plan.Done || s.Next == plan.Look {
+func (w *writer) refusedBefore(ctx context.Context, req Request, s plan.Step) (plan.Step, bool) {
+	bundle := req.Bundle.Digest
+	if req.Anew || w.in.Compare == plan.CompareAll || s.Next == plan.Done || s.Next == plan.Look {
 		return plan.Step{}, false
 	}
 	was, ok := w.a.refusals.get(s.Object.ID())

@@ -68,6 +68,15 @@ func positionOf(kind string) position {
 // StageOf returns the stage in which an object is applied, unless a webhook of its bundle admits it.
 func StageOf(ref api.ObjectRef) Stage { return positionOf(ref.Kind).stage }
 
+// Governs reports whether the API server accepts other objects, or not, by what such an object says.
+func Governs(ref api.ObjectRef) bool {
+	switch ref.Group {
+	case "apiextensions.k8s.io", "apiregistration.k8s.io", "admissionregistration.k8s.io", "rbac.authorization.k8s.io":
+		return true
+	}
+	return ref.Kind != "ServiceAccount" && StageOf(ref) <= StageClasses
+}
+
 // CompareOrder orders refs as they are applied; pruning goes the other way.
 func CompareOrder(a, b api.ObjectRef) int {
 	p, q := positionOf(a.Kind), positionOf(b.Kind)
