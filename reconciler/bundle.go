@@ -65,6 +65,8 @@ type bundle struct {
 	stalled bool
 	// anew has objects sent again that were refused before, and again says that a refusal is not the last word.
 	anew, again bool
+	// strays says that a write may have succeeded of which nothing is known.
+	strays bool
 	// tried: object ID -> what the watch had seen of it when the bundle was last tried because of it
 	tried map[string]Seen
 	// kept says that the bundle owns what left Git, and keeps it until every bundle of the revision can be rendered.
@@ -367,6 +369,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		// We are stopping; what was done is recorded, and the rest goes on at the next start.
 	case res.Err != nil:
 		r.failLocked(b, res.Err, now)
+		b.strays = true
 		if b.force || !b.wants(desired) {
 			// The error is that of a revision, or of a try, that is over.
 			b.stalled, b.attempt, b.retry = false, 0, time.Time{}
@@ -411,10 +414,13 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		r.queue.add(id, now)
 	}
 	clear(b.held)
-	phase := b.status.Phase
+	phase, strays := b.status.Phase, b.strays && res.Err == nil
+	b.strays = b.strays && !strays
 	r.mu.Unlock()
 	if policy {
 		r.lookAgain(b)
+	} else if strays {
+		r.lookForStrays(b)
 	}
 	r.announce(ctx, b.name, res)
 	r.publish.add(b.name, phase)

@@ -164,6 +164,9 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		if r.claims[id] != "" || b.desired == nil {
 			return nil // another bundle is about to take it over, or all of this one goes
 		}
+		if there && r.strayLocked(b, ref, seen) {
+			return nil // pruning is the apply's business
+		}
 		if !open && !b.applied.Spec.Drift.AsksForExtra() {
 			return nil // controllers copy our labels to what they make; nobody asks
 		}
@@ -186,6 +189,23 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil // the watch will tell
 	}
 	return t
+}
+
+// strayLocked takes into a bundle's inventory what we applied and never heard back of, because the answer was lost or we were killed,
+// if it has left Git since: it is the bundle's to prune. It reports whether it is such an object.
+func (r *Reconciler) strayLocked(b *bundle, ref api.ObjectRef, seen Seen) bool {
+	ref.Version = r.versionOfLocked(ref)
+	e := api.InventoryEntry{
+		Object: ref, UID: seen.UID, ResourceVersion: seen.ResourceVersion, Generation: seen.Generation, MetaDigest: seen.MetaDigest,
+	}
+	if !seen.Applied || b.desired.Err != nil || r.desiredByLocked(ref.ID()) != "" ||
+		plan.Prune(plan.PruneInput{Bundle: b.name, Entry: e, Spec: b.desired.Spec}).Next != plan.Look {
+		return false
+	}
+	b.entries[ref.ID()], r.owners[ref.ID()] = e, b.name
+	b.settled = false
+	wake(r.kick)
+	return true
 }
 
 // retryLocked has a bundle tried again of which an object was refused that is not as it was then, or is gone:

@@ -95,6 +95,8 @@ type Seen struct {
 	PartOf string
 	// Orders are what its annotations say.
 	Orders api.Orders
+	// Applied says that our field manager applied it: nobody made it by copying the labels.
+	Applied bool
 }
 
 // Detective compares an object with what it should be and moves its episode on. It is pure.

@@ -103,6 +103,12 @@ func (r *Reconciler) lookAgain(b *bundle) {
 		r.queue.add(id, now)
 	}
 	r.mu.Unlock()
+	r.lookForStrays(b)
+}
+
+// lookForStrays has everything looked at that carries the bundle's label, whether we know it or not.
+func (r *Reconciler) lookForStrays(b *bundle) {
+	now := r.Now()
 	r.Watch.Objects(func(ref api.ObjectRef, s Seen) {
 		if s.PartOf == apply.ApplySetID(b.name) {
 			r.queue.add(ref.ID(), now)

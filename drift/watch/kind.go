@@ -119,6 +119,9 @@ func (k *kind) trim(o runtime.Object) {
 				kept[key] = v
 			}
 		}
+		if api.ClaimedAt(o) != 0 {
+			kept[applied] = ""
+		}
 		o.ObjectMeta = metav1.ObjectMeta{
 			Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion, Generation: o.Generation,
 			Labels: map[string]string{api.LabelPartOf: o.Labels[api.LabelPartOf]}, Annotations: kept,
@@ -126,12 +129,16 @@ func (k *kind) trim(o runtime.Object) {
 	}
 }
 
-// digested is the annotation in which trim leaves an object's digest.
-const digested = api.Group + "/digest"
+// digested is the annotation in which trim leaves an object's digest, and applied is there if Meta.Applied is to be set.
+const (
+	digested = api.Group + "/digest"
+	applied  = api.Group + "/applied"
+)
 
 func metaOf(o *metav1.PartialObjectMetadata) Meta {
+	_, ours := o.Annotations[applied]
 	return Meta{
-		UID: string(o.UID), ResourceVersion: o.ResourceVersion, Generation: o.Generation,
+		Applied: ours, UID: string(o.UID), ResourceVersion: o.ResourceVersion, Generation: o.Generation,
 		MetaDigest: o.Annotations[digested], PartOf: o.Labels[api.LabelPartOf], Orders: api.OrdersIn(o.Annotations),
 	}
 }

@@ -57,6 +57,8 @@ type Meta struct {
 	PartOf string
 	// Orders are what its annotations say.
 	Orders api.Orders
+	// Applied says that our field manager applied it: nobody made it by copying the labels.
+	Applied bool
 }
 
 // Matters reports whether a change from one state to another can be more than a change of status.

@@ -34,7 +34,7 @@ type watcher struct{ *watch.Watcher }
 func seen(m watch.Meta) reconciler.Seen {
 	return reconciler.Seen{
 		UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
-		MetaDigest: m.MetaDigest, PartOf: m.PartOf, Orders: m.Orders,
+		MetaDigest: m.MetaDigest, PartOf: m.PartOf, Orders: m.Orders, Applied: m.Applied,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -259,4 +260,36 @@ func TestPrune_aLostStoreKeepsWhatWasLeft(t *testing.T) {
 			r.same(m)
 		}
 	}
+}
+
+// What was created without an answer, and has left Git before the next try, does not stay.
+func TestPrune_whatNobodyAnsweredFor(t *testing.T) {
+	r := proxied(t, files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one")})
+	r.Ready("NS-a", "")
+	lose := func(name string) {
+		t.Helper()
+		r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+			if agenttest.IsWrite(req) && strings.HasSuffix(req.URL.Path, "/configmaps/"+name) {
+				return &agenttest.Fault{Late: true, Status: http.StatusGatewayTimeout}
+			}
+			return nil
+		})
+		r.Commit(files{"a/" + name + ".yaml": configMap(name, "one")})
+		r.value(name, "one")
+		r.Failed("NS-a", "ConfigMap/NS/"+name)
+	}
+	copied := r.create("copied", "by hand", markers(r.NS+"-a"), nil)
+	lose("running")
+	r.Delete("a/running.yaml")
+	r.gone("running")
+	r.Ready("NS-a", "")
+
+	lose("restarted")
+	r.Stop()
+	r.Proxy.Spoil(nil)
+	r.Delete("a/restarted.yaml")
+	r.Start()
+	r.gone("restarted")
+	r.Ready("NS-a", "")
+	r.same(copied)
 }
