@@ -93,6 +93,15 @@ type Change struct {
 	Error string `json:"error,omitempty"`
 }
 
+// Wrote reports whether something was written to the cluster.
+func (c Change) Wrote() bool {
+	switch c.Action {
+	case Created, Updated, Recreated, Pruned:
+		return true
+	}
+	return false
+}
+
 // ChangeSet is what a pass did to one bundle, in the order in which it was done.
 type ChangeSet struct {
 	Bundle  string   `json:"bundle"`

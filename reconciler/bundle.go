@@ -409,6 +409,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	r.healthLocked(b, now)
 	r.recordLocked(b, episodes...)
 	r.reopenLocked(b, res.Changes)
+	r.offerLocked(res.Changes)
 	r.advanceLocked()
 	for id := range b.held {
 		r.queue.add(id, now)
@@ -430,13 +431,10 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 // reopenLocked has bundles tried again that fail, where another one has changed what they may fail for:
 // one that they depend on, or an object by which the API server judges others.
 func (r *Reconciler) reopenLocked(by *bundle, cs api.ChangeSet) {
-	wrote := func(c api.Change) bool {
-		return c.Action == api.Created || c.Action == api.Updated || c.Action == api.Recreated || c.Action == api.Pruned
-	}
-	if !slices.ContainsFunc(cs.Changes, wrote) {
+	if !slices.ContainsFunc(cs.Changes, api.Change.Wrote) {
 		return
 	}
-	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return wrote(c) && plan.Governs(c.Object) })
+	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return c.Wrote() && plan.Governs(c.Object) })
 	for _, b := range r.bundles {
 		if governs || b.desired != nil && slices.Contains(b.desired.Spec.DependsOn, by.name) {
 			b.reopen()

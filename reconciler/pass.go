@@ -143,6 +143,7 @@ func (r *Reconciler) pass(ctx context.Context) error {
 	if fetchErr == nil {
 		r.fetched(snap)
 	}
+	defer r.hear()()
 	rendering, err := r.render(ctx, snap, r.currentFacts(ctx))
 	r.tried = nil
 	if err == nil {
@@ -198,6 +199,29 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 		r.status.KubeVersion = facts.KubeVersion
 	}
 	return r.facts
+}
+
+// hear notes what the cluster offers now that we have changed it: charts have been rendered with that when the function it returns is called.
+func (r *Reconciler) hear() func() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	offered := r.offered
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.heard = offered
+		wake(r.kick)
+	}
+}
+
+// offerLocked has charts rendered anew after a bundle has changed what the cluster offers, and so what they may ask for.
+func (r *Reconciler) offerLocked(cs api.ChangeSet) {
+	if slices.ContainsFunc(cs.Changes, func(c api.Change) bool {
+		return c.Wrote() && (c.Object.Kind == "CustomResourceDefinition" || c.Object.Kind == "APIService")
+	}) {
+		r.offered++
+		wake(r.sync)
+	}
 }
 
 // gate refuses a rendering that would empty the cluster, before anything is touched.

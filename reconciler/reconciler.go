@@ -87,6 +87,8 @@ type Reconciler struct {
 	// scalers are the autoscalers that Git describes
 	scalers []*unstructured.Unstructured
 	facts   api.ClusterFacts
+	// offered counts the changes to what the cluster offers that we made, and heard how many of them charts were rendered with.
+	offered, heard int
 	// lost: kind -> since when its watch is down
 	lost    map[kindOf]time.Time
 	started bool // baselines are known, bundles may run

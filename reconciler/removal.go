@@ -179,6 +179,7 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) e
 	// What was deleted last is told before the bundle is no more.
 	r.mu.Lock()
 	r.noteChangesLocked(b, res.Changes)
+	r.offerLocked(res.Changes)
 	pruned := res.Changes.Count(api.Pruned)
 	res.Changes.Changes = nil // it is told once
 	last := r.recordLocked(b)

@@ -136,6 +136,9 @@ func (r *Reconciler) runnableLocked(b *bundle, now time.Time) (time.Duration, bo
 		}
 		return 0, true
 	}
+	if b.desired.Spec.Helm != nil && r.heard != r.offered {
+		return never, false // it is about to be rendered with what the cluster offers now
+	}
 	if missing := r.unreadyLocked(b.desired.Spec.DependsOn); len(missing) > 0 {
 		r.blockLocked(b, api.PhaseBlocked, "waits for "+strings.Join(missing, ", "), nil)
 		return never, false

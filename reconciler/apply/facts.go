@@ -43,6 +43,11 @@ func (a *Applier) Facts(ctx context.Context) (api.ClusterFacts, error) {
 		return api.ClusterFacts{}, Classify(api.ObjectRef{Kind: "APIServer", Name: "discovery"}, "", err)
 	}
 	a.facts.versions = found
+	// Discovery tells of a CRD a moment after it is established.
+	for gvk := range a.kinds.recent() {
+		gv := gvk.GroupVersion()
+		found[gv] = append(found[gv], gv.String(), gv.String()+"/"+gvk.Kind)
+	}
 	facts := api.ClusterFacts{KubeVersion: v.GitVersion}
 	for _, texts := range found {
 		facts.APIVersions = append(facts.APIVersions, texts...)

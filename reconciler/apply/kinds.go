@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
 	"net/url"
 	"sync"
@@ -99,6 +100,19 @@ func (k *kinds) learn(crd *unstructured.Unstructured) {
 	for gvk, m := range kindsOf(crd) {
 		k.known[gvk] = m
 		k.learnt[gvk.GroupKind()] = k.now()
+	}
+}
+
+// recent are the kinds whose CRDs were applied so shortly before that discovery may not have them yet.
+func (k *kinds) recent() iter.Seq[schema.GroupVersionKind] {
+	return func(yield func(schema.GroupVersionKind) bool) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		for gvk := range k.known {
+			if at, ok := k.learnt[gvk.GroupKind()]; ok && k.now().Sub(at) < establishTimeout && !yield(gvk) {
+				return
+			}
+		}
 	}
 }
 
