@@ -42,8 +42,6 @@ type hooks struct {
 	phases map[moment]api.HookPhase
 	// change is what they are run once for: the digest of the bundle, or its removal.
 	change string
-	// back says that the bundle was being removed, and is in Git again.
-	back bool
 	// memory is what is known to have run.
 	memory hookMemory
 	// unknown is set where that could not be read: then nothing is done.
@@ -57,26 +55,24 @@ var (
 	removalPhases = map[moment]api.HookPhase{before: api.HookPreDelete, after: api.HookPostDelete}
 )
 
-// bundleRemoval is the name of the change that is the removal of a bundle.
-const bundleRemoval = "removal"
+const (
+	// bundleRemoval is the name of the change that is the removal of a bundle.
+	bundleRemoval = "removal"
+	// begunHalf stands for a change of whose hooks before the objects not all have ended.
+	begunHalf = "unfinished"
+)
 
 // newHooks finds out whether the bundle's hooks are due.
 func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 	h := &hooks{r: r, change: r.req.Bundle.Digest}
-	if !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases, removalPhases) {
-		return h, nil
-	}
 	memory, installed, err := a.status.hookMemory(ctx, a, r.req.Bundle.Name)
 	if err != nil {
 		h.unknown = true
 		return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
 	}
-	// It was being removed, and is in Git again. The mark stays until that is done, and then the next removal is another one.
-	h.back = memory.begun == bundleRemoval || memory.ran == bundleRemoval
 	h.memory = memory
 	switch {
-	case !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases):
-	case memory.ran == h.change && h.change != "" && !h.back:
+	case !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases), h.change != "" && h.done():
 	case memory.ran == "" && !installed || memory.ran == bundleRemoval:
 		// What a try that failed left behind does not make this an upgrade.
 		h.phases = installPhases
@@ -123,11 +119,15 @@ func (a *Applier) newRemoval(ctx context.Context, r *run) (*hooks, error) {
 	if h.memory, _, err = a.status.hookMemory(ctx, a, r.req.Bundle.Name); err != nil {
 		return nil, Classify(bundleRef(r.req.Bundle.Name), "", err)
 	}
-	if h.memory.ran != h.change { // or they ran, and that was not recorded
+	if !h.done() { // or they ran, and that was not recorded
 		h.phases = removalPhases
 	}
 	return h, nil
 }
+
+// done reports whether the hooks ran to their end for this change, and for no other one since: that may have been
+// taken back, and then the way back is a change, too.
+func (h *hooks) done() bool { return h.memory == hookMemory{ran: h.change} }
 
 // anyOf reports whether a hook is of one of the phases.
 func anyOf(hooks []api.Hook, phases ...map[moment]api.HookPhase) bool {
@@ -153,25 +153,40 @@ func (h *hooks) at(when moment) []api.Hook {
 // run runs the hooks of a moment one after another. It reports false if one failed:
 // then nothing that follows is done.
 func (h *hooks) run(ctx context.Context, when moment) bool {
-	if h.phases == nil && (!h.back || when != after) {
-		return !h.unknown
+	if h.unknown {
+		return false
 	}
 	due := h.at(when)
 	for _, hook := range due {
-		if !h.try(ctx, hook, h.phases[when]) {
+		if !h.try(ctx, hook, when) {
 			return false
 		}
 	}
 	now := h.memory
 	switch {
-	case when == after:
+	case when == after && (h.phases != nil || now != hookMemory{}): // without hooks it is a change all the same
 		now = hookMemory{ran: h.change}
-	case len(due) > 0:
+	case h.phases != nil && (len(due) > 0 || now.begun != ""):
 		now.begun = h.change
-		if h.back {
-			now.ran = "" // or a try after this one would think that all of them ran
-		}
 	}
+	return h.remember(ctx, now)
+}
+
+// begin notes, before a hook runs, that the change is begun: what ran to its end before is not all that ran any more.
+func (h *hooks) begin(ctx context.Context, when moment) bool {
+	now := h.memory
+	switch {
+	case now == hookMemory{} || now.begun == h.change:
+	case when == before:
+		now.begun = begunHalf
+	default:
+		now.begun = h.change
+	}
+	return h.remember(ctx, now)
+}
+
+// remember notes on the cluster what ran, if that is new.
+func (h *hooks) remember(ctx context.Context, now hookMemory) bool {
 	if now == h.memory {
 		return true
 	}
@@ -184,13 +199,16 @@ func (h *hooks) run(ctx context.Context, when moment) bool {
 }
 
 // try runs one hook, unless it is held back, and notes what became of it. It reports whether to go on.
-func (h *hooks) try(ctx context.Context, hook api.Hook, phase api.HookPhase) bool {
-	ref := api.RefOf(hook.Object)
+func (h *hooks) try(ctx context.Context, hook api.Hook, when moment) bool {
+	ref, phase := api.RefOf(hook.Object), h.phases[when]
 	if h.r.req.Held != nil {
 		if s, ok := h.r.req.Held(ref); ok {
 			h.note(api.Change{Object: ref, Action: api.Skipped, Reason: fmt.Sprintf("hook; suspended by %q", s.Name)})
 			return false
 		}
+	}
+	if !h.begin(ctx, when) {
+		return false
 	}
 	var skipped string
 	var err error

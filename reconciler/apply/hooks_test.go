@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
@@ -222,6 +223,78 @@ func TestHooksOfAnInstallationThatFails(t *testing.T) {
 	}
 	if now := r.get("ConfigMap", "pre-upgrade"); now.GetUID() == up.GetUID() {
 		t.Error("the hook did not run for the way back")
+	}
+}
+
+// A change whose hooks had begun and that is taken back makes the way back an upgrade, and so it is when it lands again.
+func TestHooksOfAChangeThatIsTakenBack(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []string{"first", "second", "main", "after"} {
+		t.Run(broken, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			hooks := []api.Hook{
+				r.hook(configMap("first", "1"), 0, preBoth...), r.hook(configMap("second", "1"), 1, preBoth...),
+				r.hook(configMap("after", "1"), 0, postBoth...),
+			}
+			var inventory []api.InventoryEntry
+			land := func(digest string) error {
+				b := r.hooked(digest, hooks...)
+				res := r.Apply(t.Context(), apply.Request{Bundle: b, Inventory: inventory})
+				inventory = res.Inventory
+				return res.Err
+			}
+			uids := func() map[string]types.UID {
+				out := map[string]types.UID{}
+				for _, h := range hooks {
+					if o := r.get("ConfigMap", h.Object.GetName()); o != nil {
+						out[o.GetName()] = o.GetUID()
+					}
+				}
+				return out
+			}
+			lands := func(digest string, all bool) {
+				t.Helper()
+				was := uids()
+				if err := land(digest); err != nil {
+					t.Fatal(err)
+				}
+				for name, uid := range uids() {
+					if ran := uid != was[name]; ran != all {
+						t.Errorf("%s lands: the hook %s ran is %t, want %t", digest, name, ran, all)
+					}
+				}
+			}
+			fails := func() {
+				t.Helper()
+				r.calls.setFault(func(req *http.Request) *http.Response {
+					if req.Method == http.MethodPatch && strings.HasSuffix(req.URL.Path, "/configmaps/"+broken) {
+						return answer(500, "InternalError", "try again")
+					}
+					return nil
+				})
+				if land("v2") == nil {
+					t.Fatal("the change did not fail")
+				}
+				r.calls.setFault(nil)
+			}
+			if err := land("v1"); err != nil {
+				t.Fatal(err)
+			}
+			fails()
+			lands("v1", true)
+			lands("v1", false)
+			fails()
+			lands("v1", true)
+			lands("v2", true)
+			lands("v2", false)
+			// One without hooks in between is a change, too.
+			b := r.hooked("v3")
+			if err := r.Apply(t.Context(), apply.Request{Bundle: b, Inventory: inventory}).Err; err != nil {
+				t.Fatal(err)
+			}
+			lands("v2", true)
+		})
 	}
 }
 

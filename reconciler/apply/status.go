@@ -409,7 +409,7 @@ func (d bundleDeployment) serviceAccount() *api.ServiceAccount {
 }
 
 // Annotations of a BundleDeployment that say which hooks ran: the digest of the bundle whose hooks ran to their end last,
-// and, until that is another one, of the bundle whose hooks before the objects did.
+// and, until that is another one, of the bundle whose hooks before the objects did; begunHalf while they do.
 // They have a field manager of their own, so that nothing that is published can undo them.
 const (
 	annotationHooks      = api.Group + "/hooks-ran"
