@@ -261,7 +261,7 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 		final.Objects[i] = o.Unstructured
 	}
 	slices.SortStableFunc(final.Hooks, compareHooks)
-	final.Digest = bundleDigest(final, e.built.ignore)
+	final.Digest = bundleDigest(final, e.built)
 	e.final, e.finalKey = &final, key
 	return final, nil
 }
@@ -283,13 +283,13 @@ func (e *entry) answers(all scopes) string {
 }
 
 // bundleDigest covers objects, hooks and spec. Fields that differ each time are left out.
-func bundleDigest(b api.RenderedBundle, unstable []api.IgnoreRule) string {
+func bundleDigest(b api.RenderedBundle, from built) string {
 	h := sha256.New()
 	enc := json.NewEncoder(h)
 	_ = enc.Encode(b.Spec) // writing to a hash cannot fail, and all of these come from YAML
 	for _, o := range b.Objects {
 		ref := api.RefOf(o)
-		for _, r := range unstable {
+		for _, r := range from.ignore {
 			if r.Target.Kind == ref.Kind && r.Target.Group == ref.Group && r.Target.Name == ref.Name {
 				o = without(o, r.Paths)
 			}
@@ -297,6 +297,7 @@ func bundleDigest(b api.RenderedBundle, unstable []api.IgnoreRule) string {
 		_ = enc.Encode(o.Object)
 	}
 	for _, k := range b.Hooks {
+		k.Object = without(k.Object, from.unstable[k.Object])
 		_ = enc.Encode(k)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])

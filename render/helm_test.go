@@ -257,6 +257,43 @@ func TestHelm_random(t *testing.T) {
 	}
 }
 
+// What is random in a hook is no change either, and a hook of another name each time would run each time.
+func TestHelm_randomHooks(t *testing.T) {
+	hook := func(name, value string) string {
+		return "---\napiVersion: v1\nkind: Secret\nmetadata: {name: " + name + ", annotations: {helm.sh/hook: pre-install}}\ndata: {p: " + value + ", fixed: eA==}\n"
+	}
+	random := hook("s", "{{ randAlphaNum 20 | b64enc }}")
+	files := func(hooks string) rendertest.Files {
+		return chart("{helm: {chart: ./chart}}", "h/chart/templates/x.yaml", hooks)
+	}
+	rendered := func(hooks string) api.RenderedBundle {
+		t.Helper()
+		out, err := renderFiles(t, files(hooks), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bundle(t, out, "h")
+	}
+	// Two of one name are told apart by their order.
+	for _, hooks := range []string{random, hook("s", "eQ==") + random, random + hook("s", "eQ==") + random} {
+		a, b := rendered(hooks), rendered(hooks)
+		if a.Err != nil || a.Digest != b.Digest {
+			t.Errorf("a random value in a hook changes the digest (%v)", a.Err)
+		}
+		if got := strings.Join(a.Warnings, "\n"); !strings.Contains(got, "hook Secret/s: /data/p comes out differently") || len(a.Spec.Drift.Ignore) > 0 {
+			t.Errorf("got warnings %q and rules %v", got, a.Spec.Drift.Ignore)
+		}
+		if rendered(strings.Replace(hooks, "eA==", "eQ==", 1)).Digest == a.Digest {
+			t.Error("a real change of a hook keeps the digest")
+		}
+	}
+	if pair := hook("s", "eQ==") + random; rendered(pair).Digest == rendered(strings.Replace(pair, "p: eQ==", "p: eg==", 1)).Digest {
+		t.Error("a real change of a hook that has the name of another one keeps the digest")
+	}
+	wantError(t, rendered(hook("s-{{ randAlphaNum 8 | lower }}", "eA==")).Err,
+		api.Error{Reason: "Unstable", File: "h/chart/templates/x.yaml", Line: 4}, "has another name each time")
+}
+
 // fetcher serves one chart in the versions that it is told.
 type fetcher struct {
 	archive []byte

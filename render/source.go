@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render/helm"
@@ -24,7 +25,9 @@ type built struct {
 	objects  []manifest.Object
 	hooks    []api.Hook
 	warnings []string
-	// ignore are rules for fields that come out differently each time.
+	// unstable: object, or that of a hook -> paths of fields that come out differently each time
+	unstable map[*unstructured.Unstructured][]string
+	// ignore are the rules for those of objects.
 	ignore []api.IgnoreRule
 	// chartDigest identifies a chart from outside the repository.
 	chartDigest string
@@ -198,16 +201,11 @@ func renderChart(req helm.Request) (built, error) {
 		if err != nil {
 			return built{}, err
 		}
-		if out.ignore, err = unstableFields(out.objects, second.objects); err != nil {
+		if err := out.findUnstable(second, joined(rendered.Random)); err != nil {
 			return built{}, &api.Error{
 				Kind: api.Stalled, Reason: "Unstable", File: rendered.Random[0].File, Line: rendered.Random[0].Line, Err: err,
 				Hint: "the template uses a random function: set the value instead",
 			}
-		}
-		for _, r := range out.ignore {
-			out.warnings = append(out.warnings, fmt.Sprintf(
-				"%s/%s: %s comes out differently each time (random functions in %s): the value first applied is kept",
-				r.Target.Kind, r.Target.Name, strings.Join(r.Paths, ", "), joined(rendered.Random)))
 		}
 	}
 	if len(rendered.Clocked) > 0 {

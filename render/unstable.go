@@ -10,35 +10,65 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
-// unstableFields compares two renderings of the same input.
-// The fields that differ become ignore rules; objects that differ in name are an error.
-func unstableFields(a, b []manifest.Object) ([]api.IgnoreRule, error) {
-	other := make(map[string]*unstructured.Unstructured, len(b))
+// unstableFields compares two renderings of the same input. It returns the paths that differ, by the object of the first;
+// an object that differs in name is an error. Hooks may share a name: then their order tells them apart.
+func unstableFields(a, b []*unstructured.Unstructured) (map[*unstructured.Unstructured][]string, error) {
+	other := make(map[string][]*unstructured.Unstructured, len(b))
 	for _, o := range b {
-		other[api.RefOf(o.Unstructured).ID()] = o.Unstructured
+		id := api.RefOf(o).ID()
+		other[id] = append(other[id], o)
 	}
-	var rules []api.IgnoreRule
+	out := map[*unstructured.Unstructured][]string{}
 	for _, o := range a {
-		ref := api.RefOf(o.Unstructured)
-		twin := other[ref.ID()]
-		if twin == nil {
+		ref := api.RefOf(o)
+		twins := other[ref.ID()]
+		if len(twins) == 0 {
 			return nil, fmt.Errorf("%s has another name each time it is rendered", ref)
 		}
+		other[ref.ID()] = twins[1:]
 		var paths []string
-		differing(o.Object, twin.Object, "", &paths)
-		if len(paths) == 0 {
-			continue
+		differing(o.Object, twins[0].Object, "", &paths)
+		if len(paths) > 0 {
+			slices.Sort(paths)
+			out[o] = paths
 		}
-		slices.Sort(paths)
-		rules = append(rules, api.IgnoreRule{
-			Target: api.IgnoreTarget{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name},
-			Paths:  paths,
-		})
 	}
-	return rules, nil
+	return out, nil
+}
+
+// findUnstable notes what differs in a second rendering of a chart: in objects it becomes ignore rules, and nothing of it is a change.
+func (b *built) findUnstable(second built, random string) error {
+	var all [2][]*unstructured.Unstructured
+	for i, r := range []*built{b, &second} {
+		for _, o := range r.objects {
+			all[i] = append(all[i], o.Unstructured)
+		}
+		for _, h := range r.hooks {
+			all[i] = append(all[i], h.Object)
+		}
+	}
+	var err error
+	if b.unstable, err = unstableFields(all[0], all[1]); err != nil {
+		return err
+	}
+	for i, o := range all[0] {
+		ref, paths := api.RefOf(o), b.unstable[o]
+		switch {
+		case paths == nil:
+		case i < len(b.objects):
+			b.ignore = append(b.ignore, api.IgnoreRule{
+				Target: api.IgnoreTarget{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}, Paths: paths,
+			})
+			b.warnings = append(b.warnings, fmt.Sprintf("%s/%s: %s comes out differently each time (random functions in %s): the value first applied is kept",
+				ref.Kind, ref.Name, strings.Join(paths, ", "), random))
+		default:
+			b.warnings = append(b.warnings, fmt.Sprintf("hook %s/%s: %s comes out differently each time (random functions in %s): the hook does not run again for that",
+				ref.Kind, ref.Name, strings.Join(paths, ", "), random))
+		}
+	}
+	return nil
 }
 
 var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
@@ -79,8 +109,11 @@ func differing(a, b any, at string, out *[]string) {
 	}
 }
 
-// without returns a copy of an object that lacks the fields of a rule's plain paths.
+// without returns an object that lacks the fields of a rule's plain paths: a copy, if there are any.
 func without(o *unstructured.Unstructured, paths []string) *unstructured.Unstructured {
+	if len(paths) == 0 {
+		return o
+	}
 	c := o.DeepCopy()
 	for _, p := range paths {
 		removeAt(c.Object, strings.Split(strings.TrimPrefix(p, "/"), "/"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -98,5 +99,24 @@ func TestHooks_ofARemoval(t *testing.T) {
 	job, err := r.Kube.BatchV1().Jobs(r.NS).Get(t.Context(), "drain", metav1.GetOptions{})
 	if err != nil || job.Status.Succeeded != 1 {
 		t.Errorf("the Job before it: %+v (%v)", job.Status, err)
+	}
+}
+
+// Random values come out differently after a restart, and that is no change for which hooks run.
+func TestHooks_withRandomValuesAndARestart(t *testing.T) {
+	fs := hookedChart("one")
+	fs["a/templates/random.yaml"] = annotated("random", "{{ randAlphaNum 20 }}", "helm.sh/hook: \"pre-install,pre-upgrade\"")
+	r := start(t, fs)
+	r.Ready("NS-a", "")
+	before := []*corev1.ConfigMap{r.get("random"), r.get("h1-pre"), r.get("h3-post")}
+	r.Stop()
+	r.Start()
+	r.Applied(r.Commit(files{"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}))
+	for _, m := range before {
+		r.same(m)
+	}
+	r.Ready("NS-a", r.Commit(files{"a/templates/main.yaml": configMap("main", "two")}))
+	if now := r.get("random"); now.Data["key"] == before[0].Data["key"] {
+		t.Errorf("the hook of an upgrade has the value of the last time: %q", now.Data["key"])
 	}
 }
