@@ -173,26 +173,26 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) e
 	// What is being published just now would bring it back.
 	r.publish.removal.Lock()
 	defer r.publish.removal.Unlock()
-	if err := r.Applier.DeleteStatus(ctx, b.name); err != nil {
-		return err
-	}
-	// What was deleted last is told before the bundle is no more.
+	// What was deleted last is told before the bundle is no more. Nothing of it is applied from here on: the BundleDeployment
+	// takes along which of its hooks ran, and whoever tries this again runs none.
 	r.mu.Lock()
 	r.noteChangesLocked(b, res.Changes)
 	r.offerLocked(res.Changes)
 	pruned := res.Changes.Count(api.Pruned)
 	res.Changes.Changes = nil // it is told once
+	b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision = nil, nil, "", ""
 	last := r.recordLocked(b)
 	r.mu.Unlock()
 	if err := r.recorder.wait(last); err != nil {
 		return err
 	}
+	if err := r.Applier.DeleteStatus(ctx, b.name); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if b.desired != nil {
-		// It begins anew: its BundleDeployment is gone, too.
-		b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision = nil, nil, "", ""
-		return cameBack()
+		return cameBack() // it begins anew
 	}
 	r.Health.Remove(b.name)
 	episodes := r.resolveAllLocked(b, "the bundle left Git")

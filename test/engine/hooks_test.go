@@ -3,6 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -118,5 +121,41 @@ func TestHooks_withRandomValuesAndARestart(t *testing.T) {
 	r.Ready("NS-a", r.Commit(files{"a/templates/main.yaml": configMap("main", "two")}))
 	if now := r.get("random"); now.Data["key"] == before[0].Data["key"] {
 		t.Errorf("the hook of an upgrade has the value of the last time: %q", now.Data["key"])
+	}
+}
+
+// What ran after the last object was deleted does not run again, however often the agent tries to forget the bundle.
+func TestHooks_ofARemovalThatIsCutShort(t *testing.T) {
+	fs := hookedChart("one")
+	fs["a/templates/bye.yaml"] = annotated("bye", "one", "helm.sh/hook: post-delete")
+	fs["fleet.yaml"], fs["b/bundle.yaml"], fs["b/y.yaml"] = fleet("guards: {maxDeletePercent: 100}"), bundle("b", ""), configMap("y", "one")
+	r := proxied(t, fs)
+	r.Ready("NS-a", "")
+	var tries atomic.Int32
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if req.Method == http.MethodDelete && strings.HasSuffix(req.URL.Path, "/bundledeployments/"+r.NS+"-a") {
+			tries.Add(1)
+			return &agenttest.Fault{Status: http.StatusInternalServerError, Late: true}
+		}
+		return nil
+	})
+	revision := r.Delete("a")
+	r.Eventually("the BundleDeployment is deleted, twice", func(context.Context) error {
+		if tries.Load() < 2 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	bye := r.get("bye")
+	r.Stop()
+	r.Proxy.Spoil(nil)
+	r.Start()
+	r.Applied(revision)
+	r.same(bye)
+	r.Stop()
+	for _, rec := range r.Records() {
+		if rec.Status.Name == r.NS+"-a" {
+			t.Errorf("it is not forgotten: %+v", rec)
+		}
 	}
 }
