@@ -69,6 +69,8 @@ type bundle struct {
 	strays bool
 	// tried: object ID -> what the watch had seen of it when the bundle was last tried because of it
 	tried map[string]Seen
+	// renamed says that it has objects of one that was applied and has left Git.
+	renamed bool
 	// kept says that the bundle owns what left Git, and keeps it until every bundle of the revision can be rendered.
 	kept bool
 	// deadline is when waiting for health ends; zero when nobody waits.
@@ -96,6 +98,9 @@ func newBundle(name string) *bundle {
 func (b *bundle) order() {
 	b.force, b.settled, b.stalled, b.attempt, b.retry = true, false, false, 0, time.Time{}
 }
+
+// ever reports whether it was ever applied to its end.
+func (b *bundle) ever() bool { return b.status.Digest != "" || b.status.AppliedRevision != "" }
 
 // superseded ends what only the revision before is waiting for.
 func (b *bundle) superseded() {
@@ -196,7 +201,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 	defer b.busy.Unlock()
 
 	r.mu.Lock()
-	desired, revision, force, anew := b.desired, b.revision, b.force, b.anew
+	desired, revision, force, anew, renamed := b.desired, b.revision, b.force, b.anew, b.renamed
 	b.force, b.anew = false, false
 	inventory := b.inventory()
 	r.phaseLocked(b, api.PhaseApplying, "")
@@ -210,7 +215,10 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		return
 	}
 	desired = r.resolve(ctx, b, desired)
-	req := apply.Request{Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Declared: r.declaredTwice, Left: r.leave, AsLeft: r.asLeft, Witness: saw, Waiting: r.waiting(b, desired), Anew: anew}
+	req := apply.Request{
+		Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Renamed: renamed, Declared: r.declaredTwice,
+		Left: r.leave, AsLeft: r.asLeft, Witness: saw, Waiting: r.waiting(b, desired), Anew: anew,
+	}
 	if force {
 		req.Compare = apply.CompareAll
 	}

@@ -358,6 +358,9 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 			b.superseded()
 			b.unguard()
 			b.status.Message = "left Git"
+			for _, heir := range r.heirsLocked(b) {
+				heir.renamed = heir.renamed || b.renamed || b.ever()
+			}
 		}
 	}
 	r.watchLocked()

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
@@ -93,7 +91,7 @@ func (r *Reconciler) removalHooks(
 	run func(context.Context, apply.Request) ([]api.Change, bool, error),
 ) bool {
 	r.mu.Lock()
-	ever, unknown, revision, facts := b.status.Digest != "" || b.status.AppliedRevision != "", b.applied == nil, b.status.AppliedRevision, r.facts
+	ever, unknown, revision, facts := b.ever(), b.applied == nil, b.status.AppliedRevision, r.facts
 	r.mu.Unlock()
 	if !ever {
 		return true
@@ -109,9 +107,7 @@ func (r *Reconciler) removalHooks(
 	}
 	r.mu.Lock()
 	applied := b.applied
-	moved := applied != nil && slices.ContainsFunc(applied.Objects, func(o *unstructured.Unstructured) bool {
-		return r.desiredByLocked(api.RefOf(o).ID()) != ""
-	})
+	moved := len(r.heirsLocked(b)) > 0
 	r.mu.Unlock()
 	if applied == nil || moved {
 		return true
@@ -122,6 +118,23 @@ func (r *Reconciler) removalHooks(
 		res.Err = err
 	}
 	return ok && err == nil
+}
+
+// heirsLocked are the bundles that declare objects of one that has left Git.
+func (r *Reconciler) heirsLocked(b *bundle) []*bundle {
+	var heirs []*bundle
+	add := func(id string) {
+		if heir := r.bundles[r.desiredByLocked(id)]; heir != nil && !slices.Contains(heirs, heir) {
+			heirs = append(heirs, heir)
+		}
+	}
+	for id := range b.entries {
+		add(id)
+	}
+	for id := range b.appliedObjects { // what it owned, some of it may have moved
+		add(id)
+	}
+	return heirs
 }
 
 // brokenLocked names a bundle of the adopted revision that cannot be rendered; empty if there is none.
@@ -180,7 +193,7 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) e
 	r.offerLocked(res.Changes)
 	pruned := res.Changes.Count(api.Pruned)
 	res.Changes.Changes = nil // it is told once
-	b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision = nil, nil, "", ""
+	b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision, b.renamed = nil, nil, "", "", false
 	last := r.recordLocked(b)
 	r.mu.Unlock()
 	if err := r.recorder.wait(last); err != nil {

@@ -383,7 +383,7 @@ func TestDiff_whatOthersAdded(t *testing.T) {
 	}
 }
 
-// The hooks of a bundle that leaves Git are those of what was applied, around what is pruned; a bundle that is renamed has none.
+// The hooks of a bundle that leaves Git are those of what was applied, around what is pruned; a bundle that is renamed has none, and is upgraded.
 func TestDiff_hooksOfARemoval(t *testing.T) {
 	hook := func(name, phase string) string {
 		return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + ", annotations: {helm.sh/hook: " + phase + "}}\n"
@@ -394,6 +394,8 @@ func TestDiff_hooksOfARemoval(t *testing.T) {
 		"chart/templates/main.yaml": settings("main", "a: b"),
 		"chart/templates/bye.yaml":  hook("bye", "pre-delete"),
 		"chart/templates/last.yaml": hook("last", "post-delete"),
+		"chart/templates/only.yaml": hook("only", "post-install"),
+		"chart/templates/up.yaml":   hook("up", "post-upgrade"),
 		"other/bundle.yaml":         bundleFile("other", ""),
 		"other/x.yaml":              settings("x", "a: b"),
 	}
@@ -402,11 +404,12 @@ func TestDiff_hooksOfARemoval(t *testing.T) {
 	a.expect(code, 0, rows, map[string]string{})
 
 	a.commit(map[string]string{"chart/bundle.yaml": bundleFile("renamed", "helm: {chart: ./}")})
-	if _, out, _ := a.run("--repo", a.Repo.Dir, "--revision", "main"); !strings.Contains(out, "/main ") || strings.Contains(out, "/bye ") || strings.Contains(out, "/last ") {
+	if _, out, _ := a.run("--repo", a.Repo.Dir, "--revision", "main"); !strings.Contains(out, "/main ") || strings.Contains(out, "/bye ") || strings.Contains(out, "/last ") ||
+		strings.Contains(out, "/only ") || !strings.Contains(out, "/up ") {
 		t.Errorf("a bundle that is renamed:\n%s", out)
 	}
 
-	a.Delete("chart/bundle.yaml", "chart/Chart.yaml", "chart/templates/main.yaml", "chart/templates/bye.yaml", "chart/templates/last.yaml")
+	a.Delete("chart")
 	code, rows, _ = a.diff()
 	a.expect(code, 1, rows, map[string]string{"ConfigMap/bye": "created change", "ConfigMap/main": "pruned change", "ConfigMap/last": "created change"})
 	if rows["ConfigMap/bye"].Hook != "pre-delete" || rows["ConfigMap/last"].Hook != "post-delete" {

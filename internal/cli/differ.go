@@ -365,14 +365,14 @@ func (d *differ) gate(bundles []api.RenderedBundle) error {
 // bundle is what a pass would do to one bundle.
 func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, error) {
 	now := time.Now()
-	removal := !slices.ContainsFunc(d.r.Bundles, func(in api.RenderedBundle) bool { return in.Name == rb.Name })
+	removal := !d.inGit(rb.Name)
 	if removal {
 		rb.Hooks = d.removalHooks(rb)
 	}
 	diffs, err := d.applier.Diff(ctx, apply.DiffRequest{
 		Removal: removal,
 		Request: apply.Request{
-			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Left: d.leave,
+			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Renamed: d.renamed(rb), Left: d.leave,
 			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return d.held.Find(now, rb.Name, ref) },
 			Declared: func(ref api.ObjectRef) []string { return d.claims[ref.ID()] },
 		},
@@ -432,6 +432,21 @@ func hooksToo(rows []planned) {
 			rows[j].Outcome, rows[j].Reason = rows[i].Outcome, rows[i].Reason
 		}
 	}
+}
+
+func (d *differ) inGit(bundle string) bool {
+	return slices.ContainsFunc(d.r.Bundles, func(rb api.RenderedBundle) bool { return rb.Name == bundle })
+}
+
+// renamed reports whether a bundle has objects of one that was applied and has left Git. Only its hooks want to know.
+func (d *differ) renamed(rb api.RenderedBundle) bool {
+	for name, entries := range d.owned {
+		if len(rb.Hooks) > 0 && d.told[name].AppliedRevision != "" && !d.inGit(name) &&
+			slices.ContainsFunc(entries, func(e api.InventoryEntry) bool { return slices.Contains(d.claims[e.Object.ID()], rb.Name) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // removalHooks are the hooks of a bundle that left Git, as it was last applied. A bundle that keeps what it holds has none,

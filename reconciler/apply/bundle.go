@@ -72,6 +72,8 @@ type Request struct {
 	Declared func(api.ObjectRef) []string
 	// InGit reports whether a bundle is in Git. Nil means that every one may be.
 	InGit func(bundle string) bool
+	// Renamed says that the bundle has objects of one that was applied and has left Git: it is that one under another name.
+	Renamed bool
 	// Left returns the paths of fields that are left as they are on the live object, beside those of ignore rules:
 	// what an autoscaler or an injector owns, although Git declares it. Nil means that there are none.
 	Left Left

@@ -44,6 +44,8 @@ type hooks struct {
 	change string
 	// memory is what is known to have run.
 	memory hookMemory
+	// renamed says that the bundle is upgraded only because it had another name, which is not noted yet.
+	renamed bool
 	// unknown is set where that could not be read: then nothing is done.
 	unknown bool
 }
@@ -58,6 +60,8 @@ var (
 const (
 	// bundleRemoval is the name of the change that is the removal of a bundle.
 	bundleRemoval = "removal"
+	// bundleRenamed stands for what ran under the name that a bundle had before.
+	bundleRenamed = "renamed"
 	// begunHalf stands for a change of whose hooks before the objects not all have ended.
 	begunHalf = "unfinished"
 )
@@ -73,6 +77,8 @@ func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 	h.memory = memory
 	switch {
 	case !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases), h.change != "" && h.done():
+	case memory.ran == "" && !installed && r.req.Renamed:
+		h.phases, h.renamed = upgradePhases, true
 	case memory.ran == "" && !installed || memory.ran == bundleRemoval:
 		// What a try that failed left behind does not make this an upgrade.
 		h.phases = installPhases
@@ -155,6 +161,9 @@ func (h *hooks) at(when moment) []api.Hook {
 func (h *hooks) run(ctx context.Context, when moment) bool {
 	if h.unknown {
 		return false
+	}
+	if h.renamed && when == before && !h.remember(ctx, hookMemory{ran: bundleRenamed}) {
+		return false // the next try may not be able to tell
 	}
 	due := h.at(when)
 	for _, hook := range due {

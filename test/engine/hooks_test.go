@@ -159,3 +159,32 @@ func TestHooks_ofARemovalThatIsCutShort(t *testing.T) {
 		}
 	}
 }
+
+// A bundle that is renamed is there already, and upgraded: even if its first try fails when the old name is gone.
+func TestHooks_ofABundleThatIsRenamed(t *testing.T) {
+	for _, prune := range []string{"true", "false"} {
+		t.Run("prune: "+prune, func(t *testing.T) {
+			chart := func(name, port string) files {
+				fs := hookedChart("one")
+				delete(fs, "a/templates/h1.yaml")
+				delete(fs, "a/templates/h2.yaml")
+				fs["a/templates/only.yaml"] = annotated("install-only", "one", "helm.sh/hook: post-install")
+				fs["a/templates/up.yaml"] = annotated("upgrade-only", "one", "helm.sh/hook: post-upgrade")
+				fs["a/templates/web.yaml"] = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: NS}\nspec: {ports: [{port: " + port + "}]}\n"
+				fs["a/bundle.yaml"] = bundle(name, "helm: {chart: ./}, namespace: NS, prune: "+prune)
+				return fs
+			}
+			r := start(t, chart("a", "80"))
+			r.Ready("NS-a", "")
+			before := r.get("install-only")
+			r.Commit(chart("renamed", "99999"))
+			r.Failed("NS-renamed", "Service/NS/web")
+			r.Stop()
+			r.Start()
+			r.Failed("NS-renamed", "Service/NS/web")
+			r.Ready("NS-renamed", r.Commit(chart("renamed", "81")))
+			r.same(before)
+			r.value("upgrade-only", "one")
+		})
+	}
+}
