@@ -294,6 +294,43 @@ func TestHelm_randomHooks(t *testing.T) {
 		api.Error{Reason: "Unstable", File: "h/chart/templates/x.yaml", Line: 4}, "has another name each time")
 }
 
+// Nor is what the time decides in a hook, even its name.
+func TestHelm_hooksOfTheTime(t *testing.T) {
+	hook := func(name, at, more string) string {
+		return "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: " + name + ", annotations: {helm.sh/hook: pre-install}}\ndata: {at: " + at + ", say: {{ \"now\" | quote }}, more: " + more + "}\n"
+	}
+	digest := func(hooks ...string) string {
+		t.Helper()
+		out, err := renderFiles(t, chart("{helm: {chart: ./chart}}", "h/chart/templates/x.yaml", strings.Join(hooks, "")), "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := bundle(t, out, "h")
+		if h.Err != nil {
+			t.Fatal(h.Err)
+		}
+		return h.Digest
+	}
+	for _, at := range []string{
+		`{{ now.UnixNano | quote }}`, `{{now|date "150405.999999999"|quote}}`, `{{ (now).String | quote }}`, `{{ printf "%s" (now) | quote }}{{/* " */}}`, `{{ randAlpha 9 }}-{{ now.UnixNano }}`,
+	} {
+		h := hook("s-{{ now.UnixNano }}", at, "x")
+		if first, second := digest(h), digest(h); first != second {
+			t.Errorf("the time changes the digest: %s", at)
+		}
+		for _, other := range []string{strings.Replace(h, "x}", "y}", 1), strings.Replace(h, `"now"`, `"then"`, 1), h + hook("t", "x", "x")} {
+			if digest(other) == digest(h) {
+				t.Errorf("a real change keeps the digest: %s", at)
+			}
+		}
+	}
+	out, err := renderFiles(t, chart("{helm: {chart: ./chart}}", "h/chart/templates/x.yaml", hook("s-{{ randAlpha 9 | lower }}", "{{ now }}", "x")), "one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, bundle(t, out, "h").Err, api.Error{Reason: "Unstable", File: "h/chart/templates/x.yaml", Line: 4}, "hook ConfigMap/s-")
+}
+
 // fetcher serves one chart in the versions that it is told.
 type fetcher struct {
 	archive []byte

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -25,9 +26,9 @@ type built struct {
 	objects  []manifest.Object
 	hooks    []api.Hook
 	warnings []string
-	// unstable: object, or that of a hook -> paths of fields that come out differently each time
+	// unstable: object of a hook -> paths of fields that come out differently each time
 	unstable map[*unstructured.Unstructured][]string
-	// ignore are the rules for those of objects.
+	// ignore are rules for such fields of objects.
 	ignore []api.IgnoreRule
 	// chartDigest identifies a chart from outside the repository.
 	chartDigest string
@@ -181,8 +182,8 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 	return out, nil
 }
 
-// renderChart renders, and once more if the templates use random functions:
-// what differs is left as it was first applied.
+// renderChart renders, and once more if the templates use random functions: what differs is left as it was first applied.
+// What the time decides in hooks is found by a rendering at another time.
 func renderChart(req helm.Request) (built, error) {
 	rendered, err := helm.Render(req)
 	if err != nil {
@@ -192,16 +193,22 @@ func renderChart(req helm.Request) (built, error) {
 	if err != nil {
 		return built{}, err
 	}
+	first := out
+	if len(rendered.Clocked) > 0 && len(out.hooks) > 0 {
+		later := req
+		// No format of a date shows the same of both.
+		later.Clock = time.Now().AddDate(1, 1, 1).Add(time.Hour + time.Minute + time.Second)
+		if other, err := renderAgain(later); err == nil { // a chart may refuse that time
+			out.findClocked(other)
+			req, first = later, other // the time must not look random
+		}
+	}
 	if len(rendered.Random) > 0 {
-		again, err := helm.Render(req)
+		second, err := renderAgain(req)
 		if err != nil {
 			return built{}, err
 		}
-		second, err := chartObjects(again)
-		if err != nil {
-			return built{}, err
-		}
-		if err := out.findUnstable(second, joined(rendered.Random)); err != nil {
+		if err := out.findRandom(first, second, joined(rendered.Random)); err != nil {
 			return built{}, &api.Error{
 				Kind: api.Stalled, Reason: "Unstable", File: rendered.Random[0].File, Line: rendered.Random[0].Line, Err: err,
 				Hint: "the template uses a random function: set the value instead",
@@ -213,6 +220,14 @@ func renderChart(req helm.Request) (built, error) {
 			"the time is used in %s: the output may change whenever it is rendered", joined(rendered.Clocked)))
 	}
 	return out, nil
+}
+
+func renderAgain(req helm.Request) (built, error) {
+	rendered, err := helm.Render(req)
+	if err != nil {
+		return built{}, err
+	}
+	return chartObjects(rendered)
 }
 
 func joined(at []helm.Position) string {
@@ -228,7 +243,7 @@ func chartObjects(rendered helm.Output) (built, error) {
 	if err != nil {
 		return built{}, err
 	}
-	out := built{objects: objects}
+	out := built{objects: objects, unstable: map[*unstructured.Unstructured][]string{}}
 	for _, h := range rendered.Hooks {
 		objs, err := manifest.Objects([]manifest.Document{h.Document}, nil)
 		if err != nil {

@@ -10,65 +10,70 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
-// unstableFields compares two renderings of the same input. It returns the paths that differ, by the object of the first;
-// an object that differs in name is an error. Hooks may share a name: then their order tells them apart.
-func unstableFields(a, b []*unstructured.Unstructured) (map[*unstructured.Unstructured][]string, error) {
-	other := make(map[string][]*unstructured.Unstructured, len(b))
-	for _, o := range b {
-		id := api.RefOf(o).ID()
-		other[id] = append(other[id], o)
-	}
-	out := map[*unstructured.Unstructured][]string{}
-	for _, o := range a {
-		ref := api.RefOf(o)
-		twins := other[ref.ID()]
-		if len(twins) == 0 {
-			return nil, fmt.Errorf("%s has another name each time it is rendered", ref)
-		}
-		other[ref.ID()] = twins[1:]
+// findClocked notes what the time decides in hooks, even their names. Hooks are told apart by their order.
+func (b *built) findClocked(later built) {
+	for i, h := range b.hooks[:min(len(b.hooks), len(later.hooks))] {
 		var paths []string
-		differing(o.Object, twins[0].Object, "", &paths)
-		if len(paths) > 0 {
-			slices.Sort(paths)
-			out[o] = paths
-		}
+		differing(h.Object.Object, later.hooks[i].Object.Object, "", &paths)
+		b.unstable[h.Object] = paths
 	}
-	return out, nil
 }
 
-// findUnstable notes what differs in a second rendering of a chart: in objects it becomes ignore rules, and nothing of it is a change.
-func (b *built) findUnstable(second built, random string) error {
-	var all [2][]*unstructured.Unstructured
-	for i, r := range []*built{b, &second} {
-		for _, o := range r.objects {
-			all[i] = append(all[i], o.Unstructured)
-		}
-		for _, h := range r.hooks {
-			all[i] = append(all[i], h.Object)
-		}
-	}
-	var err error
-	if b.unstable, err = unstableFields(all[0], all[1]); err != nil {
+// findRandom notes what differs in two renderings. An object or a hook that differs in name is an error.
+func (b *built) findRandom(first, second built, from string) (err error) {
+	if b.ignore, err = unstableFields(first.objects, second.objects); err != nil {
 		return err
 	}
-	for i, o := range all[0] {
-		ref, paths := api.RefOf(o), b.unstable[o]
-		switch {
-		case paths == nil:
-		case i < len(b.objects):
-			b.ignore = append(b.ignore, api.IgnoreRule{
-				Target: api.IgnoreTarget{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}, Paths: paths,
-			})
-			b.warnings = append(b.warnings, fmt.Sprintf("%s/%s: %s comes out differently each time (random functions in %s): the value first applied is kept",
-				ref.Kind, ref.Name, strings.Join(paths, ", "), random))
-		default:
-			b.warnings = append(b.warnings, fmt.Sprintf("hook %s/%s: %s comes out differently each time (random functions in %s): the hook does not run again for that",
-				ref.Kind, ref.Name, strings.Join(paths, ", "), random))
+	const differs = "%s/%s: %s comes out differently each time (random functions in %s): %s"
+	for _, r := range b.ignore {
+		b.warnings = append(b.warnings, fmt.Sprintf(differs, r.Target.Kind, r.Target.Name, strings.Join(r.Paths, ", "), from, "the value first applied is kept"))
+	}
+	for i, h := range b.hooks[:min(len(b.hooks), len(first.hooks), len(second.hooks))] {
+		var paths []string
+		differing(first.hooks[i].Object.Object, second.hooks[i].Object.Object, "", &paths)
+		if len(paths) == 0 {
+			continue
 		}
+		ref := api.RefOf(h.Object)
+		if slices.Contains(paths, "/metadata/name") {
+			return fmt.Errorf("hook %s has another name each time it is rendered", ref)
+		}
+		slices.Sort(paths)
+		b.warnings = append(b.warnings, fmt.Sprintf("hook "+differs, ref.Kind, ref.Name, strings.Join(paths, ", "), from, "the hook does not run again for that"))
+		b.unstable[h.Object] = append(b.unstable[h.Object], paths...)
 	}
 	return nil
+}
+
+// unstableFields compares two renderings of the same input.
+// The fields that differ become ignore rules; objects that differ in name are an error.
+func unstableFields(a, b []manifest.Object) ([]api.IgnoreRule, error) {
+	other := make(map[string]*unstructured.Unstructured, len(b))
+	for _, o := range b {
+		other[api.RefOf(o.Unstructured).ID()] = o.Unstructured
+	}
+	var rules []api.IgnoreRule
+	for _, o := range a {
+		ref := api.RefOf(o.Unstructured)
+		twin := other[ref.ID()]
+		if twin == nil {
+			return nil, fmt.Errorf("%s has another name each time it is rendered", ref)
+		}
+		var paths []string
+		differing(o.Object, twin.Object, "", &paths)
+		if len(paths) == 0 {
+			continue
+		}
+		slices.Sort(paths)
+		rules = append(rules, api.IgnoreRule{
+			Target: api.IgnoreTarget{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name},
+			Paths:  paths,
+		})
+	}
+	return rules, nil
 }
 
 var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")

@@ -3,11 +3,13 @@ package helm
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"path"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
@@ -191,7 +193,28 @@ var (
 		`htpasswd|bcrypt|encryptAES)\b`)
 	clockCall = regexp.MustCompile(`[({|\s](?:now|ago)\b`)
 	action    = regexp.MustCompile(`(?s)\{\{.*?\}\}`)
+	// clock is the function of the time, with what comes before it, or a text that may hold its name.
+	clock = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|[({|\\s]now\\b")
 )
+
+// setClock has the templates find a time that stands still.
+func setClock(ch *chart.Chart, at time.Time) {
+	const layout = "2006-01-02 15:04:05"
+	fixed := fmt.Appendf(nil, "(toDate %q %q)", layout, at.Local().Format(layout))
+	for _, t := range ch.Templates {
+		t.Data = action.ReplaceAllFunc(t.Data, func(in []byte) []byte {
+			return clock.ReplaceAllFunc(in, func(call []byte) []byte {
+				if before, ok := bytes.CutSuffix(call, []byte("now")); ok {
+					return slices.Concat(before, fixed)
+				}
+				return call
+			})
+		})
+	}
+	for _, d := range ch.Dependencies() {
+		setClock(d, at)
+	}
+}
 
 // unstable names the templates whose output can differ from render to render, with the line that does it.
 func unstable(where string, ch *chart.Chart) (random, clocked []Position) {

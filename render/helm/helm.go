@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"helm.sh/helm/v3/pkg/chart"
 	"helm.sh/helm/v3/pkg/chart/loader"
@@ -142,6 +143,8 @@ type Request struct {
 	// Values are layered over the chart's own.
 	Values map[string]any
 	Facts  api.ClusterFacts
+	// Clock is the time that now tells. Zero means what it is.
+	Clock time.Time
 }
 
 // Output is what a chart says.
@@ -194,6 +197,9 @@ func Render(req Request) (Output, error) {
 	values, err := chartutil.ToRenderValues(ch, req.Values, opts, caps)
 	if err != nil {
 		return Output{}, schemaError(where, err)
+	}
+	if !req.Clock.IsZero() {
+		setClock(ch, req.Clock)
 	}
 	rendered, err := engine.Engine{}.Render(ch, values)
 	if err != nil {
