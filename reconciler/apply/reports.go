@@ -23,20 +23,23 @@ import (
 //
 //	data:
 //	  status.json: api.ClusterStatus
-//	  drift.json: the open episodes, without evidence and timeline, at most MaxReportedDrift
+//	  drift.json: the open episodes, without evidence and timeline, at most MaxReportedDrift and maxDriftBytes;
+//	    fields that have no room are only counted, and so are episodes
 //	metadata:
 //	  annotations:
 //	    flotilla.dev/sync: "2026-11-21T10:00:00Z podinfo"   # an order; see OrderSync
 type ClusterReport struct {
 	Status api.ClusterStatus `json:"status"`
 	Drift  []api.Episode     `json:"drift"`
-	// DriftOmitted counts open episodes beyond MaxReportedDrift.
+	// DriftOmitted counts the open episodes that Drift leaves out.
 	DriftOmitted int `json:"driftOmitted,omitempty"`
 }
 
 const (
 	// MaxReportedDrift bounds ClusterReport.Drift: the whole must stay far below etcd's limit for one object.
 	MaxReportedDrift = 100
+	// maxDriftBytes bounds it as it is written: half of what a ConfigMap may hold, of which the status gets the rest.
+	maxDriftBytes = 512 << 10
 	// AnnotationSync orders the agent to look anew: when that was ordered, and for which bundle.
 	AnnotationSync = api.Group + "/sync"
 
@@ -57,15 +60,11 @@ func reportPlace() place { return place{ReportRef(), configMaps + "/" + reportNa
 
 // PublishReport writes the report. The caller knows whether it changed.
 func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
-	if n := len(r.Drift) - MaxReportedDrift; n > 0 {
-		r.Drift, r.DriftOmitted = r.Drift[:MaxReportedDrift], n
-	}
-	drift := make([]api.Episode, 0, len(r.Drift))
-	for _, e := range r.Drift {
-		e.Evidence, e.Timeline = nil, nil
-		drift = append(drift, e)
-	}
 	status, err := json.Marshal(r.Status)
+	if err != nil {
+		return err
+	}
+	drift, err := reportedDrift(r.Drift)
 	if err != nil {
 		return err
 	}
@@ -80,13 +79,56 @@ func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
 			// With these labels the agent's own watch sees orders that are written here.
 			"labels": map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(agentsOwner)},
 		},
-		"data": map[string]string{statusKey: string(status), driftKey: string(open), omittedKey: fmt.Sprint(r.DriftOmitted)},
+		"data": map[string]string{statusKey: string(status), driftKey: string(open), omittedKey: fmt.Sprint(len(r.Drift) - len(drift))},
 	})
 	if err != nil {
 		return err
 	}
 	_, err = a.own.apply(ctx, reportPlace(), body, patchMode{})
 	return Classify(ReportRef(), "", err)
+}
+
+// reportedDrift writes as many of the episodes as there is room for.
+// Each may have an equal share, so that one with large values takes no other's place, and what it does not need is for the next.
+func reportedDrift(all []api.Episode) ([]json.RawMessage, error) {
+	out := []json.RawMessage{}
+	left := maxDriftBytes
+	first := all[:min(len(all), MaxReportedDrift)]
+	for i, e := range first {
+		raw, err := reportedEpisode(e, left/(len(first)-i))
+		if err != nil {
+			return nil, err
+		}
+		if len(raw) < left {
+			out = append(out, raw)
+			left -= len(raw) + 1
+		}
+	}
+	return out, nil
+}
+
+// reportedEpisode writes an episode without what would be too much: its evidence, its timeline, and the fields that go beyond a size.
+// A field is never told without its values: that would say that they are absent.
+func reportedEpisode(e api.Episode, size int) ([]byte, error) {
+	fields := e.Fields
+	e.Fields, e.Evidence, e.Timeline = nil, nil, nil
+	raw, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	size -= len(raw)
+	for i, f := range fields {
+		raw, err := json.Marshal(f)
+		if err != nil {
+			return nil, err
+		}
+		if size -= len(raw) + 1; size < 0 {
+			e.FieldsOmitted += len(fields) - i
+			break
+		}
+		e.Fields = fields[:i+1]
+	}
+	return json.Marshal(e)
 }
 
 // Report reads what the agent of the cluster tells.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -251,6 +252,59 @@ func TestObject_manyErrorsAreBounded(t *testing.T) {
 			t.Errorf("%s keeps %d changes and %d bytes of error", rec.Status.Name, len(rec.Status.Changes), len(rec.Status.Error.Message))
 		}
 	}
+}
+
+// The cluster's report is one object: however much drifts, it can be written, and says how much it leaves out.
+func TestReport_ofMuchDriftIsBounded(t *testing.T) {
+	const objects, keys, size = 120, 5, 3_000
+	big := func(letter string) map[string]string {
+		out := map[string]string{}
+		for k := range keys {
+			out[fmt.Sprintf("key%d", k)] = strings.Repeat(letter, size)
+		}
+		return out
+	}
+	text := func(data map[string]string) string {
+		b, err := json.Marshal(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	fs := files{"a/bundle.yaml": bundle("a", "drift: {mode: report}"), "b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}
+	for i := range objects {
+		name := fmt.Sprintf("big-%d", i)
+		fs["a/"+name+".yaml"] = fmt.Sprintf("{apiVersion: v1, kind: ConfigMap, metadata: {name: %s, namespace: NS}, data: %s}\n", name, text(big("g")))
+	}
+	r := start(t, fs)
+	r.Ready("NS-a", "")
+	for i := range objects {
+		r.patch(fmt.Sprintf("big-%d", i), `{"data":`+text(big("h"))+`}`)
+	}
+	r.Eventually("all drift is counted", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-a")
+		if err == nil && b.Drifted != objects {
+			err = fmt.Errorf("%d drifted", b.Drifted)
+		}
+		return err
+	})
+	r.Eventually("the report tells of all drift, or how much it leaves out", func(ctx context.Context) error {
+		report, err := r.Applier.Report(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range report.Drift {
+			if e.Object.Name == "" || len(e.Fields) == 0 || len(e.Fields)+e.FieldsOmitted != keys || e.Outcome != api.OutcomeReported {
+				t.Fatalf("an episode of the report is %+v", e)
+			}
+		}
+		if n := len(report.Drift); n == 0 || n+report.DriftOmitted != objects {
+			return fmt.Errorf("%d episodes and %d left out", n, report.DriftOmitted)
+		}
+		return nil
+	})
+	r.Applied(r.Commit(files{"b/y.yaml": configMap("y", "two")}))
+	r.value("y", "two")
 }
 
 func TestTakeOver_fromKubectlAndHelm(t *testing.T) {
