@@ -226,6 +226,56 @@ func TestObject_reconcileDisabledIsHonoured(t *testing.T) {
 	r.value("x", "10")
 }
 
+// One word keeps the agent off, and nothing that looks like it: not on the cluster, and in Git it is an error.
+func TestObject_reconcileMeansThatWord(t *testing.T) {
+	words := []string{"Disabled", "true", "false", "enabled", ""}
+	all := func(value string) files {
+		fs := files{"a/off.yaml": configMap("off", value)}
+		for i := range words {
+			fs[fmt.Sprintf("a/o%d.yaml", i)] = configMap(fmt.Sprintf("o%d", i), value)
+		}
+		return fs
+	}
+	r := start(t, with(files{"a/bundle.yaml": bundle("a", ""), "b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}, all("one")))
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	by := func(name, word string) {
+		t.Helper()
+		r.patch(name, fmt.Sprintf(`{"metadata":{"annotations":{"flotilla.dev/reconcile":%q}},"data":{"key":"by hand"}}`, word))
+	}
+	by("off", "disabled")
+	off := r.get("off")
+	for i, word := range words {
+		by(fmt.Sprintf("o%d", i), word)
+	}
+	for i := range words {
+		r.value(fmt.Sprintf("o%d", i), "one")
+	}
+	r.Applied(r.Commit(all("two")))
+	for i := range words {
+		r.value(fmt.Sprintf("o%d", i), "two")
+	}
+	r.same(off)
+
+	y := r.get("y")
+	r.Commit(with(all("three"), files{"b/y.yaml": annotated("y", "two", `flotilla.dev/reconcile: "true"`)}))
+	r.Failed("NS-b", "b/y.yaml", "flotilla.dev/reconcile")
+	b, err := r.Bundle(t.Context(), "NS-b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := b.Error; e.Kind != api.Stalled || e.Reason != "UnknownAnnotation" || e.File != "b/y.yaml" || e.Field != "metadata.annotations.flotilla.dev/reconcile" {
+		t.Errorf("the error is %+v", e)
+	}
+	for i := range words {
+		r.value(fmt.Sprintf("o%d", i), "three") // the other bundle
+	}
+	r.same(y)
+	r.Ready("NS-b", r.Commit(files{"b/y.yaml": annotated("y", "two", "flotilla.dev/reconcile: enabled")}))
+	r.value("y", "two")
+	r.same(off)
+}
+
 func TestObject_manyErrorsAreBounded(t *testing.T) {
 	const n = 13_000 // as many as other projects have seen
 	fs := files{"a/bundle.yaml": bundle("a", ""), "b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}
