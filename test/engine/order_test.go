@@ -121,13 +121,59 @@ func TestOrder_cycleAndMissingDependency(t *testing.T) {
 	// A dependency that is nowhere holds up only who names it.
 	r.Commit(files{"b/bundle.yaml": bundle("b", "dependsOn: [NS-nowhere]"), "b/y.yaml": configMap("y", "three"), "c/z.yaml": configMap("z", "two")})
 	r.value("z", "two")
-	r.Eventually("the missing dependency is named", func(ctx context.Context) error {
-		b, err := r.Bundle(ctx, "NS-b")
-		if err == nil && !strings.Contains(b.Message, r.NS+"-nowhere") {
-			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
-		}
-		return err
-	})
+	r.unknownDependency("NS-b", "b/bundle.yaml", "NS-nowhere")
+	if err := r.hasValue(t.Context(), "y", "two"); err != nil {
+		t.Errorf("it was applied without what it depends on: %v", err)
+	}
+	revision = r.Commit(files{"nowhere/bundle.yaml": bundle("nowhere", ""), "nowhere/w.yaml": configMap("w", "one")})
+	r.Ready("NS-b", revision)
+	r.value("y", "three")
+	r.Applied(revision)
+}
+
+// unknownDependency waits until a bundle has failed because what it depends on is not in Git.
+func (r *rig) unknownDependency(name, file, dependency string) {
+	r.t.Helper()
+	r.Failed(name, file, dependency)
+	b, err := r.Bundle(r.t.Context(), name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if e := b.Error; e == nil || e.Kind != api.Stalled || e.Reason != "UnknownDependency" || e.File != file || e.Field != "spec.dependsOn.0" {
+		r.t.Errorf("the error is %+v", e)
+	}
+}
+
+// Who depends on what leaves Git is told, and until then nothing is taken away from under it.
+func TestOrder_dependencyLeavesGit(t *testing.T) {
+	a := files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one")}
+	r := start(t, with(a, files{
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "one"),
+		"c/bundle.yaml": bundle("c", ""), "c/z.yaml": configMap("z", "one"),
+	}))
+	for _, b := range []string{"NS-a", "NS-b", "NS-c"} {
+		r.Ready(b, "")
+	}
+	x, y := r.get("x"), r.get("y")
+	r.Do(gitserver.Commit{Delete: []string{"a"}, Write: files{"b/y.yaml": configMap("y", "two"), "c/z.yaml": configMap("z", "two")}})
+	r.unknownDependency("NS-b", "b/bundle.yaml", "NS-a")
+	r.value("z", "two")
+	r.Sync()
+	time.Sleep(2 * time.Second)
+	r.same(x)
+	r.same(y)
+	revision := r.Commit(a)
+	r.Applied(revision)
+	for _, b := range []string{"NS-a", "NS-b", "NS-c"} {
+		r.Ready(b, "")
+	}
+	r.value("y", "two")
+	r.same(x)
+	// The one that depended says that it does so no more: then the other may go.
+	revision = r.Do(gitserver.Commit{Delete: []string{"a"}, Write: files{"b/bundle.yaml": bundle("b", "")}})
+	r.gone("x")
+	r.Ready("NS-b", revision)
+	r.Applied(revision)
 }
 
 // crd defines a kind Thing of the test's own group; its objects live in namespaces.
@@ -368,7 +414,7 @@ spec: {group: NS.example.com, version: v1, groupPriorityMinimum: 1000, versionPr
 	revision = r.Commit(files{"a/x.yaml": configMap("x", "three")})
 	r.Start()
 	r.Ready("NS-a", revision)
-	// An object of that group that leaves Git is not taken for deleted while nobody can look.
-	r.Delete("c/thing.yaml")
-	r.Ready("NS-c", "")
+	// An object of that group that was never applied holds up nobody once it leaves Git.
+	r.Failed("NS-c", "Thing")
+	r.Ready("NS-c", r.Delete("c/thing.yaml"))
 }
