@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -92,6 +93,25 @@ func markers(bundle string) map[string]string {
 	}
 }
 
+// almost are labels that lack a marker of a bundle, or have a wrong one.
+func (r *rig) almost(bundle string) map[string]map[string]string {
+	without := func(key, value string) map[string]string {
+		out := markers(r.NS + "-" + bundle)
+		if delete(out, key); value != "" {
+			out[key] = value
+		}
+		return out
+	}
+	return map[string]map[string]string{
+		"no-manager":     without(api.LabelManagedBy, ""),
+		"other-manager":  without(api.LabelManagedBy, "helm"),
+		"no-applyset":    without(api.LabelPartOf, ""),
+		"other-applyset": without(api.LabelPartOf, "applyset-somebody-elses-v1"),
+		"other-bundle":   markers(r.NS + "-none"),
+		"no-marker":      nil,
+	}
+}
+
 func TestExtra_onlyWhatCarriesAllMarkersIsDeleted(t *testing.T) {
 	r := start(t, files{
 		"a/bundle.yaml": bundle("a", "drift: {extra: remove}"), "a/x.yaml": configMap("x", "one"),
@@ -101,22 +121,6 @@ func TestExtra_onlyWhatCarriesAllMarkersIsDeleted(t *testing.T) {
 	r.Ready("NS-a", "")
 	r.Ready("NS-b", "")
 	full := markers(r.NS + "-a")
-	without := func(key, value string) map[string]string {
-		out := map[string]string{}
-		maps.Copy(out, full)
-		if delete(out, key); value != "" {
-			out[key] = value
-		}
-		return out
-	}
-	neighbours := map[string]map[string]string{
-		"no-manager":     without(api.LabelManagedBy, ""),
-		"other-manager":  without(api.LabelManagedBy, "helm"),
-		"no-applyset":    without(api.LabelPartOf, ""),
-		"other-applyset": without(api.LabelPartOf, "applyset-somebody-elses-v1"),
-		"other-bundle":   markers(r.NS + "-none"),
-		"no-marker":      nil,
-	}
 	roles := r.Kube.RbacV1().ClusterRoles()
 	role := func(name string, labels map[string]string) *rbacv1.ClusterRole {
 		c, err := roles.Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: r.NS + "-" + name, Labels: labels}}, metav1.CreateOptions{})
@@ -125,7 +129,7 @@ func TestExtra_onlyWhatCarriesAllMarkersIsDeleted(t *testing.T) {
 		}
 		return c
 	}
-	for name, labels := range neighbours {
+	for name, labels := range r.almost("a") {
 		before, beforeRole := r.create(name, "hand", labels, nil), role(name, labels)
 		defer func() {
 			r.same(before)
@@ -154,6 +158,61 @@ func TestExtra_onlyWhatCarriesAllMarkersIsDeleted(t *testing.T) {
 	r.Ready("NS-a", revision)
 	r.Ready("NS-b", revision)
 	r.same(next)
+}
+
+// A Namespace takes with it what Git cannot bring back: as something extra it is told of, and never deleted.
+func TestExtra_namespacesAreNeverDeleted(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", "drift: {extra: remove}"), "a/x.yaml": configMap("x", "one"),
+		"a/ns.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: NS-git}\n",
+	})
+	r.Ready("NS-a", "")
+	namespaces := r.Kube.CoreV1().Namespaces()
+	full := markers(r.NS + "-a")
+	labels := r.almost("a")
+	labels["extra"] = full
+	var before []*corev1.Namespace
+	for name, l := range labels {
+		ns, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.NS + "-" + name, Labels: l}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = namespaces.Delete(context.WithoutCancel(t.Context()), ns.Name, metav1.DeleteOptions{}) })
+		before = append(before, ns)
+	}
+	r.create("extra", "hand", full, nil)
+	r.gone("extra")
+	r.Eventually("the episode says what is left to do", func(ctx context.Context) error {
+		report, err := r.Applier.Report(ctx)
+		if err != nil {
+			return err
+		}
+		for _, e := range report.Drift {
+			if e.Object.Kind != "Namespace" {
+				continue
+			}
+			if e.Object.Name != r.NS+"-extra" || e.Class != api.ClassExtra {
+				t.Fatalf("an episode of a Namespace: %+v", e)
+			}
+			if e.Outcome != api.OutcomeFailed || !strings.Contains(e.Error, "delete it by hand") {
+				return fmt.Errorf("it is %s: %s", e.Outcome, e.Error)
+			}
+			return nil
+		}
+		return errors.New("there is none")
+	})
+	// A full comparison, a commit and a restart do not delete them either.
+	r.Sync()
+	r.Applied(r.Commit(files{"a/x.yaml": configMap("x", "two")}))
+	r.Stop()
+	r.Start()
+	r.Applied(r.Commit(files{"a/x.yaml": configMap("x", "three")}))
+	for _, ns := range before {
+		now, err := namespaces.Get(t.Context(), ns.Name, metav1.GetOptions{})
+		if err != nil || now.UID != ns.UID || now.ResourceVersion != ns.ResourceVersion || now.Status.Phase != corev1.NamespaceActive {
+			t.Errorf("Namespace %s was touched: %v", ns.Name, err)
+		}
+	}
 }
 
 func TestLabel_strippedByHandIsPutBack(t *testing.T) {
