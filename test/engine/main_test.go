@@ -110,11 +110,16 @@ func (r *rig) gone(name string) {
 	r.t.Helper()
 	r.Eventually(name+" is gone", func(ctx context.Context) error {
 		_, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(ctx, name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return errors.Join(errors.New("still there"), err)
+		return isGone(err)
 	})
+}
+
+// isGone turns the answer to a read into nil if there is no such object.
+func isGone(err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return errors.Join(errors.New("still there"), err)
 }
 
 // get reads a ConfigMap.

@@ -327,9 +327,13 @@ func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
 	r.value("x", "two")
 	r.Failed("NS-a", "Thing")
 	makeCRD()
-	defer dropCRD()
 	r.thingIs("one", "two")
 	r.Ready("NS-a", revision)
+	// Without its kind nothing is left to delete when the instance leaves Git.
+	dropCRD()
+	revision = r.Delete("a/thing.yaml")
+	r.Ready("NS-a", revision)
+	r.Applied(revision)
 }
 
 // Classes come before what names them: a Pod whose PriorityClass is not there is refused. All of it is created in one pass.
