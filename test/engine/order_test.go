@@ -331,6 +331,10 @@ func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
 	r.Ready("NS-a", revision)
 	// Without its kind nothing is left to delete when the instance leaves Git.
 	dropCRD()
+	r.Eventually("the kind is served no more", func(ctx context.Context) error {
+		_, err := r.Dynamic.Resource(r.things()).List(ctx, metav1.ListOptions{})
+		return isGone(err)
+	})
 	revision = r.Delete("a/thing.yaml")
 	r.Ready("NS-a", revision)
 	r.Applied(revision)
