@@ -5,9 +5,11 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -150,4 +152,41 @@ func quietFor(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return d
+}
+
+// A correction that the API server refuses for good is tried once, and again only when something changes, or after minutes.
+func TestRefusedCorrectionIsNoHotLoop(t *testing.T) {
+	r := startWith(t, agenttest.Config{
+		Files: marked(files{"app/bundle.yaml": bundle(""), "app/cm.yaml": configMap("settings", "one")}), Mode: agenttest.Proxied,
+	})
+	r.settle()
+	var writes, dryRuns atomic.Int64
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		switch {
+		case !strings.HasSuffix(req.URL.Path, "/configmaps/settings") || req.Method == http.MethodGet:
+		case agenttest.IsWrite(req):
+			writes.Add(1)
+		default:
+			dryRuns.Add(1)
+		}
+		return nil
+	})
+	r.edit("cm/settings", `{"immutable":true,"data":{"key":"two"}}`)
+	e := r.open("cm/settings", outcome(api.OutcomeFailed))
+	if !strings.Contains(e.Error, "immutable") {
+		t.Errorf("error is %q", e.Error)
+	}
+	if wait := e.NextCorrection.Sub(e.Onset); wait < 4*time.Minute || wait > 6*time.Minute {
+		t.Errorf("it is tried again after %s", wait)
+	}
+	time.Sleep(5 * time.Second) // longer than the first tries of what may pass
+	r.settle()                  // the neighbour is corrected
+	if n := writes.Load(); n != 1 {
+		t.Errorf("%d writes, want one", n)
+	}
+	if n := dryRuns.Load(); n < 1 || n > 3 {
+		t.Errorf("%d dry runs", n)
+	}
+	r.stays("cm/settings", "data.key", "two")
+	r.open("cm/settings", outcome(api.OutcomeFailed))
 }
