@@ -7,12 +7,15 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
 
 // many are ConfigMaps below a directory.
@@ -38,9 +41,16 @@ func TestGuard_emptySource(t *testing.T) {
 	r := start(t, with(a, b))
 	r.Ready("NS-a", "")
 	r.Ready("NS-b", "")
+	var all []*corev1.ConfigMap
+	for i := range 4 {
+		all = append(all, r.get(fmt.Sprintf("a-%d", i)), r.get(fmt.Sprintf("b-%d", i)))
+	}
 	kept := r.get("a-0")
 	r.Delete("a", "b")
-	r.Refused("renders no object at all", "allowDelete")
+	r.refusedBy("EmptyRendering", "renders no object at all", "allowDelete")
+	for _, m := range all {
+		r.same(m)
+	}
 	// What stays is still looked after.
 	r.patch("b-1", `{"data":{"key":"edited"}}`)
 	r.value("b-1", "one")
@@ -54,7 +64,12 @@ func TestGuard_emptySource(t *testing.T) {
 
 	// The last one goes when that is said to be meant.
 	r.Delete("a")
-	r.Refused("renders no object at all")
+	r.refusedBy("EmptyRendering", "renders no object at all")
+	for i := range 4 {
+		if err := r.hasValue(t.Context(), fmt.Sprintf("a-%d", i), "one"); err != nil {
+			t.Error(err)
+		}
+	}
 	r.same(kept)
 	revision = r.Commit(files{"fleet.yaml": fleet(`guards: {allowDelete: ["*"]}`)})
 	r.gone("a-0")
@@ -68,6 +83,94 @@ func TestGuard_emptySource(t *testing.T) {
 	})
 }
 
+// refusedBy waits until a guard has refused a pass as a whole.
+func (r *rig) refusedBy(reason string, words ...string) {
+	r.t.Helper()
+	r.Refused(words...)
+	report, err := r.Applier.Report(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if e := report.Status.Error; e == nil || e.Kind != api.Forbidden || e.Reason != reason {
+		r.t.Errorf("it is refused with %+v", e)
+	}
+}
+
+// A bundle whose files are all gone, and itself is not, is more likely broken than meant to be emptied.
+func TestGuard_aBundleThatRendersNothing(t *testing.T) {
+	a := many("a", 8)
+	r := start(t, with(a, files{
+		"a/bundle.yaml": bundle("a", ""),
+		"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one"), "b/left.yaml": configMap("left", "one"),
+	}))
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	before := []*corev1.ConfigMap{r.get("left")}
+	for i := range 8 {
+		before = append(before, r.get(fmt.Sprintf("a-%d", i)))
+	}
+	c := gitserver.Commit{Delete: []string{"b/left.yaml"}, Write: files{"b/y.yaml": configMap("y", "two")}}
+	for name := range a {
+		c.Delete = append(c.Delete, name)
+	}
+	r.Do(c)
+	r.Failed("NS-a", "a/bundle.yaml", "renders to no object")
+	b, err := r.Bundle(t.Context(), "NS-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := b.Error; e == nil || e.Kind != api.Stalled || e.Reason != "EmptyBundle" || e.File != "a/bundle.yaml" {
+		t.Errorf("the error is %+v", e)
+	}
+	r.value("y", "two")
+	r.Sync()
+	time.Sleep(2 * time.Second)
+	for _, m := range before { // what left the other bundle may have moved into this one
+		r.same(m)
+	}
+	r.patch("a-0", `{"data":{"key":"edited"}}`)
+	r.value("a-0", "one")
+	for _, name := range []string{"a-6", "a-7"} {
+		delete(a, "a/"+name+".yaml")
+	}
+	revision := r.Commit(a)
+	for _, name := range []string{"a-6", "a-7", "left"} {
+		r.gone(name)
+	}
+	r.Applied(revision)
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	for _, m := range before[2:7] { // a-1 to a-5
+		r.same(m)
+	}
+}
+
+// One of several bundles that leaves Git is a mass deletion like any other.
+func TestGuard_oneBundleOfSeveralIsRemoved(t *testing.T) {
+	a := with(files{"a/bundle.yaml": bundle("a", "")}, many("a", 8))
+	r := start(t, with(a, files{"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")}))
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	var before []*corev1.ConfigMap
+	for i := range 8 {
+		before = append(before, r.get(fmt.Sprintf("a-%d", i)))
+	}
+	r.Do(gitserver.Commit{Delete: []string{"a"}, Write: files{"b/y.yaml": configMap("y", "two")}})
+	r.refusedBy("MassDeletion", "would delete 8 of 9", "allowDelete: [NS-a]")
+	if err := r.hasValue(t.Context(), "y", "one"); err != nil {
+		t.Errorf("a refused pass changed something: %v", err)
+	}
+	for _, m := range before {
+		r.same(m)
+	}
+	revision := r.Commit(files{"fleet.yaml": fleet("guards: {allowDelete: [NS-a]}")})
+	for _, m := range before {
+		r.gone(m.Name)
+	}
+	r.value("y", "two")
+	r.Applied(revision)
+}
+
 func TestGuard_massDeletion(t *testing.T) {
 	r := start(t, with(files{"a/bundle.yaml": bundle("a", ""), "b/bundle.yaml": bundle("b", "")}, many("a", 8), many("b", 4)))
 	r.Ready("NS-a", "")
@@ -75,7 +178,7 @@ func TestGuard_massDeletion(t *testing.T) {
 	kept := r.get("a-7")
 	// The directory is gone from Git, or the target that chose this cluster: it is all the same.
 	r.Commit(files{"a/bundle.yaml": bundle("a", "targets: [{clusters: [another]}]"), "b/b-0.yaml": configMap("b-0", "two")})
-	r.Refused("would delete 8 of 12", "allowDelete: [NS-a]")
+	r.refusedBy("MassDeletion", "would delete 8 of 12", "allowDelete: [NS-a]")
 	if err := r.hasValue(t.Context(), "b-0", "one"); err != nil {
 		t.Errorf("a refused pass changed something: %v", err)
 	}
@@ -143,6 +246,37 @@ func TestGuard_protectedKindsAndPruneDisabled(t *testing.T) {
 		}
 		return fmt.Errorf("it is still there (%v)", err)
 	})
+}
+
+// A claim takes its data with it: it leaves only where that is said to be meant, and what left with it waits for that.
+func TestGuard_persistentVolumeClaim(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/y.yaml": configMap("y", "one"),
+		"a/disk.yaml": "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: disk, namespace: NS}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
+	})
+	r.value("y", "one")
+	claims := r.Kube.CoreV1().PersistentVolumeClaims(r.NS)
+	var before *corev1.PersistentVolumeClaim
+	r.Eventually("the claim is there", func(ctx context.Context) (err error) {
+		before, err = claims.Get(ctx, "disk", metav1.GetOptions{})
+		return err
+	})
+	y := r.get("y")
+	r.Delete("a/disk.yaml", "a/y.yaml")
+	r.Failed("NS-a", "PersistentVolumeClaim/NS/disk", "allowDelete: [NS-a]")
+	now, err := claims.Get(t.Context(), "disk", metav1.GetOptions{})
+	if err != nil || now.UID != before.UID || now.DeletionTimestamp != nil {
+		t.Fatalf("the claim is gone, or going: %v", err)
+	}
+	r.same(y)
+	revision := r.Commit(files{"fleet.yaml": fleet("guards: {allowDelete: [NS-a]}")})
+	r.Eventually("the claim goes", func(ctx context.Context) error {
+		_, err := claims.Get(ctx, "disk", metav1.GetOptions{})
+		return isGone(err)
+	})
+	r.gone("y")
+	r.Ready("NS-a", "")
+	r.Applied(revision)
 }
 
 func TestPrune_failedDeletionsAreTriedAgain(t *testing.T) {
