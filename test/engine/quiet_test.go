@@ -44,9 +44,12 @@ func TestQuiet_nothingIsAskedWhileNothingChanges(t *testing.T) {
 	fs["hpa/bundle.yaml"], fs["hpa/web.yaml"] = bundle("hpa", ""), deployment("scaled", 1, "")
 	fs["hpa/hpa.yaml"] = "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: scaled, namespace: NS}\n" +
 		"spec: {minReplicas: 2, maxReplicas: 6, scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: scaled}, metrics: [{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 50}}}]}\n"
+	// Neither does waiting for what does not become healthy.
+	fs["stuck/bundle.yaml"], fs["stuck/web.yaml"] = bundle("stuck", "timeout: 30m"), deployment("stuck", 1, "nodeSelector: {no: where}")
 	r := proxied(t, fs)
 	r.settled()
 	r.Failed("NS-bad", "spec.replicas")
+	r.progressing("NS-stuck", "Deployment.apps/NS/stuck")
 	r.Eventually("the autoscaler has scaled", func(ctx context.Context) error {
 		d, err := r.Kube.AppsV1().Deployments(r.NS).Get(ctx, "scaled", metav1.GetOptions{})
 		if err == nil && d.Status.ReadyReplicas != 2 {
@@ -68,6 +71,7 @@ func TestQuiet_nothingIsAskedWhileNothingChanges(t *testing.T) {
 	if err := r.Proxy.Quiet(); err != nil {
 		t.Errorf("requests although nothing changed:\n%v", err)
 	}
+	r.progressing("NS-stuck", "Deployment.apps/NS/stuck") // all the time
 	// A commit that changes nothing for this cluster is not worth a request for an object either.
 	r.adopted(r.Commit(files{"README.md": "x"}))
 	for _, q := range r.Proxy.Requests() {
@@ -88,6 +92,18 @@ func TestQuiet_nothingIsAskedWhileNothingChanges(t *testing.T) {
 			t.Errorf("%s: only many-3 changed", q)
 		}
 	}
+}
+
+// progressing waits until a bundle waits for an object to be healthy.
+func (r *rig) progressing(name, object string) {
+	r.t.Helper()
+	r.Eventually(r.Text(name)+" waits", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, name)
+		if err == nil && (b.Phase != api.PhaseProgressing || !strings.Contains(b.Message, r.Text(object))) {
+			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
+		}
+		return err
+	})
 }
 
 // adopted waits until the cluster has adopted a revision, whatever became of its bundles.

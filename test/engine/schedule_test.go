@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -151,13 +152,7 @@ func TestSchedule_aNewerRevisionEndsTheWait(t *testing.T) {
 		"a/bundle.yaml": bundle("a", "timeout: 10m"), "a/web.yaml": deployment("web", 1, "nodeSelector: {no: where}"),
 		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "one"),
 	})
-	r.Eventually("it waits", func(ctx context.Context) error {
-		b, err := r.Bundle(ctx, "NS-a")
-		if err == nil && (b.Phase != "progressing" || !strings.Contains(b.Message, "web")) {
-			err = fmt.Errorf("%s: %s", b.Phase, b.Message)
-		}
-		return err
-	})
+	r.progressing("NS-a", "web")
 	revision := r.Commit(files{"a/web.yaml": deployment("web", 1, "")})
 	r.Ready("NS-a", revision)
 	r.value("y", "one")
@@ -255,8 +250,8 @@ func TestSchedule_slowBundlesHoldUpNobody(t *testing.T) {
 	r.Proxy.Spoil(nil)
 }
 
-// Bundles that wait for their hooks, and one that waits for a finalizer, hold no worker: another one is applied meanwhile,
-// although there is only one worker, and however many wait.
+// Bundles that wait for their hooks, or for what does not become healthy, and one that waits for a finalizer, hold no worker:
+// another one is applied meanwhile, although there is only one worker, and however many wait.
 func TestSchedule_waitingHoldsNoWorker(t *testing.T) {
 	const many = 12
 	job := "apiVersion: batch/v1\nkind: Job\nmetadata: {name: stuck%d, namespace: NS, annotations: {helm.sh/hook: pre-install}}\n" +
@@ -279,6 +274,9 @@ func TestSchedule_waitingHoldsNoWorker(t *testing.T) {
 		c.Write[dir+"/Chart.yaml"] = "{apiVersion: v2, name: a, version: 1.0.0}\n"
 		c.Write[dir+"/templates/job.yaml"] = fmt.Sprintf(job, i)
 		c.Write[dir+"/templates/main.yaml"] = configMap(fmt.Sprintf("main%d", i), "one")
+		dir = fmt.Sprintf("w%d", i)
+		c.Write[dir+"/bundle.yaml"] = bundle(dir, "timeout: 10m")
+		c.Write[dir+"/web.yaml"] = deployment(dir, 1, "nodeSelector: {no: where}")
 	}
 	r.Do(c)
 	r.Eventually("all hooks have begun and the object is going", func(ctx context.Context) error {
@@ -304,12 +302,65 @@ func TestSchedule_waitingHoldsNoWorker(t *testing.T) {
 		}
 		return nil
 	})
-	// Well within the ten minutes of the hooks.
+	for i := range many {
+		r.progressing(fmt.Sprintf("NS-w%d", i), fmt.Sprintf("Deployment.apps/NS/w%d", i))
+	}
+	// Well within the ten minutes of the hooks, and of health.
 	r.Ready("NS-z", r.Commit(files{"z/z.yaml": configMap("z", "two")}))
 	r.value("z", "two")
 	for i := range many {
 		if _, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(t.Context(), fmt.Sprintf("main%d", i), metav1.GetOptions{}); !apierrors.IsNotFound(err) {
 			t.Errorf("hook %d was not waited for: %v", i, err)
 		}
+	}
+}
+
+// No more bundles are worked on at a time than there are workers, and no fewer while there is work.
+func TestSchedule_workersBoundWhatIsDoneAtATime(t *testing.T) {
+	const bundles, workers, hold = 8, 2, 700 * time.Millisecond
+	fs := files{}
+	for i := range bundles {
+		name := fmt.Sprintf("w%d", i)
+		fs[name+"/bundle.yaml"], fs[name+"/x.yaml"] = bundle(name, ""), configMap(name, "one")
+	}
+	r := newRig(t, agenttest.Config{Files: fs, Mode: agenttest.Proxied, Change: func(c *agent.Config) { c.Workers = workers }})
+	var mu sync.Mutex
+	var begun []time.Time
+	tried := map[string]bool{}
+	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
+		if !agenttest.IsWrite(req) || !strings.Contains(req.URL.Path, "/configmaps/w") {
+			return nil
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		begun = append(begun, time.Now())
+		tried[req.URL.Path] = true
+		return &agenttest.Fault{Wait: hold, Status: http.StatusServiceUnavailable}
+	})
+	r.Start()
+	r.Eventually("all have been tried", func(context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if len(tried) < bundles {
+			return fmt.Errorf("only %d", len(tried))
+		}
+		return nil
+	})
+	r.Proxy.Spoil(nil)
+	most := 0
+	for i := range begun {
+		n := 1 // those that were not answered yet when this one began
+		for _, before := range begun[:i] {
+			if begun[i].Sub(before) < hold {
+				n++
+			}
+		}
+		most = max(most, n)
+	}
+	if most != workers {
+		t.Errorf("%d bundles were worked on at a time, want %d", most, workers)
+	}
+	for i := range bundles {
+		r.Ready(fmt.Sprintf("NS-w%d", i), "")
 	}
 }
