@@ -10,8 +10,10 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -215,4 +217,72 @@ func TestAPIService_withItsInstancesInOneCommit(t *testing.T) {
 		return nil
 	})
 	r.value("x", "one")
+}
+
+// An API server that comes and goes all the time holds up nobody who does not need it, and what it serves is as in Git in the end.
+func TestAPIService_thatComesAndGoes(t *testing.T) {
+	r := newRig(t, agenttest.Config{Files: files{"z/bundle.yaml": bundle("z", ""), "z/z.yaml": configMap("z", "0")}})
+	a := newAggregated(t, r)
+	a.up.Store(true)
+	r.Start()
+	r.Commit(with(a.files(), files{"a/bundle.yaml": bundle("a", ""), "a/thing.yaml": thing("one", "0")}))
+	r.Ready("NS-a", "")
+	get := func() *unstructured.Unstructured {
+		t.Helper()
+		o, err := a.dynamic.Resource(r.things()).Namespace(r.NS).Get(t.Context(), "one", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return o
+	}
+	uid := get().GetUID()
+
+	ctx, stop := context.WithCancel(t.Context())
+	var toggler sync.WaitGroup
+	toggler.Go(func() {
+		tick := time.NewTicker(300 * time.Millisecond)
+		defer tick.Stop()
+		for up := false; ; up = !up {
+			a.up.Store(up)
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	})
+	const commits = 15
+	revision := ""
+	for i := 1; i <= commits; i++ {
+		change := files{"z/z.yaml": configMap("z", fmt.Sprint(i))}
+		if i%3 == 0 {
+			change["a/thing.yaml"] = thing("one", fmt.Sprint(i))
+		}
+		was := a.up.Load()
+		r.Eventually("it comes or goes", func(context.Context) error {
+			if a.up.Load() == was {
+				return errors.New("it stays as it is")
+			}
+			return nil
+		})
+		begun := time.Now()
+		revision = r.Commit(change)
+		r.value("z", fmt.Sprint(i))
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("commit %d took %s to reach a bundle that needs no such API", i, took)
+		}
+	}
+	stop()
+	toggler.Wait()
+	if a.refused.Load() == 0 {
+		t.Error("nobody was refused")
+	}
+	a.up.Store(true)
+	r.Applied(revision)
+	r.Ready("NS-a", "")
+	r.Ready("NS-z", revision)
+	now := get()
+	if value, _, _ := unstructured.NestedString(now.Object, "spec", "key"); value != fmt.Sprint(commits) || now.GetUID() != uid {
+		t.Errorf("the thing is %q, and %s was %s", value, now.GetUID(), uid)
+	}
 }
