@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -318,35 +317,6 @@ func TestTakesOverFromKubectlAndHelmOnly(t *testing.T) {
 	}
 }
 
-// What kubectl and helm hold by server-side apply of their own goes the same way: nobody applies it any more.
-func TestTakesOverFromServerSideApply(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	for manager, data := range map[string]string{
-		"kubectl": `{key: old, gone: kubectl}`, "helm": `{key: old, chart: helm}`, "some-controller": `{kept: controller}`,
-	} {
-		o := r.object(`{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: NS}, data: ` + data + `}`)
-		_, err := r.dyn.Resource(resources["ConfigMap"]).Namespace(r.ns).Apply(t.Context(), "a", o, metav1.ApplyOptions{FieldManager: manager})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	uid := r.get("ConfigMap", "a").GetUID()
-	r.apply(nil, configMap("a", "new"))
-	live := r.get("ConfigMap", "a")
-	if diff := cmp.Diff(map[string]string{"key": "new", "kept": "controller"}, data(live)); diff != "" || live.GetUID() != uid {
-		t.Errorf("data after the takeover (-want +got):\n%s", diff)
-	}
-	managers := map[string]metav1.ManagedFieldsOperationType{}
-	for _, e := range live.GetManagedFields() {
-		managers[e.Manager] = e.Operation
-	}
-	want := map[string]metav1.ManagedFieldsOperationType{api.FieldManager: metav1.ManagedFieldsOperationApply, "some-controller": metav1.ManagedFieldsOperationApply}
-	if diff := cmp.Diff(want, managers); diff != "" {
-		t.Errorf("who holds fields (-want +got):\n%s", diff)
-	}
-}
-
 func TestSSAModes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -463,34 +433,6 @@ func TestMissingNamespaceIsWaiting(t *testing.T) {
 	if e := apiError(t, res.Err); e.Kind != api.Waiting || e.Reason != "KindMissing" {
 		t.Errorf("error %+v, want waiting for the kind", e)
 	}
-}
-
-// A namespace that cannot be applied holds back what is in it, and nothing else.
-func TestRefusedNamespaceHoldsBackWhatIsInIt(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	bad := `{apiVersion: v1, kind: Namespace, metadata: {name: NS-bad, labels: {bad: "not/a/value"}}}`
-	inside := `{apiVersion: v1, kind: ConfigMap, metadata: {name: inside, namespace: NS-bad}}`
-	res := r.Apply(t.Context(), apply.Request{Bundle: r.rendered(inside, bad, configMap("free", "1"))})
-	want := map[string]api.Action{"Namespace/" + r.ns + "-bad": api.Failed, "ConfigMap/inside": api.Failed, "ConfigMap/free": api.Created}
-	if diff := cmp.Diff(want, actions(res.Changes)); diff != "" {
-		t.Errorf("changes (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"ConfigMap/free"}, names(res.Inventory)); diff != "" {
-		t.Errorf("inventory (-want +got):\n%s", diff)
-	}
-	for _, part := range []string{"waits for Namespace/" + r.ns + "-bad", "apps/namespace.yaml", "metadata.labels"} {
-		if !strings.Contains(res.Err.Error(), part) {
-			t.Errorf("the error does not name %q: %v", part, res.Err)
-		}
-	}
-	for _, call := range r.calls.made {
-		if strings.Contains(call, "/namespaces/"+r.ns+"-bad/configmaps") {
-			t.Errorf("%s: the namespace is not there", call)
-		}
-	}
-	// Once it can be, all of it is applied.
-	r.apply(res.Inventory, inside, `{apiVersion: v1, kind: Namespace, metadata: {name: NS-bad}}`, configMap("free", "1"))
 }
 
 func TestSuspendedObjectsAreNotTouched(t *testing.T) {
