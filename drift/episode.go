@@ -109,7 +109,7 @@ func Corrected(prev api.Episode, at time.Time, err error) api.Episode {
 	if err != nil {
 		e.Track.Failures++
 		e.Outcome = api.OutcomeFailed
-		e.Error = refusal(e.Object, err)
+		e.Error = refusal(err)
 		e.NextCorrection = at.Add(retryAfter(api.KindOf(err), e.Track.Failures))
 		say(&e, at, "correction failed: "+e.Error)
 		return e
@@ -126,12 +126,8 @@ func Corrected(prev api.Episode, at time.Time, err error) api.Episode {
 	return e
 }
 
-// refusal is why a correction failed, in words that may be shown.
-// The API server quotes the values that it refuses, so for a Secret only the kind of the error is told.
-func refusal(ref api.ObjectRef, err error) string {
-	if ref.Kind == "Secret" && ref.Group == "" {
-		return fmt.Sprintf("%s error; the details may hold values of the Secret and are withheld", api.KindOf(err))
-	}
+// refusal is why a correction failed. Who wrote it has withheld what the API server quotes of a Secret.
+func refusal(err error) string {
 	s := err.Error()
 	if len(s) > api.MaxValueBytes {
 		s = strings.ToValidUTF8(s[:api.MaxValueBytes], "") + "…"

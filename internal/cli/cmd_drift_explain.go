@@ -189,9 +189,6 @@ func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named
 	ex.Exempt = plan.Exempt(inGit, onCluster, b.Spec.Drift)
 	if in.Refused != nil {
 		ex.Refused = in.Refused.Error()
-		if ref.Kind == "Secret" && ref.Group == "" {
-			ex.Refused = "as the agent's status tells" // the API server repeats values
-		}
 	}
 	if f := drift.Explain(drift.Input{
 		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Refused: in.Refused != nil,

@@ -25,7 +25,7 @@ const (
 )
 
 // untyped is how server-side apply says that an object does not fit its schema; it comes as an internal error.
-var untyped = regexp.MustCompile(`failed to create typed patch object[^:]*: (\.[^\s:]+): `)
+var untyped = regexp.MustCompile(`failed to create typed patch object[^:]*:(?: errors:)?\s+(\.[^\s:]+): `)
 
 // Classify turns an error of the API server, or of the way to it, into one that says what it asks for.
 // The object is named; an error that is classified already keeps its kind.
@@ -41,7 +41,7 @@ func Classify(ref api.ObjectRef, origin string, err error) error {
 		c.File = origin
 		return &c
 	}
-	e := &api.Error{File: origin, Err: fmt.Errorf("%s: %w", ref, err)}
+	e := &api.Error{File: origin}
 	e.Kind, e.Reason = kindOf(err)
 	switch e.Reason {
 	case "KindMissing":
@@ -58,6 +58,12 @@ func Classify(ref api.ObjectRef, origin string, err error) error {
 			}
 		}
 	}
+	if e.Err = fmt.Errorf("%s: %w", ref, err); isSecret(ref) && !valueless[e.Reason] {
+		e.Err = fmt.Errorf("%s: %s", ref, withheld(err))
+		if e.Reason == "SchemaMismatch" {
+			e.Hint = "values below data are strings of base64; plain text goes below stringData, as a string too"
+		}
+	}
 	if e.Kind == api.Waiting {
 		e.After = waitAgain
 		if e.Reason == "WebhookNotReady" || e.Reason == "NamespaceMissing" {
@@ -65,6 +71,28 @@ func Classify(ref api.ObjectRef, origin string, err error) error {
 		}
 	}
 	return e
+}
+
+func isSecret(ref api.ObjectRef) bool { return ref.Group == "" && ref.Kind == "Secret" }
+
+// valueless are the reasons of errors that repeat nothing of what an object holds.
+var valueless = map[string]bool{
+	"Cancelled": true, "WebhookNotReady": true, "KindMissing": true, "NamespaceMissing": true, "NamespaceTerminating": true,
+	"QuotaExceeded": true, "AccessDenied": true, "Conflict": true, "TooManyRequests": true, "Timeout": true, "Unreachable": true, "NotFound": true,
+}
+
+// withheld is an error about a Secret in words that may be shown: the API server, and what it asks, quote the values that they refuse.
+// The error itself goes no further: somebody would print it.
+func withheld(err error) string {
+	const instead = "the API server's words may hold values of the Secret and are withheld"
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return err.Error() // it is of our own making, or of the way to the API server
+	}
+	if text, quotes := err.Error(), status.Status().Message; quotes != "" && strings.Contains(text, quotes) {
+		return strings.ReplaceAll(text, quotes, instead)
+	}
+	return instead
 }
 
 // kindOf is the table from the API server's answers to kinds.

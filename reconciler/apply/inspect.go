@@ -134,7 +134,7 @@ func (a *Applier) inspectAs(ctx context.Context, c *client, at place, bundle str
 	in, err := a.inspect(ctx, c, at, bundle, desired)
 	if in.Live != nil && (apierrors.IsInvalid(err) || plan.Duplicate(err) || claimsDropped(err) != "") {
 		if in.DryRun = c.asNew(ctx, at, in.Desired); in.DryRun != nil {
-			in.Refused, err = err, nil
+			in.Refused, err = Classify(at.ref, "", err), nil
 		}
 	}
 	in.Err = Classify(at.ref, "", err)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/cli"
 )
 
 // buffer is a log that several goroutines write.
@@ -76,12 +78,17 @@ func TestSecretsAreNowhere(t *testing.T) {
 			"app/bundle.yaml": bundle(""), "app/a.yaml": fmt.Sprintf(secret, "corrected"), "app/f.yaml": fmt.Sprintf(secret, "refused"),
 			"rep/bundle.yaml": named("rep", "drift: {mode: report, extra: report}"), "rep/r.yaml": fmt.Sprintf(secret, "reported"),
 			// The API server quotes what it does not understand.
-			"bad/bundle.yaml": named("bad", ""), "bad/s.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: bad, namespace: NS}\nstringData: {password: {nested: marker-in-git-misplaced}}\n",
+			"bad/bundle.yaml": named("bad", ""), "bad/s.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: bad, namespace: NS}\ndata: {db: {password: marker-in-git-misplaced}}\n",
+			"pin/bundle.yaml": named("pin", ""), "pin/s.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: pin, namespace: NS}\ndata: {pin: 481516234210}\n",
+			"str/bundle.yaml": named("str", ""), "str/s.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: str, namespace: NS}\nstringData: {password: {nested: marker-in-git-misplaced}}\n",
 		}),
 		Change: func(c *agent.Config) { c.Log, c.JoinFile = debugLog(agentLog), join },
 	})
 	r.Ready("NS-rep", "")
-	r.Failed("NS-bad")
+	// What is wrong where is told all the same.
+	r.Failed("NS-bad", "data.db")
+	r.Failed("NS-pin", "data.pin")
+	r.Failed("NS-str", "stringData.password")
 	b64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 	for _, name := range []string{"corrected", "reported"} {
 		r.edit("secret/"+name, fmt.Sprintf(`{"data":{"password":%q}}`, b64("marker-by-data")))
@@ -163,6 +170,13 @@ func TestSecretsAreNowhere(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var out, talk bytes.Buffer
+	code := cli.Execute(t.Context(), []string{"diff", "-v", "--cluster", "one", "--kubeconfig", r.Plane.Kubeconfig(), "--repo", r.Repo.Dir, "--revision", "main"},
+		cli.IO{In: strings.NewReader(""), Out: &out, Err: &talk})
+	if code != api.Stalled.ExitCode() || !strings.Contains(out.String(), "data.pin") {
+		t.Errorf("flotilla diff ended with %d:\n%s%s", code, &out, &talk)
+	}
+	places["flotilla diff"] = slices.Concat(out.Bytes(), talk.Bytes())
 	r.Stop()
 	h.Stop()
 	places["agent's log"], places["hub's log"] = agentLog.Bytes(), hubLog.Bytes()
@@ -189,7 +203,7 @@ func TestSecretsAreNowhere(t *testing.T) {
 	}
 	for place, text := range places {
 		for _, marker := range []string{
-			"marker-in-git", "marker-in-git-misplaced", "marker-by-data", "marker-by-stringdata", "marker-added", "marker-last-applied", "marker-immutable",
+			"marker-in-git", "marker-in-git-misplaced", "marker-by-data", "marker-by-stringdata", "marker-added", "marker-last-applied", "marker-immutable", "481516234210",
 		} {
 			for _, form := range []string{marker, b64(marker), strings.TrimRight(b64(marker), "="), fmt.Sprintf("%x", marker)} {
 				if i := bytes.Index(text, []byte(form)); i >= 0 {
