@@ -15,6 +15,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // When something that resolves itself is tried again: soon, where it most often takes no longer than a start
@@ -111,7 +112,7 @@ func kindOf(err error) (api.ErrorKind, string) {
 		return api.Waiting, "NamespaceMissing"
 	case apierrors.HasStatusCause(err, corev1NamespaceTerminating):
 		return api.Waiting, "NamespaceTerminating"
-	case strings.Contains(msg, "denied the request"):
+	case plan.Denied(err):
 		return api.Forbidden, "AdmissionDenied"
 	case apierrors.IsForbidden(err) && strings.Contains(msg, "exceeded quota"):
 		return api.Forbidden, "QuotaExceeded"

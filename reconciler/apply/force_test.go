@@ -41,6 +41,23 @@ func (w told) Found(_ context.Context, _ api.ObjectRef, in apply.Inspection) err
 	return nil
 }
 
+// policy has the API server refuse updates of a resource in the test's namespace for which an expression does not hold.
+func (r *rig) policy(group, resource, holds, message, reason string) {
+	r.t.Helper()
+	for resource, doc := range map[string]string{
+		"validatingadmissionpolicies": `{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: NS}, spec: {failurePolicy: Fail,
+			matchConstraints: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NS}}, resourceRules: [{apiGroups: ["` + group + `"], apiVersions: [v1], operations: [UPDATE], resources: [` + resource + `]}]},
+			validations: [{expression: "` + holds + `", reason: ` + reason + `, message: "` + message + `"}]}}`,
+		"validatingadmissionpolicybindings": `{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: NS}, spec: {policyName: NS, validationActions: [Deny]}}`,
+	} {
+		at := r.dyn.Resource(schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: resource})
+		if _, err := at.Create(r.t.Context(), r.object(doc), metav1.CreateOptions{}); err != nil {
+			r.t.Fatal(err)
+		}
+		r.t.Cleanup(func() { _ = at.Delete(context.WithoutCancel(r.t.Context()), r.ns, metav1.DeleteOptions{}) })
+	}
+}
+
 // What was in the way is told before it is taken away, and once: by a commit and by a full pass alike.
 func TestMakingRoomKeepsTheEvidence(t *testing.T) {
 	t.Parallel()
@@ -77,25 +94,9 @@ func TestMakingRoomCostsNobodyAnything(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	inv := r.apply(nil, forcedService("one", "80", "")).Inventory
-	policy := func(suffix, what string) []*unstructured.Unstructured {
-		return []*unstructured.Unstructured{
-			r.object(`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicy, metadata: {name: NS-` + suffix + `}, spec: {failurePolicy: Fail,
-				matchConstraints: {namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NS}}, resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [UPDATE], resources: [services]}]},
-				validations: [{expression: "` + what + `", reason: Invalid, message: not allowed}]}}`),
-			r.object(`{apiVersion: admissionregistration.k8s.io/v1, kind: ValidatingAdmissionPolicyBinding, metadata: {name: NS-` + suffix + `}, spec: {policyName: NS-` + suffix + `, validationActions: [Deny]}}`),
-		}
-	}
 	r.patch("kubectl-edit", "Service", "web", `{"metadata":{"labels":{"mine":"yes"}},"spec":{"ports":[{"name":"http","port":81}]}}`)
 	before := claims(r.get("Service", "web"))
-	for i, o := range policy("p", "!object.spec.ports.exists(p, p.port == 80) && !('note' in object.metadata.annotations && object.metadata.annotations['note'] == 'two')") {
-		gvr := schema.GroupVersionResource{Group: "admissionregistration.k8s.io", Version: "v1", Resource: []string{"validatingadmissionpolicies", "validatingadmissionpolicybindings"}[i]}
-		if _, err := r.dyn.Resource(gvr).Create(t.Context(), o, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = r.dyn.Resource(gvr).Delete(context.WithoutCancel(t.Context()), o.GetName(), metav1.DeleteOptions{})
-		})
-	}
+	r.policy("", "services", "!object.spec.ports.exists(p, p.port == 80) && !('note' in object.metadata.annotations && object.metadata.annotations['note'] == 'two')", "not allowed", "Invalid")
 	eventually(t, "the policy works", func() bool {
 		_, err := r.dyn.Resource(resources["Service"]).Namespace(r.ns).Patch(t.Context(), "web", "application/merge-patch+json",
 			[]byte(`{"metadata":{"annotations":{"note":"two"}}}`), metav1.PatchOptions{DryRun: []string{"All"}})
@@ -119,6 +120,48 @@ func TestMakingRoomCostsNobodyAnything(t *testing.T) {
 	}
 	if now := claims(r.get("Service", "web")); now != before {
 		t.Errorf("after a correction the claims were\n%s\nand are\n%s", before, now)
+	}
+}
+
+// A denial by a policy is told as one, whatever its words: it is no immutable field, and nothing is recreated in spite of it.
+func TestDenialIsNoImmutableField(t *testing.T) {
+	t.Parallel()
+	for reason, force := range map[string]string{"Invalid": "enabled", "Forbidden": "enabled", "RequestEntityTooLarge": "disabled"} {
+		t.Run(reason, func(t *testing.T) {
+			r := newRig(t)
+			doc := func(image string) string {
+				return `{apiVersion: apps/v1, kind: Deployment, metadata: {name: d, namespace: NS, annotations: {flotilla.dev/force: ` + force + `}}, spec: {replicas: 0,
+					selector: {matchLabels: {app: d}}, template: {metadata: {labels: {app: d}}, spec: {containers: [{name: main, image: ` + image + `}]}}}}`
+			}
+			inv := r.apply(nil, doc("one")).Inventory
+			uid := r.get("Deployment", "d").GetUID()
+			r.policy("apps", "deployments", "false", "updates to prod workloads are forbidden during the freeze: all is immutable and cannot be changed", reason)
+			eventually(t, "the policy works", func() bool {
+				_, err := r.dyn.Resource(resources["Deployment"]).Namespace(r.ns).Patch(t.Context(), "d", "application/merge-patch+json",
+					[]byte(`{"metadata":{"annotations":{"note":"two"}}}`), metav1.PatchOptions{DryRun: []string{"All"}})
+				return err != nil
+			})
+			told := func(err error) {
+				t.Helper()
+				if e := apiError(t, err); e.Kind != api.Forbidden || e.Reason != "AdmissionDenied" || strings.Contains(err.Error(), api.AnnotationForce) || !strings.Contains(err.Error(), "prod workloads") {
+					t.Errorf("told as %+v: %v", e, err)
+				}
+			}
+			for _, compare := range []apply.Compare{apply.CompareChanged, apply.CompareAll} {
+				told(r.Apply(t.Context(), apply.Request{Bundle: r.rendered(doc("two")), Inventory: inv, Compare: compare}).Err)
+			}
+			diffs, err := r.Diff(t.Context(), apply.DiffRequest{Request: apply.Request{Bundle: r.rendered(doc("two")), Inventory: inv}})
+			if err != nil || len(diffs) != 1 {
+				t.Fatal(err, diffs)
+			}
+			told(diffs[0].Step.Err)
+			b := r.rendered(doc("two"))
+			_, err = r.Correct(t.Context(), b, b.Objects[0], r.get("Deployment", "d"))
+			told(err)
+			if live := r.get("Deployment", "d"); live == nil || live.GetUID() != uid {
+				t.Fatal("it was deleted and created during the freeze")
+			}
+		})
 	}
 }
 

@@ -106,6 +106,10 @@ var refusals = []error{
 	invalid(field.Duplicate(field.NewPath("spec", "ports").Index(1).Child("name"), "http")),
 	invalid(field.Duplicate(field.NewPath("spec", "ports").Index(1).Child("name"), "http"), field.Required(field.NewPath("data"), "")),
 	apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "x", errors.New("denied request: duplicate")),
+	&apierrors.StatusError{ErrStatus: metav1.Status{
+		Reason: metav1.StatusReasonInvalid, Message: "ValidatingAdmissionPolicy 'p' denied request: updates to it are forbidden",
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Message: "ValidatingAdmissionPolicy 'p' denied request: updates to it are forbidden"}}},
+	}},
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }

@@ -91,6 +91,10 @@ func TestRejected(t *testing.T) {
 		in.Desired.SetKind("PersistentVolumeClaim")
 		return in
 	}
+	webhook := func(st metav1.Status) error {
+		st.Message = `admission webhook "v.example.com" denied the request: spec.x is immutable`
+		return &apierrors.StatusError{ErrStatus: st}
+	}
 	tests := []struct {
 		name string
 		in   Input
@@ -116,11 +120,11 @@ func TestRejected(t *testing.T) {
 		{"conflict", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewConflict(schema.GroupResource{}, "x", errors.New("immutable")), Done, false},
 		{"server error", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewInternalError(errors.New("immutable")), Done, false},
 		{"RBAC", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("no")), Done, false},
-		{
-			"webhook",
-			Input{Desired: tObj(force), Live: tLive("b")},
-			&apierrors.StatusError{ErrStatus: metav1.Status{Reason: metav1.StatusReasonForbidden, Message: "admission webhook denied: spec.x is immutable"}}, Recreate, true,
-		},
+		{"webhook", Input{Desired: tObj(force), Live: tLive("b")}, webhook(metav1.Status{Reason: metav1.StatusReasonForbidden}), Done, false},
+		{"webhook, as if it were validation", Input{Desired: tObj(force), Live: tLive("b")}, webhook(metav1.Status{
+			Reason: metav1.StatusReasonInvalid, Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Field: "spec.x", Message: "field is immutable"}}},
+		}), Done, false},
+		{"RBAC, of an object with that name", Input{Desired: tObj(force), Live: tLive("b")}, apierrors.NewForbidden(schema.GroupResource{}, "immutable", errors.New("no")), Done, false},
 		{"not an API error", Input{Desired: tObj(force), Live: tLive("b")}, errors.New("field is immutable"), Done, false},
 		{"nothing live", Input{Desired: tObj(force), Sight: Absent}, invalid(immutable), Done, false},
 		{"namespace", ns("Namespace"), invalid(immutable), Done, true},

@@ -14,27 +14,28 @@ import (
 )
 
 // immutableWords are what Kubernetes' own validation says of a field that cannot change any more.
-// Custom resources and webhooks say "immutable".
+// The rules of a CRD say "immutable".
 var immutableWords = regexp.MustCompile(`(?i)immutable|may not change once set|may not be changed in an update|` +
 	`cannot change roleRef|updates to .* are forbidden|updates may not (change|add|remove)|cannot be changed|cannot be updated`)
 
+// deniedWords are what the API server puts before the words of a webhook and of a ValidatingAdmissionPolicy.
+var deniedWords = regexp.MustCompile(`admission webhook "[^"]*" denied the request|` +
+	`ValidatingAdmissionPolicy '[^']*'( with binding '[^']*')? denied request|admission request denied by policy`)
+
+// Denied reports whether admission refused a write, and not the validation of its kind.
+func Denied(err error) bool { return deniedWords.MatchString(err.Error()) }
+
 // Immutable returns the fields whose change the API server refused because they are immutable.
 // It returns nil if anything else was wrong as well: recreating the object would not help.
+// The word of a webhook or of a policy does not count, whatever it is: who denies an update, as in a freeze,
+// must not find the object deleted and created instead.
 func Immutable(err error) []string {
 	var status apierrors.APIStatus
-	if !errors.As(err, &status) {
+	if !errors.As(err, &status) || !apierrors.IsInvalid(err) || Denied(err) {
 		return nil
 	}
 	st := status.Status()
-	switch st.Reason {
-	case metav1.StatusReasonInvalid, metav1.StatusReasonForbidden, metav1.StatusReasonBadRequest:
-	default:
-		return nil
-	}
-	if st.Details == nil || len(st.Details.Causes) == 0 {
-		if strings.Contains(strings.ToLower(st.Message), "immutable") {
-			return []string{"a field"}
-		}
+	if st.Details == nil {
 		return nil
 	}
 	var fields []string
