@@ -70,6 +70,8 @@ The agent makes the same decisions. Values of Secrets are masked.
 Beside the changes it shows what a suspension holds back, drift that is only reported, objects that are
 skipped, and what a guard would refuse. Drift is told from a change in Git by the commit that was applied
 last: it is read from --repo, which must be a URL or a Git checkout for that.
+An object whose CRD changes in the same revision is compared with Git as it stands: the API server,
+which does not have the new CRD yet, cannot be asked for it, and the reason says so.
 
 The exit code is 0 when there is nothing to do, and 1 when there is, or when a guard would refuse the pass.
 What is held, skipped or only reported does not count. Where a bundle or an object would fail,

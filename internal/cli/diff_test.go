@@ -601,3 +601,63 @@ func TestDiff_newCluster(t *testing.T) {
 		t.Errorf("the object without a namespace: %q", e)
 	}
 }
+
+// definition is a CRD with a version for each list of the fields below the spec; "v1: a, b" are strings.
+func definition(plural, kind string, versions ...string) string {
+	out := "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: " + plural + ".NS.example.com}\n" +
+		"spec:\n  group: NS.example.com\n  scope: Namespaced\n  names: {kind: " + kind + ", plural: " + plural + "}\n  versions:\n"
+	for i, v := range versions {
+		name, fields, _ := strings.Cut(v, ": ")
+		out += fmt.Sprintf("  - {name: %s, served: true, storage: %v, schema: {openAPIV3Schema: {type: object, properties: {spec: {type: object, properties: {", name, i == 0)
+		for f := range strings.SplitSeq(fields, ", ") {
+			out += f + ": {type: string}, "
+		}
+		out += "}}}}}}\n"
+	}
+	return out
+}
+
+func instance(kind, version, name, spec string) string {
+	return fmt.Sprintf("apiVersion: NS.example.com/%s\nkind: %s\nmetadata: {name: %s, namespace: NS}\nspec: {%s}\n", version, kind, name, spec)
+}
+
+// A commit that changes a CRD and what is made of it is shown as what it is: a pass has no trouble with it.
+func TestDiff_definitionChangesToo(t *testing.T) {
+	t.Parallel()
+	a := newAhead(t, map[string]string{
+		"crd/bundle.yaml": bundleFile("crd", ""), "crd/things.yaml": definition("things", "Thing", "v1: a"), "crd/boxes.yaml": definition("boxes", "Box", "v1: a, b"),
+		"app/bundle.yaml": bundleFile("app", "dependsOn: [NS-crd]"), "app/thing.yaml": instance("Thing", "v1", "thing", "a: one"), "app/same.yaml": instance("Thing", "v1", "same", "a: one"),
+		"app/box.yaml": instance("Box", "v1", "box", "a: one"), "app/same-box.yaml": instance("Box", "v1", "same-box", "a: one"),
+	}, "crd", "app")
+	// What the CRD of Git does not know either is refused by a pass as well.
+	a.commit(map[string]string{"app/thing.yaml": instance("Thing", "v1", "thing", "a: one, b: two")})
+	if code, rows, _ := a.diff(); code != 3 || rows["Thing/thing"].Outcome != "failed" {
+		t.Errorf("exit code %d, %+v", code, rows)
+	}
+	revision := a.Commit(map[string]string{
+		"crd/things.yaml": definition("things", "Thing", "v1: a, b"), "app/new.yaml": instance("Thing", "v1", "new", "b: two"),
+		"crd/boxes.yaml": definition("boxes", "Box", "v1: a, b", "v2: a, b"), "app/box.yaml": instance("Box", "v2", "box", "a: one, b: two"),
+		"app/same-box.yaml": instance("Box", "v2", "same-box", "a: one"), "app/new-box.yaml": instance("Box", "v2", "new-box", "a: one"),
+	})
+	code, rows, _ := a.diff()
+	a.expect(code, 1, rows, map[string]string{
+		"CustomResourceDefinition/things." + a.NS + ".example.com": "updated change", "CustomResourceDefinition/boxes." + a.NS + ".example.com": "updated change",
+		"Thing/thing": "updated change", "Thing/new": "created change", "Box/box": "updated change", "Box/new-box": "created change",
+	})
+	for _, key := range []string{"Thing/thing", "Box/box"} {
+		if got := strings.Join(rows[key].Fields, ", "); got != `/spec/b:  -> "two"` {
+			t.Errorf("%s: fields %s", key, got)
+		}
+	}
+	for _, key := range []string{"Thing/thing", "Thing/new", "Box/box", "Box/new-box"} {
+		if !strings.Contains(rows[key].Reason, "its CRD changes too") {
+			t.Errorf("%s: %q", key, rows[key].Reason)
+		}
+	}
+	a.Start()
+	a.Ready("NS-app", revision)
+	a.Stop()
+	if code, rows, _ := a.diff(); code != 0 || len(rows) > 0 {
+		t.Errorf("after the pass: %d, %+v", code, rows)
+	}
+}

@@ -172,9 +172,8 @@ func (a *Applier) foresee(ctx context.Context, r *run, req DiffRequest, in plan.
 	ref := d.Step.Object
 	at, err := a.kinds.place(ref)
 	if err != nil {
-		if req.comingKind(ref) {
-			d.Step = plan.Step{Object: ref, Next: plan.Write, Action: api.Created, Reason: "new in Git, and so is its kind"}
-			return d
+		if crd := req.definition(ref); crd != nil {
+			return a.foreseeKind(ctx, r, req, in, crd)
 		}
 		d.Step = failed(ref, err)
 		return d
@@ -224,6 +223,8 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		return d, true
 	case apierrors.IsNotFound(err) && w.in.Live == nil && req.comingNamespace(s.Object.Namespace):
 		return d, false
+	case err != nil && w.redefined(ctx, req, err):
+		return unasked(d), false
 	case (apierrors.IsInvalid(err) || plan.Duplicate(err)) && s.Next == plan.Done:
 		// Nothing would be sent: it only cannot be compared in the ordinary way.
 		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun != nil {
@@ -264,14 +265,6 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		d.Step.Next, d.Step.Action, d.Step.Reason = plan.Done, api.Unchanged, "as in Git"
 	}
 	return d, false
-}
-
-// comingKind reports whether a CRD of the revision defines the object's kind.
-func (r DiffRequest) comingKind(ref api.ObjectRef) bool {
-	return slices.ContainsFunc(r.Coming, func(o *unstructured.Unstructured) bool {
-		_, defines := kindsOf(o)[ref.GVK()]
-		return defines && isCRD(api.RefOf(o))
-	})
 }
 
 // comingNamespace reports whether the revision has a namespace.
