@@ -298,10 +298,14 @@ func (t *Tracker) dirtyLocked(name string) {
 	wake(t.notify)
 }
 
-// see takes in what a watch showed of an object.
-func (t *Tracker) see(k *kind, ref api.ObjectRef, v verdict) {
+// see takes in what a watch showed of an object. It reports false if the object was judged by another check
+// than the one that is asked for meanwhile: that says nothing.
+func (t *Tracker) see(k *kind, ref api.ObjectRef, v verdict) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !v.gone && v.check != t.checkForLocked(ref) {
+		return false
+	}
 	id := ref.ID()
 	old, had := k.verdicts[id]
 	if v.gone {
@@ -313,12 +317,17 @@ func (t *Tracker) see(k *kind, ref api.ObjectRef, v verdict) {
 	if owner != "" && (!had || old != v) {
 		t.dirtyLocked(owner)
 	}
+	return true
 }
 
 // checkFor is the check that the bundle which waits for an object has for it.
 func (t *Tracker) checkFor(ref api.ObjectRef) *check {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.checkForLocked(ref)
+}
+
+func (t *Tracker) checkForLocked(ref api.ObjectRef) *check {
 	if b := t.bundles[t.owners[ref.ID()]]; b != nil {
 		return b.checks[ref.GVK().GroupKind()]
 	}

@@ -263,10 +263,14 @@ func (t *Tracker) reached(k *kind, version string) {
 // take judges an object that was seen.
 func (t *Tracker) take(k *kind, o *unstructured.Unstructured) {
 	ref := refOf(k.gvk, o)
-	c := t.checkFor(ref)
-	st, msg := judge(o, c)
 	rv, _ := strconv.ParseUint(o.GetResourceVersion(), 10, 64)
-	t.see(k, ref, verdict{version: rv, status: st, message: msg, check: c})
+	for {
+		c := t.checkFor(ref)
+		st, msg := judge(o, c)
+		if t.see(k, ref, verdict{version: rv, status: st, message: msg, check: c}) {
+			return
+		}
+	}
 }
 
 func refOf(gvk schema.GroupVersionKind, o *unstructured.Unstructured) api.ObjectRef {
