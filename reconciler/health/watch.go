@@ -192,7 +192,7 @@ func (t *Tracker) mapping(gvk schema.GroupVersionKind) (*meta.RESTMapping, error
 // list takes in all objects of a kind, and forgets those that are not there any more.
 func (t *Tracker) list(ctx context.Context, k *kind, page func(metav1.ListOptions) (*unstructured.UnstructuredList, error)) (string, error) {
 	opts := metav1.ListOptions{LabelSelector: selector, Limit: 500}
-	seen := map[string]bool{}
+	seen, waiting := map[string]bool{}, t.waiting(k)
 	for {
 		l, err := page(opts)
 		if err != nil {
@@ -205,17 +205,35 @@ func (t *Tracker) list(ctx context.Context, k *kind, page func(metav1.ListOption
 		if opts.Continue = l.GetContinue(); opts.Continue != "" {
 			continue
 		}
-		t.listed(k, seen, l.GetResourceVersion())
+		t.listed(k, seen, waiting, l.GetResourceVersion())
 		return l.GetResourceVersion(), ctx.Err()
 	}
 }
 
-// listed notes that everything up to a version was seen.
-func (t *Tracker) listed(k *kind, seen map[string]bool, version string) {
+// waiting are the bundles that wait for objects of a kind now.
+func (t *Tracker) waiting(k *kind) []*bundle {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*bundle
+	for _, b := range t.bundles {
+		if _, ok := b.watched()[k.gvk.GroupKind()]; ok {
+			out = append(out, b)
+		}
+	}
+	return out
+}
+
+// listed notes that everything up to a version was seen, by a list that began when these bundles were waiting.
+func (t *Tracker) listed(k *kind, seen map[string]bool, waiting []*bundle, version string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	rv, _ := strconv.ParseUint(version, 10, 64)
-	k.listed, k.err = max(k.listed, rv, 1), nil
+	k.listed, k.err = max(rv, 1), nil
+	for _, b := range waiting {
+		if rv > 0 {
+			b.restored(k.gvk.GroupKind(), rv)
+		}
+	}
 	for id, v := range k.verdicts {
 		if !seen[id] && !v.gone {
 			v.gone = true
@@ -225,6 +243,17 @@ func (t *Tracker) listed(k *kind, seen map[string]bool, version string) {
 	for name, b := range t.bundles {
 		if _, ok := b.watched()[k.gvk.GroupKind()]; ok {
 			t.dirtyLocked(name)
+		}
+	}
+}
+
+// restored forgets which state was applied of objects of a kind where that is later than anything there is:
+// a list shows all that was written before it, so the API server's store was restored from a backup, and counts on from there.
+// What there is of the objects then counts.
+func (b *bundle) restored(gk schema.GroupKind, latest uint64) {
+	for i, e := range b.entries {
+		if rv, err := strconv.ParseUint(e.ResourceVersion, 10, 64); err == nil && rv > latest && e.Object.GVK().GroupKind() == gk {
+			b.entries[i].ResourceVersion = ""
 		}
 	}
 }
