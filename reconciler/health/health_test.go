@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -478,5 +479,60 @@ template: {metadata: {labels: {app: d}}, spec: {nodeSelector: {no: such-node}, c
 	}
 	if got := r.Explain(t.Context(), api.ObjectRef{Version: "v1", Kind: "ConfigMap", Namespace: r.ns, Name: "none"}); got != "" {
 		t.Errorf("an explanation of nothing: %q", got)
+	}
+}
+
+// However much else there is in the namespace, the reason is found: in the Pods that the newest ReplicaSet has, and in the Events about what is asked for.
+func TestExplainInABusyNamespace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	other := func(gvr schema.GroupVersionResource, doc string, n int) {
+		t.Helper()
+		for i := range n {
+			u := &unstructured.Unstructured{}
+			if err := yaml.Unmarshal(fmt.Appendf(nil, doc, fmt.Sprintf("a-%03d", i), r.ns), &u.Object); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.dyn.Resource(gvr).Namespace(r.ns).Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	other(schema.GroupVersionResource{Version: "v1", Resource: "pods"},
+		`{apiVersion: v1, kind: Pod, metadata: {name: %[1]s, labels: {app: d}}, spec: {containers: [{name: main, image: one}]}}`, 60)
+	other(schema.GroupVersionResource{Version: "v1", Resource: "events"}, `{apiVersion: v1, kind: Event, metadata: {name: %[1]s}, type: Warning, reason: Foreign, message: foreign,
+		involvedObject: {apiVersion: v1, kind: ConfigMap, namespace: %[2]s, name: %[1]s}}`, 150)
+	workload := func(name, pod string) api.InventoryEntry {
+		return r.create(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: ` + name + `}, spec: {replicas: 1, selector: {matchLabels: {app: ` + name + `}},
+			template: {metadata: {labels: {app: ` + name + `}}, spec: {` + pod + `, containers: [{name: main, image: one}]}}}}`)
+	}
+	for want, e := range map[string]api.InventoryEntry{
+		"Pod d-":        workload("d", "nodeSelector: {no: such-node}"),
+		"ReplicaSet e-": workload("e", "serviceAccountName: nobody"), // it has no Pods at all
+	} {
+		var why string
+		eventually(t, want, func() bool { why = r.Explain(t.Context(), e.Object); return strings.Contains(why, want) })
+		if strings.Contains(why, "oreign") {
+			t.Errorf("explained by what is somebody else's: %s", why)
+		}
+	}
+	before := r.requests("")
+	r.Explain(t.Context(), api.ObjectRef{Group: "apps", Version: "v1", Kind: "Deployment", Namespace: r.ns, Name: "d"})
+	if n := r.requests("") - before; n > 12 {
+		t.Errorf("%d requests for an explanation", n)
+	}
+}
+
+// eventually waits for what controllers do, by asking again.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("never happened: %s", what)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
 }
