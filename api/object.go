@@ -59,6 +59,16 @@ func (r ObjectRef) GVK() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
 }
 
+// Expires reports whether an object is a Job that the cluster deletes some time after its end, as Git asks for.
+// That it is gone then says nothing: it is made again only when Git changes it.
+func Expires(o *unstructured.Unstructured) bool {
+	if o.GetKind() != "Job" || o.GroupVersionKind().Group != "batch" {
+		return false
+	}
+	ttl, _, _ := unstructured.NestedFieldNoCopy(o.Object, "spec", "ttlSecondsAfterFinished")
+	return ttl != nil
+}
+
 // CompareRefs orders refs by group, kind, namespace and name.
 func CompareRefs(a, b ObjectRef) int {
 	return cmp.Or(

@@ -165,7 +165,10 @@ func classOrder(c api.Class) int {
 
 // missing is the drift of an object that is not there. Nothing is left that could say who deleted it.
 func missing(in Input, r Result) Result {
-	if r.off = rulesFor(in).everything(); r.off != "" {
+	if r.off = rulesFor(in).everything(); r.off == "" && api.Expires(in.Desired) {
+		r.off = "its ttlSecondsAfterFinished in Git"
+	}
+	if r.off != "" {
 		return r
 	}
 	r.Class, r.By = api.ClassMissing, api.Attribution{Confidence: api.ConfidenceUnknown}

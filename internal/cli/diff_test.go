@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -660,4 +661,24 @@ func TestDiff_definitionChangesToo(t *testing.T) {
 	if code, rows, _ := a.diff(); code != 0 || len(rows) > 0 {
 		t.Errorf("after the pass: %d, %+v", code, rows)
 	}
+}
+
+// A Job that ended and was cleaned up is not missing; one that Git changed is made again.
+func TestDiff_jobThatWasCleanedUp(t *testing.T) {
+	t.Parallel()
+	job := func(image string) string {
+		return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once}\nspec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, containers: [{name: main, image: " + image + "}]}}}\n"
+	}
+	a := newAhead(t, map[string]string{"app/bundle.yaml": bundleFile("app", ""), "app/job.yaml": job("one")}, "app")
+	a.Eventually("the Job is gone", func(ctx context.Context) error {
+		if _, err := a.Kube.BatchV1().Jobs(a.NS).Get(ctx, "once", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			return errors.Join(errors.New("it is there"), err)
+		}
+		return nil
+	})
+	code, rows, _ := a.diff()
+	a.expect(code, 0, rows, map[string]string{})
+	a.commit(map[string]string{"app/job.yaml": job("two")})
+	code, rows, _ = a.diff()
+	a.expect(code, 1, rows, map[string]string{"Job/once": "created change"})
 }

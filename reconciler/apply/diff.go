@@ -199,7 +199,7 @@ func (a *Applier) foresee(ctx context.Context, r *run, req DiffRequest, in plan.
 func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, again bool) {
 	s := plan.Decide(w.in)
 	d = Difference{Step: s, Inspection: Inspection{Live: w.in.Live}}
-	if s.Err != nil || s.Action == api.Skipped {
+	if s.Err != nil || s.Action == api.Skipped || s.Next == plan.Done && w.in.Live == nil {
 		return d, false
 	}
 	sent, uid, rv := w.body, "", onlyIfAbsent

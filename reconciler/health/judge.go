@@ -78,7 +78,12 @@ func compile(c api.HealthCheck) check {
 // judge says how an object fares; k is nil where the bundle says nothing of its kind.
 func judge(o *unstructured.Unstructured, k *check) (Status, string) {
 	if o.GetDeletionTimestamp() != nil {
-		return InProgress, "is being deleted"
+		if !api.Expires(o) {
+			return InProgress, "is being deleted"
+		}
+		// Its time to live ends with a deletion that waits for its Pods: how it ended is still what counts.
+		o = o.DeepCopy()
+		o.SetDeletionTimestamp(nil)
 	}
 	if k != nil {
 		return k.judge(o)

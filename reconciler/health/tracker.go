@@ -266,6 +266,8 @@ func (t *Tracker) Get(name string) Summary {
 	return s
 }
 
+var jobs = schema.GroupKind{Group: "batch", Kind: "Job"}
+
 func (t *Tracker) statusLocked(b *bundle, e api.InventoryEntry) (Status, string) {
 	gk := e.Object.GVK().GroupKind()
 	if b.checks[gk] == nil && isStill(e.Object) {
@@ -281,9 +283,9 @@ func (t *Tracker) statusLocked(b *bundle, e api.InventoryEntry) (Status, string)
 	applied, _ := strconv.ParseUint(e.ResourceVersion, 10, 64)
 	v, ok := k.verdicts[e.Object.ID()]
 	switch {
-	case ok && v.gone && gk.Kind == "Job" && v.status == Ready:
+	case ok && v.gone && gk == jobs && v.status == Ready:
 		return Ready, "" // finished, and cleaned up by its time to live
-	case !ok && gk == schema.GroupKind{Group: "batch", Kind: "Job"} && k.listed >= applied:
+	case !ok && gk == jobs && k.listed >= applied:
 		return Ready, "" // only finished Jobs are cleaned up
 	case !ok && k.listed < applied, ok && v.version < applied:
 		return InProgress, "the last change has not been seen yet"

@@ -236,6 +236,10 @@ func (t *Tracker) listed(k *kind, seen map[string]bool, waiting []*bundle, versi
 	}
 	for id, v := range k.verdicts {
 		if !seen[id] && !v.gone {
+			if k.gvk.GroupKind() == jobs {
+				delete(k.verdicts, id) // it may have ended before it was gone
+				continue
+			}
 			v.gone = true
 			k.verdicts[id] = v
 		}

@@ -119,6 +119,10 @@ func absent(in Input, s Step) Step {
 	if sameAsApplied(in) && !corrects(in) {
 		return s.skipped("missing, and drift is only reported")
 	}
+	if sameAsApplied(in) && api.Expires(in.Desired) {
+		s.Action, s.Reason = api.Unchanged, "its ttlSecondsAfterFinished is over"
+		return s
+	}
 	if in.Entry != nil && leftAsAWhole(in) {
 		return s.skipped("missing, and an ignore rule leaves the whole object to others")
 	}
