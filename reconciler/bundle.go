@@ -404,7 +404,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		}
 	}
 	r.noteChangesLocked(b, res.Changes)
-	entries, checks := b.inventory(), []api.HealthCheck(nil)
+	entries, checks := b.awaited(), []api.HealthCheck(nil)
 	if desired != nil {
 		checks = desired.Spec.Health
 	}
@@ -500,7 +500,7 @@ func (r *Reconciler) movedOut(from []*bundle) {
 		}
 		b.status.Objects = len(b.entries)
 		r.recordLocked(b)
-		r.Health.Set(b.name, b.inventory(), checks)
+		r.Health.Set(b.name, b.awaited(), checks)
 		r.publish.add(b.name, b.status.Phase)
 	}
 }

@@ -529,7 +529,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	if ins.Live == nil || v.Remove {
 		// Another object under the old name, or none any more.
 		r.mu.Lock()
-		entries, checks := b.inventory(), b.applied.Spec.Health
+		entries, checks := b.awaited(), b.applied.Spec.Health
 		r.mu.Unlock()
 		r.Health.Set(b.name, entries, checks)
 	}

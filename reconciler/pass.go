@@ -422,7 +422,7 @@ func (r *Reconciler) follow() {
 		if b.applied == nil || len(b.entries) == 0 {
 			continue
 		}
-		sets = append(sets, set{b.name, b.inventory(), b.applied.Spec.Health})
+		sets = append(sets, set{b.name, b.awaited(), b.applied.Spec.Health})
 		if b.settled && b.status.Phase == api.PhaseProgressing {
 			b.deadline = now.Add(b.applied.Spec.WaitTimeout())
 		}

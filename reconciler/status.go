@@ -47,13 +47,21 @@ func (r *Reconciler) HealthChanged(bundle string) {
 	}
 }
 
+// awaited are the objects that are to be healthy: what Git declares, and not what has left it and is kept.
+func (b *bundle) awaited() []api.InventoryEntry {
+	return slices.DeleteFunc(b.inventory(), func(e api.InventoryEntry) bool {
+		return b.gone || b.appliedObjects[e.Object.ID()] == nil
+	})
+}
+
 // healthLocked derives the phase of a bundle that is applied from the health of its objects.
 func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	sum := r.Health.Get(b.name)
 	if sum.Unseen > 0 && b.settled && b.status.Phase == api.PhaseReady {
 		return // it was ready when the agent was stopped, and nothing else is known yet
 	}
-	b.status.Objects, b.status.ReadyObjects = len(b.entries), sum.Ready
+	b.status.Objects = len(b.entries)
+	b.status.ReadyObjects = max(0, b.status.Objects-sum.Total+sum.Ready) // of what is kept nothing is expected
 	r.countLocked(b)
 	if b.status.Error != nil && !b.timedOut || !b.settled {
 		if s := r.suspendedLocked(b.name); s != "" && b.status.Error == nil {

@@ -136,3 +136,36 @@ func TestHooks_thatFailHoldTheRestBack(t *testing.T) {
 	r.Ready("NS-a", r.Commit(files{"a/templates/job.yaml": fmt.Sprintf(job, 60, "")}))
 	r.value("main", "one")
 }
+
+// What left Git and is kept is nobody's to wait for: who deletes it by hand does not make the bundle, and what depends on it, wait.
+func TestHealth_ofWhatIsKeptIsNotAwaited(t *testing.T) {
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", "prune: false"), "a/x.yaml": configMap("x", "one"), "a/old.yaml": deployment("old", 1, ""), "a/web.yaml": deployment("web", 1, ""),
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-a]"), "b/y.yaml": configMap("y", "one"),
+	})
+	r.Ready("NS-b", "")
+	r.Ready("NS-a", r.Delete("a/old.yaml"))
+	if err := r.Kube.AppsV1().Deployments(r.NS).Delete(t.Context(), "old", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	counts := func() {
+		t.Helper()
+		r.Eventually("its objects are counted", func(ctx context.Context) error {
+			b, err := r.Bundle(ctx, "NS-a")
+			if err == nil && (b.Objects != 3 || b.ReadyObjects != 3) {
+				err = fmt.Errorf("%d of %d are ready", b.ReadyObjects, b.Objects)
+			}
+			return err
+		})
+	}
+	revision := r.Commit(files{"a/x.yaml": configMap("x", "two"), "b/y.yaml": configMap("y", "two")})
+	r.Ready("NS-b", revision)
+	r.Ready("NS-a", revision)
+	counts()
+	r.Stop()
+	r.Start()
+	revision = r.Commit(files{"b/y.yaml": configMap("y", "three")})
+	r.Ready("NS-b", revision)
+	r.Ready("NS-a", "")
+	counts()
+}
