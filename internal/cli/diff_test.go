@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -624,7 +625,6 @@ func instance(kind, version, name, spec string) string {
 
 // A commit that changes a CRD and what is made of it is shown as what it is: a pass has no trouble with it.
 func TestDiff_definitionChangesToo(t *testing.T) {
-	t.Parallel()
 	a := newAhead(t, map[string]string{
 		"crd/bundle.yaml": bundleFile("crd", ""), "crd/things.yaml": definition("things", "Thing", "v1: a"), "crd/boxes.yaml": definition("boxes", "Box", "v1: a, b"),
 		"app/bundle.yaml": bundleFile("app", "dependsOn: [NS-crd]"), "app/thing.yaml": instance("Thing", "v1", "thing", "a: one"), "app/same.yaml": instance("Thing", "v1", "same", "a: one"),
@@ -665,7 +665,6 @@ func TestDiff_definitionChangesToo(t *testing.T) {
 
 // A Job that ended and was cleaned up is not missing; one that Git changed is made again.
 func TestDiff_jobThatWasCleanedUp(t *testing.T) {
-	t.Parallel()
 	job := func(image string) string {
 		return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: once}\nspec: {ttlSecondsAfterFinished: 0, template: {spec: {restartPolicy: Never, containers: [{name: main, image: " + image + "}]}}}\n"
 	}
@@ -681,4 +680,42 @@ func TestDiff_jobThatWasCleanedUp(t *testing.T) {
 	a.commit(map[string]string{"app/job.yaml": job("two")})
 	code, rows, _ = a.diff()
 	a.expect(code, 1, rows, map[string]string{"Job/once": "created change"})
+}
+
+// What admission made of an immutable field as the object was created is no difference.
+func TestDiff_immutableAndChangedByAdmission(t *testing.T) {
+	job := func(name, annotations string) string {
+		return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: " + name + ", annotations: {" + annotations + "}}\nspec: {template: {spec: {restartPolicy: Never, containers: [{name: main, image: one}]}}}\n"
+	}
+	policy := `apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: NS-mirror}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NS}}
+    resourceRules: [{apiGroups: [batch], apiVersions: [v1], operations: [CREATE], resources: [jobs]}]
+  mutations:
+  - {patchType: JSONPatch, jsonPatch: {expression: '[JSONPatch{op: "replace", path: "/spec/template/spec/containers/0/image", value: "mirror/one"}]'}}
+---
+{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingAdmissionPolicyBinding, metadata: {name: NS-mirror}, spec: {policyName: NS-mirror}}
+`
+	a := newAhead(t, map[string]string{"p/bundle.yaml": bundleFile("p", ""), "p/policy.yaml": policy}, "p")
+	a.Eventually("the policy works", func(ctx context.Context) error {
+		j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: "probe"}}
+		j.Spec.Template.Spec = corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, Containers: []corev1.Container{{Name: "main", Image: "one"}}}
+		j, err := a.Kube.BatchV1().Jobs(a.NS).Create(ctx, j, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && j.Spec.Template.Spec.Containers[0].Image != "mirror/one" {
+			err = errors.New("it does not yet")
+		}
+		return err
+	})
+	a.Start()
+	a.Ready("NS-app", a.Commit(map[string]string{
+		"app/bundle.yaml": bundleFile("app", ""), "app/kept.yaml": job("kept", ""), "app/forced.yaml": job("forced", "flotilla.dev/force: enabled"),
+	}))
+	a.Stop()
+	code, rows, _ := a.diff()
+	a.expect(code, 0, rows, map[string]string{})
 }

@@ -44,6 +44,8 @@ type differ struct {
 	held    api.Suspensions
 	scalers []*unstructured.Unstructured // those in Git
 	coming  []*unstructured.Unstructured // CRDs and namespaces
+	// immutable: bundle -> whether one of its objects cannot be changed into what Git says
+	immutable map[string]bool
 	// broken is the first bundle that cannot be rendered; empty if all can.
 	broken string
 	// failures are what the command ends with.
@@ -77,7 +79,7 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys
 	d := &differ{
 		applier: applier, talk: cmd.ErrOrStderr(), r: applier.Resolve(ctx, rendering),
 		claims: map[string][]string{}, owned: map[string][]api.InventoryEntry{},
-		told: map[string]api.BundleStatus{}, applied: map[string]*api.RenderedBundle{}, extra: map[string]bool{},
+		told: map[string]api.BundleStatus{}, applied: map[string]*api.RenderedBundle{}, extra: map[string]bool{}, immutable: map[string]bool{},
 		past: &commits{repo: repo, log: quiet(cmd)},
 	}
 	d.history = func(ctx context.Context, revision string) (api.Rendering, error) {
@@ -293,7 +295,7 @@ func (d *differ) lastApplied(ctx context.Context, bundles []api.RenderedBundle) 
 
 // needsHistory reports whether it makes a difference what the bundle was applied from.
 func (d *differ) needsHistory(rb api.RenderedBundle) bool {
-	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore || len(d.told[rb.Name].Exempt) > 0 {
+	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore || len(d.told[rb.Name].Exempt) > 0 || d.immutable[rb.Name] {
 		return true
 	}
 	want := map[string]bool{}
@@ -364,20 +366,11 @@ func (d *differ) gate(bundles []api.RenderedBundle) error {
 
 // bundle is what a pass would do to one bundle.
 func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, error) {
-	now := time.Now()
 	removal := !d.inGit(rb.Name)
 	if removal {
 		rb.Hooks = d.removalHooks(rb)
 	}
-	diffs, err := d.applier.Diff(ctx, apply.DiffRequest{
-		Removal: removal,
-		Request: apply.Request{
-			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Renamed: d.renamed(rb), Left: d.leave,
-			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return d.held.Find(now, rb.Name, ref) },
-			Declared: func(ref api.ObjectRef) []string { return d.claims[ref.ID()] },
-		},
-		Coming: d.coming,
-	})
+	diffs, err := d.look(ctx, rb, removal)
 	if err != nil {
 		return nil, err
 	}
@@ -421,6 +414,32 @@ func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, 
 	}
 	return out, nil
 }
+
+// look asks for what a pass would do to one bundle, again where that depends on what the bundle was applied from.
+func (d *differ) look(ctx context.Context, rb api.RenderedBundle, removal bool) ([]apply.Difference, error) {
+	now := time.Now()
+	diffs, err := d.applier.Diff(ctx, apply.DiffRequest{
+		Removal: removal,
+		Request: apply.Request{
+			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Renamed: d.renamed(rb), Left: d.leave,
+			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return d.held.Find(now, rb.Name, ref) },
+			Declared: func(ref api.ObjectRef) []string { return d.claims[ref.ID()] },
+		},
+		Coming: d.coming,
+	})
+	if err != nil || d.applied[rb.Name] != nil || !slices.ContainsFunc(diffs, immutable) {
+		return diffs, err
+	}
+	// An immutable field that Git did not change may well be as it was applied.
+	d.immutable[rb.Name] = true
+	if d.lastApplied(ctx, []api.RenderedBundle{rb}); d.applied[rb.Name] == nil {
+		return diffs, nil
+	}
+	return d.look(ctx, rb, removal)
+}
+
+// immutable reports whether the API server would not apply Git's object to the live one for want of a field that can change.
+func immutable(d apply.Difference) bool { return d.Refused != nil && plan.Immutable(d.Refused) != nil }
 
 // hooksToo has the hooks of a removal that does not take place share its lot.
 func hooksToo(rows []planned) {
@@ -487,6 +506,9 @@ func (d *differ) object(ctx context.Context, rb api.RenderedBundle, diff apply.D
 	res, err := d.compare(ctx, rb, diff)
 	if err != nil {
 		return row, false, err
+	}
+	if diff.DryRun != nil && immutable(diff) && len(res.Fields) == 0 {
+		return row, false, nil // admission made something else of it as it was created
 	}
 	row.Fields = res.Fields
 	if s.Action == api.Updated && (rb.Spec.Drift.Extra != api.ExtraRemove || res.Mode != api.DriftCorrect) {

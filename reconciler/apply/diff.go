@@ -245,6 +245,13 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		}
 		return d, false
 	case err != nil:
+		if plan.Immutable(err) != nil {
+			d.Refused = err
+			if s.Next == plan.Verify {
+				// Git did not change it: whether anybody did, and not only admission, a comparison tells.
+				d.DryRun = w.c.asNew(ctx, w.at, sent)
+			}
+		}
 		var ok bool
 		if d.Step, ok = plan.Rejected(w.in, err); !ok {
 			d.Step = failed(s.Object, plan.Crowding(w.in, err))

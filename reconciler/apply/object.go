@@ -249,6 +249,12 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		w.look(ctx)
 		return s, true
 	}
+	if err != nil && plan.Immutable(err) != nil && w.asLeft() {
+		// Neither Git nor anybody else changed it since it was applied, or compared: admission did, as it was created.
+		w.keepLive()
+		s.Action, s.Reason = api.Unchanged, "as it was applied"
+		return s, false
+	}
 	if err != nil {
 		return w.rejected(ctx, s, err), false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 )
@@ -108,6 +110,81 @@ func TestJob_thatIsCleanedUpRunsOnce(t *testing.T) {
 	for _, e := range r.Episodes() {
 		if e.Object.Name == "once" {
 			t.Errorf("its end is drift: %+v", e)
+		}
+	}
+}
+
+// mirrored is an admission policy that writes another image into a new Job, and into no old one.
+const mirrored = `apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: NS-mirror}
+spec:
+  failurePolicy: Fail
+  reinvocationPolicy: Never
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NS}}
+    resourceRules: [{apiGroups: [batch], apiVersions: [v1], operations: [CREATE], resources: [jobs]}]
+  mutations:
+  - patchType: JSONPatch
+    jsonPatch: {expression: '[JSONPatch{op: "replace", path: "/spec/template/spec/containers/0/image", value: "mirror/one"}]'}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: NS-mirror}
+spec: {policyName: NS-mirror}
+`
+
+// A field that cannot be changed, and that admission made something else of when the object was created, is no difference:
+// neither is the object made anew for it where that is allowed, nor refused where it is not.
+func TestJob_thatAdmissionChangedAsItWasCreated(t *testing.T) {
+	r := newRig(t, agenttest.Config{Files: files{
+		"p/bundle.yaml": bundle("p", ""), "p/policy.yaml": mirrored, "a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
+		"k/bundle.yaml": bundle("k", ""), "k/y.yaml": configMap("y", "one"),
+	}})
+	made := r.jobsMade()
+	image := func(name string) string {
+		t.Helper()
+		j, err := r.Kube.BatchV1().Jobs(r.NS).Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j.Spec.Template.Spec.Containers[0].Image
+	}
+	r.Start()
+	r.Ready("NS-p", "")
+	r.Eventually("the policy works", func(ctx context.Context) error {
+		probe := &batchv1.Job{}
+		if err := yaml.Unmarshal([]byte(r.Text(job("probe", "one", ""))), probe); err != nil {
+			return err
+		}
+		j, err := r.Kube.BatchV1().Jobs(r.NS).Create(ctx, probe, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		if err == nil && j.Spec.Template.Spec.Containers[0].Image != "mirror/one" {
+			err = errors.New("not yet")
+		}
+		return err
+	})
+	revision := r.Commit(files{
+		"k/kept.yaml":   job("kept", "one", ""),
+		"a/forced.yaml": strings.Replace(job("forced", "one", ""), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/force: enabled}", 1),
+	})
+	r.Ready("NS-a", revision)
+	r.Ready("NS-k", revision)
+	for _, name := range []string{"kept", "forced"} {
+		if image(name) != "mirror/one" {
+			t.Fatalf("the test is worthless: the image of %s is %s", name, image(name))
+		}
+	}
+	r.Sync()
+	r.Ready("NS-a", r.Commit(files{"a/x.yaml": configMap("x", "two")}))
+	r.Stop()
+	r.Start()
+	r.remove("x")
+	r.value("x", "two")
+	r.Ready("NS-a", "")
+	r.Ready("NS-k", "")
+	for _, name := range []string{"kept", "forced"} {
+		if n := made(name); n != 1 {
+			t.Errorf("%s was made %d times", name, n)
 		}
 	}
 }
