@@ -332,7 +332,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		fresh := b.desired == nil
 		if !b.setDesired(rb, rendering.Revision) && !fresh {
 			if commit {
-				b.retry = time.Time{} // what it waits for may be what the commit is about
+				b.attempt, b.retry = 0, time.Time{} // what it waits for may be what the commit is about
 			}
 			continue
 		}
