@@ -1,10 +1,10 @@
 package api
 
-// Orders are the annotations that keep an object out of drift correction, as they stand in Git or on the live object.
+// Orders are the annotations that keep an object from being corrected or deleted, as they stand in Git or on the live object.
 // Each is empty where there is none.
 type Orders struct {
-	// Reconcile, Drift and SSA are AnnotationReconcile, AnnotationDrift and AnnotationSSA.
-	Reconcile, Drift, SSA string
+	// Reconcile, Drift, SSA and Prune are AnnotationReconcile, AnnotationDrift, AnnotationSSA and AnnotationPrune.
+	Reconcile, Drift, SSA, Prune string
 }
 
 // OrdersIn reads the orders among an object's annotations.
@@ -13,5 +13,6 @@ func OrdersIn(annotations map[string]string) Orders {
 		Reconcile: annotations[AnnotationReconcile],
 		Drift:     annotations[AnnotationDrift],
 		SSA:       annotations[AnnotationSSA],
+		Prune:     annotations[AnnotationPrune],
 	}
 }

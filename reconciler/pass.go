@@ -246,7 +246,20 @@ func (r *Reconciler) gate(rendering api.Rendering) error {
 		keep[rb.Name] = !rb.Spec.PruneEnabled()
 	}
 	o.Keeps = func(bundle string) bool { return keep[bundle] }
+	o.Leaves = func(bundle string, ref api.ObjectRef) bool {
+		return r.leaves(bundle, r.bundles[bundle].entries[ref.ID()])
+	}
 	return plan.Gate(o)
+}
+
+// leaves reports whether a prune is known, from the watch, not to delete something that the bundle owns:
+// also what is not there (with our label) is not deleted.
+func (r *Reconciler) leaves(bundle string, e api.InventoryEntry) bool {
+	seen, there := r.Watch.Get(e.Object)
+	if !there {
+		return e.HandsOff || r.Watch.Synced(e.Object.GVK())
+	}
+	return plan.Leaves(bundle, e, seen.PartOf, seen.Orders)
 }
 
 // claimsOf says which bundle each object is to belong to, which of them several bundles declare,
@@ -292,8 +305,7 @@ func (r *Reconciler) guardLocked(bundle string, stale []api.InventoryEntry) erro
 	}
 	gone := make([]plan.Deletion, 0, len(stale))
 	for _, e := range stale {
-		// What is not there (with our label) is not deleted, so there is nothing to refuse.
-		if _, there := r.Watch.Get(e.Object); there || !r.Watch.Synced(e.Object.GVK()) {
+		if !r.leaves(bundle, e) {
 			gone = append(gone, plan.Deletion{Bundle: bundle, Object: e.Object})
 		}
 	}

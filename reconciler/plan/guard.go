@@ -56,7 +56,9 @@ type Outlook struct {
 	// Keeps reports whether a bundle deletes nothing, Claimed whether a bundle of Git declares an object.
 	Keeps   func(bundle string) bool
 	Claimed func(api.ObjectRef) bool
-	Guards  api.Guards
+	// Leaves reports whether a bundle would not delete an object that left it; nil means that it would delete all.
+	Leaves func(bundle string, ref api.ObjectRef) bool
+	Guards api.Guards
 }
 
 // Gate refuses a pass that would empty the cluster or delete too much of it, before anything is touched.
@@ -74,7 +76,7 @@ func Gate(o Outlook) error {
 			continue
 		}
 		for _, ref := range refs {
-			if !o.Claimed(ref) {
+			if !o.Claimed(ref) && (o.Leaves == nil || !o.Leaves(bundle, ref)) {
 				gone = append(gone, Deletion{Bundle: bundle, Object: ref})
 			}
 		}

@@ -29,6 +29,12 @@ type PruneInput struct {
 	Declared []string
 }
 
+// Leaves reports whether Prune would not delete an object of the bundle, by what is known of it without a look:
+// its entry, the ApplySet that its label names, and the orders on it.
+func Leaves(bundle string, e api.InventoryEntry, partOf string, live api.Orders) bool {
+	return e.HandsOff || partOf != ApplySetID(bundle) || live.Prune == api.ValueDisabled || live.Reconcile == api.ValueDisabled
+}
+
 // Prune says what to do with one object that a bundle owns and no longer declares.
 func Prune(in PruneInput) Step {
 	s := Step{Object: in.Entry.Object}
