@@ -10,6 +10,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // waitingForRemoval is waiting for the hooks of a removal: only that the bundle comes back ends the wait.
@@ -45,6 +46,26 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 	return stale, keep, r.guardLocked(b.name, stale)
 }
 
+// stays is apply.PruneRequest.Stays: what staleLocked says of one object, at the moment when it would be deleted.
+func (r *Reconciler) stays(b *bundle) func(api.ObjectRef) (string, error) {
+	return func(ref api.ObjectRef) (string, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		owner, broken := r.desiredByLocked(ref.ID()), r.brokenLocked()
+		switch {
+		case owner == b.name:
+			return "it is in Git again", nil
+		case owner != "":
+			return fmt.Sprintf("bundle %q is to take it over", owner), nil
+		case broken != "":
+			return fmt.Sprintf("it may have moved to bundle %q, which cannot be rendered", broken), nil
+		case b.desired != nil && !b.desired.Spec.PruneEnabled():
+			return "prune is off for the bundle", nil
+		}
+		return "", plan.GuardProtected([]plan.Deletion{{Bundle: b.name, Object: ref}}, r.rendering.Guards())
+	}
+}
+
 // prune deletes what the bundle owns and Git no longer names.
 func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
 	r.mu.Lock()
@@ -72,7 +93,7 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 		res.Inventory = keep
 		return res
 	}
-	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired)})
+	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired), Stays: r.stays(b)})
 	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
 	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
 	return res

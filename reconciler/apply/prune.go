@@ -29,8 +29,9 @@ type PruneRequest struct {
 	Held Held
 	// Waiting is as in Request, for the waits until what is deleted is gone.
 	Waiting Waiting
-	// Declared returns the bundles that declare an object now; nil means none does.
-	Declared func(api.ObjectRef) []string
+	// Stays is asked about each object when its turn has come, for what Git says may have changed since the request was made:
+	// why it is not deleted for now, and what a guard has against it. Nil means nothing, of none.
+	Stays func(api.ObjectRef) (why string, refused error)
 }
 
 // goneTimeout bounds the wait for the objects of one stage to be gone before the next stage is deleted.
@@ -106,8 +107,8 @@ func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, e
 				in.Held = &s
 			}
 		}
-		if req.Declared != nil {
-			in.Declared = req.Declared(e.Object)
+		if req.Stays != nil {
+			in.Stays, in.Refused = req.Stays(e.Object)
 		}
 		if out[i].step = plan.Prune(in); out[i].step.Next == plan.Done {
 			continue

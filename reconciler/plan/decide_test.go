@@ -173,6 +173,9 @@ func TestPrune(t *testing.T) {
 		{"prune off", PruneInput{Spec: api.BundleSpec{Prune: &off}, Live: tLive("b")}, Done, api.Skipped, false},
 		{"held", PruneInput{Held: &api.Suspension{}, Live: tLive("b")}, Done, api.Skipped, false},
 		{"terminating", PruneInput{Live: terminating(tLive("b"))}, Await, api.Skipped, false},
+		{"for now", PruneInput{Stays: "Git has it again", Live: tLive("b")}, Done, api.Skipped, false},
+		{"refused", PruneInput{Refused: errors.New("boom"), Live: tLive("b")}, Done, api.Denied, false},
+		{"refused, and stays anyway", PruneInput{Refused: errors.New("boom"), Live: tLive("b", api.AnnotationPrune+"=disabled")}, Done, api.Skipped, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

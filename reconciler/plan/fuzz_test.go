@@ -234,6 +234,8 @@ func (w *world) pass(t *testing.T, reliable bool) []Step {
 				t.Fatalf("deletes %s, which %v declares", s.Object, in.Declared)
 			case in.Sight != Present:
 				t.Fatalf("deletes %s unseen", s.Object)
+			case Leaves(w.bundle, e, label(in.Live, api.LabelPartOf), api.OrdersIn(in.Live.GetAnnotations())):
+				t.Fatalf("deletes %s, which a guard does not count", s.Object)
 			}
 			delete(w.live, id)
 			done = append(done, s)

@@ -173,6 +173,7 @@ func TestGate(t *testing.T) {
 		{"nothing at all, as all may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"*"}}}, ""},
 		{"too much", Outlook{Owned: owned, Rendered: 1, Claimed: none}, "MassDeletion"},
 		{"what is claimed stays", Outlook{Owned: owned, Rendered: 1, Claimed: func(r api.ObjectRef) bool { return r.Name > "1" }}, ""},
+		{"what a prune leaves stays", Outlook{Owned: owned, Rendered: 1, Claimed: none, Leaves: func(b string, _ api.ObjectRef) bool { return b == "a" }}, ""},
 		{"a bundle that deletes nothing", Outlook{Owned: owned, Rendered: 1, Claimed: none, Keeps: func(b string) bool { return b == "a" }}, ""},
 	}
 	for _, tt := range tests {

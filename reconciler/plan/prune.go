@@ -27,6 +27,10 @@ type PruneInput struct {
 	Held  *api.Suspension
 	// Declared are the bundles that declare this object now.
 	Declared []string
+	// Stays says why the object is not deleted for now; empty if nothing keeps it.
+	Stays string
+	// Refused is the guard's word against its deletion; nil if there is none.
+	Refused error
 }
 
 // Leaves reports whether Prune would not delete an object of the bundle, by what is known of it without a look:
@@ -44,6 +48,8 @@ func Prune(in PruneInput) Step {
 	case len(in.Declared) > 0:
 		s.Forget = true
 		return s.skipped(fmt.Sprintf("moved to bundle %q", in.Declared[0]))
+	case in.Stays != "":
+		return s.skipped(in.Stays)
 	case builtIn(in.Entry.Object):
 		s.Forget = true
 		return s.skipped("a namespace that the cluster needs is never deleted; it is given up as it is")
@@ -84,6 +90,9 @@ func prunePresent(in PruneInput, s Step) Step {
 		// Deleted before, and held up by finalizers: it stays in the inventory until it is gone.
 		s = s.skipped("is being deleted" + finalizers(in.Live))
 		s.Next = Await
+		return s
+	case in.Refused != nil:
+		s.Action, s.Reason, s.Err = api.Denied, "refused by a guard", in.Refused
 		return s
 	}
 	s.Next, s.Action, s.Reason, s.Forget = Delete, api.Pruned, "left Git", true

@@ -1,12 +1,17 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
 
 func namespace(name, annotations string) string {
@@ -21,6 +26,45 @@ func (r *rig) namespace(name string) *corev1.Namespace {
 		r.t.Fatalf("%s is gone, or going: %v", name, err)
 	}
 	return ns
+}
+
+// message waits until a bundle's message holds the words.
+func (r *rig) message(name string, words ...string) {
+	r.t.Helper()
+	r.Eventually(r.Text(name)+" says "+strings.Join(words, ", "), func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, name)
+		for _, w := range words {
+			if err == nil && !strings.Contains(b.Message, r.Text(w)) {
+				err = fmt.Errorf("%s is %s: %q", name, b.Phase, b.Message)
+			}
+		}
+		return err
+	})
+}
+
+// held is a Deployment that is pruned before ConfigMaps, and is gone when release was called.
+func held() string {
+	return strings.Replace(deployment("held", 0, ""), "namespace: NS}", "namespace: NS, finalizers: [example.com/hold]}", 1)
+}
+
+// going waits until what held describes is being deleted.
+func (r *rig) going() {
+	r.t.Helper()
+	r.Eventually("held is being deleted", func(ctx context.Context) error {
+		d, err := r.Kube.AppsV1().Deployments(r.NS).Get(ctx, "held", metav1.GetOptions{})
+		if err == nil && d.DeletionTimestamp == nil {
+			err = errors.New("it is not")
+		}
+		return err
+	})
+}
+
+func (r *rig) release() {
+	r.t.Helper()
+	_, err := r.Kube.AppsV1().Deployments(r.NS).Patch(r.t.Context(), "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // What a prune leaves alone is no reason to refuse one: neither by its kind nor by its share.
@@ -56,4 +100,36 @@ func TestGuard_countsOnlyWhatWouldBeDeleted(t *testing.T) {
 	r.namespace("NS-git")
 	r.namespace("NS-hands")
 	r.same(kept)
+}
+
+// A removal that waits goes by what Git says when the wait is over, and not by what it said before.
+func TestPrune_goesByWhatGitSaysNow(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":    fleet("guards: {allowDelete: [NS-a], maxDeletePercent: 100}"),
+		"a/bundle.yaml": bundle("a", ""), "a/held.yaml": held(), "a/x.yaml": configMap("x", "one"), "a/y.yaml": configMap("y", "one"),
+		"a/z.yaml": configMap("z", "one"), "a/ns.yaml": namespace("NS-spare", ""),
+		"c/bundle.yaml": bundle("c", ""), "c/web.yaml": deployment("web", -1, ""),
+	})
+	r.Ready("NS-a", "")
+	y, spare := r.get("y"), r.namespace("NS-spare")
+	r.Delete("a/held.yaml", "a/y.yaml", "a/z.yaml", "a/ns.yaml")
+	r.going()
+	// y is to move, and cannot yet. The namespace may not go after all.
+	r.Do(gitserver.Commit{Write: files{
+		"b/bundle.yaml": bundle("b", "dependsOn: [NS-c]"), "b/y.yaml": configMap("y", "one"), "fleet.yaml": fleet("guards: {maxDeletePercent: 100}"),
+	}})
+	r.message("NS-b", "waits for NS-c")
+	r.release()
+	r.Failed("NS-a", "Namespace/NS-spare", "allowDelete: [NS-a]")
+	r.gone("z")
+	r.same(y)
+	if now := r.namespace("NS-spare"); now.UID != spare.UID {
+		t.Error("the namespace is another one")
+	}
+	r.Commit(files{"c/web.yaml": deployment("web", 1, ""), "a/ns.yaml": namespace("NS-spare", "")})
+	r.Ready("NS-b", "")
+	r.Ready("NS-a", "")
+	if now := r.get("y"); now.UID != y.UID {
+		t.Error("y was deleted on its way to the other bundle")
+	}
 }
