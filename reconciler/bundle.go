@@ -65,14 +65,17 @@ type bundle struct {
 	stalled bool
 	// anew has objects sent again that were refused before, and again says that a refusal is not the last word.
 	anew, again bool
-	// strays says that a write may have succeeded of which nothing is known.
-	strays bool
+	// unanswered says that a write may have succeeded of which nothing is known.
+	unanswered bool
 	// tried: object ID -> what the watch had seen of it when the bundle was last tried because of it
 	tried map[string]Seen
 	// renamed says that it has objects of one that was applied and has left Git.
 	renamed bool
-	// kept says that the bundle owns what left Git, and keeps it until every bundle of the revision can be rendered.
-	kept bool
+	// kept counts what the bundle owns that left Git, and that it keeps until every bundle of the revision can be rendered.
+	kept int
+	// strays says that it owns what it does not declare, because of that or since another bundle is to take it over:
+	// the next revision may say that it goes.
+	strays bool
 	// deadline is when waiting for health ends; zero when nobody waits.
 	deadline time.Time
 	// timedOut is set when it has.
@@ -223,7 +226,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 		req.Compare = apply.CompareAll
 	}
 	res := r.Applier.Apply(ctx, req)
-	if res.Err == nil && desired.Spec.PruneEnabled() {
+	if res.Err == nil {
 		res = r.prune(ctx, b, desired, desired.Spec, res, held)
 	}
 	r.finish(ctx, b, desired, revision, res, hold, saw)
@@ -377,7 +380,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		// We are stopping; what was done is recorded, and the rest goes on at the next start.
 	case res.Err != nil:
 		r.failLocked(b, res.Err, now)
-		b.strays = true
+		b.unanswered = true
 		if b.force || !b.wants(desired) {
 			// The error is that of a revision, or of a try, that is over.
 			b.stalled, b.attempt, b.retry = false, 0, time.Time{}
@@ -423,12 +426,12 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		r.queue.add(id, now)
 	}
 	clear(b.held)
-	phase, strays := b.status.Phase, b.strays && res.Err == nil
-	b.strays = b.strays && !strays
+	phase, unanswered := b.status.Phase, b.unanswered && res.Err == nil
+	b.unanswered = b.unanswered && !unanswered
 	r.mu.Unlock()
 	if policy {
 		r.lookAgain(b)
-	} else if strays {
+	} else if unanswered {
 		r.lookForStrays(b)
 	}
 	r.announce(ctx, b.name, res)

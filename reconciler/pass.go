@@ -362,7 +362,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 	}
 	whole := r.brokenLocked() == ""
 	for name, b := range r.bundles {
-		if b.kept && whole {
+		if b.strays && b.settled || b.kept > 0 && whole {
 			b.settled, b.stalled, b.retry = false, false, time.Time{}
 		}
 		if !there[name] {
@@ -480,6 +480,9 @@ func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
 		case rb != nil && rb.Err == nil && rb.Digest == b.status.Digest:
 			b.setApplied(rb)
 			b.settled = b.status.Error == nil && !b.status.Removing
+			b.strays = rb.Spec.PruneEnabled() && slices.ContainsFunc(b.inventory(), func(e api.InventoryEntry) bool {
+				return b.appliedObjects[e.Object.ID()] == nil
+			})
 		default:
 			missing[b.status.AppliedRevision] = append(missing[b.status.AppliedRevision], b)
 		}

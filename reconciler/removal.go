@@ -22,7 +22,7 @@ func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
 // and what stays, because Git names it, another bundle is taking it over, or not all of Git is known.
 func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (stale, keep []api.InventoryEntry, guard error) {
 	broken := r.brokenLocked()
-	b.kept = false
+	b.kept, b.strays = 0, false
 	for _, e := range inventory {
 		id := e.Object.ID()
 		switch owner := r.desiredByLocked(id); owner {
@@ -31,7 +31,8 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 		case "":
 			if broken != "" {
 				// It may have moved into the bundle that cannot be rendered.
-				b.kept = true
+				b.kept++
+				b.strays = true
 				keep = append(keep, e)
 				continue
 			}
@@ -39,6 +40,7 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 		default:
 			// The other bundle's apply takes it over; until then it stays on our list.
 			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) {
+				b.strays = true
 				keep = append(keep, e)
 			}
 		}
@@ -69,8 +71,13 @@ func (r *Reconciler) stays(b *bundle) func(api.ObjectRef) (string, error) {
 // prune deletes what the bundle owns and Git no longer names.
 func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
 	r.mu.Lock()
+	if !spec.PruneEnabled() {
+		b.kept, b.strays = 0, false // it stays whatever comes
+		r.mu.Unlock()
+		return res
+	}
 	stale, keep, guard := r.staleLocked(b, res.Inventory)
-	removal := desired == nil && !b.kept && guard == nil
+	removal := desired == nil && b.kept == 0 && guard == nil
 	r.mu.Unlock()
 	if removal && len(res.Inventory) > 0 {
 		ok := r.removalHooks(ctx, b, held, &res, r.Applier.RunPreDelete)
@@ -96,6 +103,9 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired), Stays: r.stays(b)})
 	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
 	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.staleLocked(b, res.Inventory) // what stays may do so by the word of a revision that came meanwhile
 	return res
 }
 
@@ -200,6 +210,11 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 		}
 	}
 	r.finish(ctx, b, nil, "", res, hold, saw)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b.gone && r.unsettledLocked(b) {
+		b.settled = false // a revision that came meanwhile has moved some of it; the rest goes when that is done
+	}
 }
 
 // forget drops a bundle of which nothing is left, here and on the cluster.

@@ -71,10 +71,7 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	}
 	switch {
 	case sum.Ready >= sum.Total && len(sum.Failed) == 0:
-		b.status.Phase, b.status.Message, b.status.Error = api.PhaseReady, "", nil
-		if n := len(b.entries); b.gone && b.desired == nil && n > 0 {
-			b.status.Message = fmt.Sprintf("has left Git; objects that stay: %d", n)
-		}
+		b.status.Phase, b.status.Message, b.status.Error = api.PhaseReady, r.staysLocked(b), nil
 		b.deadline, b.timedOut = time.Time{}, false
 	case b.timedOut:
 		b.status.Message = healthMessage(sum.Failed, sum.InProgress)
@@ -85,6 +82,22 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 			b.deadline = now.Add(b.desired.Spec.WaitTimeout())
 		}
 	}
+}
+
+// staysLocked says how many objects of a bundle that is ready are still there although they left Git; empty for none.
+func (r *Reconciler) staysLocked(b *bundle) string {
+	left := b.gone && b.desired == nil
+	if b.kept > 0 && r.brokenLocked() != "" {
+		what := "objects that left Git and stay"
+		if left {
+			what = "has left Git; objects that stay"
+		}
+		return fmt.Sprintf("%s until bundle %s can be rendered: %d", what, r.brokenLocked(), b.kept)
+	}
+	if n := len(b.entries); left && n > 0 {
+		return fmt.Sprintf("has left Git; objects that stay: %d", n)
+	}
+	return ""
 }
 
 // timeoutLocked fails a bundle that did not become healthy in time,

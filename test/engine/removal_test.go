@@ -133,3 +133,63 @@ func TestPrune_goesByWhatGitSaysNow(t *testing.T) {
 		t.Error("y was deleted on its way to the other bundle")
 	}
 }
+
+// What a bundle still has for another one to take over goes if that one never had it.
+func TestPrune_whatNeverMoved(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":    fleet("guards: {maxDeletePercent: 100}"),
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/y.yaml": configMap("y", "one"),
+		"c/bundle.yaml": bundle("c", ""), "c/web.yaml": deployment("web", -1, ""),
+	})
+	r.Ready("NS-a", "")
+	y := r.get("y")
+	r.Ready("NS-a", r.Do(gitserver.Commit{
+		Delete: []string{"a/y.yaml"},
+		Write:  files{"b/bundle.yaml": bundle("b", "dependsOn: [NS-c]"), "b/y.yaml": configMap("y", "one")},
+	}))
+	r.same(y)
+	r.Delete("b")
+	r.gone("y")
+}
+
+// What stays because some bundle cannot be rendered goes when it can, also if the agent was restarted in between.
+// Until then the status says so.
+func TestPrune_staysWhileABundleIsBroken(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restart %t", restart), func(t *testing.T) {
+			r := start(t, files{
+				"fleet.yaml":    fleet("guards: {maxDeletePercent: 100}"),
+				"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"), "a/y.yaml": configMap("y", "one"),
+				"b/bundle.yaml": bundle("b", ""), "b/z.yaml": configMap("z", "one"),
+				"g/bundle.yaml": bundle("g", ""), "g/w.yaml": configMap("w", "one"),
+			})
+			for _, name := range []string{"NS-a", "NS-b", "NS-g"} {
+				r.Ready(name, "")
+			}
+			r.Do(gitserver.Commit{Delete: []string{"a/y.yaml", "g"}, Write: files{"b/z.yaml": "kind: [\n"}})
+			r.message("NS-a", "until bundle NS-b can be rendered: 1")
+			r.message("NS-g", "until bundle NS-b can be rendered: 1")
+			r.Ready("NS-a", "")
+			r.get("y")
+			if restart {
+				r.Stop()
+				r.Start()
+			}
+			// Another bundle's mistake keeps it as well.
+			r.Commit(files{"b/z.yaml": configMap("z", "two"), "c/bundle.yaml": bundle("c", ""), "c/v.yaml": "kind: [\n"})
+			r.value("z", "two")
+			r.message("NS-a", "until bundle NS-c can be rendered: 1")
+			r.message("NS-g", "until bundle NS-c can be rendered: 1")
+			r.Commit(files{"c/v.yaml": configMap("v", "one")})
+			r.gone("y")
+			r.gone("w")
+			r.Eventually("the status says so no more", func(ctx context.Context) error {
+				b, err := r.Bundle(ctx, "NS-a")
+				if err == nil && b.Message != "" {
+					err = errors.New(b.Message)
+				}
+				return err
+			})
+		})
+	}
+}
