@@ -168,6 +168,16 @@ func (b *bundle) setApplied(rb *api.RenderedBundle) {
 	}
 }
 
+// dependOn adds to what the bundle depends on. What it was last applied with counts until it is applied with something else:
+// until then it may have objects that need what it depended on.
+func (b *bundle) dependOn(names []string) {
+	for _, name := range names {
+		if !slices.Contains(b.status.DependsOn, name) {
+			b.status.DependsOn = append(slices.Clip(b.status.DependsOn), name)
+		}
+	}
+}
+
 // remember makes an inventory that was rebuilt from the cluster what it would be if nothing had been lost:
 // it knows what was applied of each object, and objects that are gone. All of them are to be compared.
 func (b *bundle) remember(rb *api.RenderedBundle) {
@@ -397,6 +407,7 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 		b.status.Removing = desired == nil
 		if desired != nil {
 			b.status.AppliedRevision, b.status.Digest = revision, desired.Digest
+			b.status.DependsOn = desired.Spec.DependsOn
 			b.deadline = now.Add(desired.Spec.WaitTimeout())
 			b.timedOut = false
 		}

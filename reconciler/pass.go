@@ -518,6 +518,7 @@ func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*b
 				errs = append(errs, rb.Err)
 			default:
 				b.setApplied(rb)
+				b.dependOn(rb.Spec.DependsOn)
 				if b.status.Digest == "" {
 					b.remember(rb)
 					for id := range b.entries {

@@ -6,12 +6,85 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
+
+// dependentsLocked returns, by the name of what they depend on, the bundles that are not as Git says: what they depended on
+// when they were last applied may be needed until they are, to take away what has left them.
+func (r *Reconciler) dependentsLocked() map[string][]*bundle {
+	out := map[string][]*bundle{}
+	for _, name := range r.namesLocked() {
+		if b := r.bundles[name]; !b.settled {
+			for _, d := range b.status.DependsOn {
+				out[d] = append(out[d], b)
+			}
+		}
+	}
+	return out
+}
+
+// mayGoLocked reports whether a bundle that left Git may be removed: it goes after everything that depends on it,
+// and after what may take its objects over. If it may not, its status says what it waits for.
+func (r *Reconciler) mayGoLocked(b *bundle, dependents []*bundle) bool {
+	var waits, cycle []string
+	for _, d := range dependents {
+		switch {
+		case d == b:
+		case b.name < d.name && r.dependsLocked(b, d):
+			cycle = append(cycle, d.name)
+		default:
+			waits = append(waits, fmt.Sprintf("%s (%s), which depended on it", d.name, d.status.Phase))
+		}
+	}
+	for _, name := range r.takersLocked(b) {
+		waits = append(waits, fmt.Sprintf("%s (%s), which takes objects over from it", name, r.bundles[name].status.Phase))
+	}
+	if len(waits) > 0 {
+		next := b.status
+		next.Phase, next.Message, next.Error = api.PhaseBlocked, "left Git; waits for "+strings.Join(waits, ", "), nil
+		r.setStatusLocked(b, next)
+		return false
+	}
+	if len(cycle) > 0 {
+		r.Log.Warn("bundles that left Git depend on each other: one of them goes first", "bundle", b.name, "before", cycle)
+	}
+	return true
+}
+
+// dependsLocked reports whether one bundle that left Git depends on another such, itself or by others.
+func (r *Reconciler) dependsLocked(b, on *bundle) bool {
+	seen := map[*bundle]bool{}
+	var visit func(*bundle) bool
+	visit = func(from *bundle) bool {
+		if seen[from] || !from.gone || from.settled {
+			return false
+		}
+		seen[from] = true
+		return slices.ContainsFunc(from.status.DependsOn, func(name string) bool {
+			next := r.bundles[name]
+			return next != nil && (next == on || visit(next))
+		})
+	}
+	return on.gone && visit(b)
+}
+
+// takersLocked names the bundles that stay and have yet to take over objects of one that goes.
+func (r *Reconciler) takersLocked(gone *bundle) []string {
+	var out []string
+	for id := range gone.entries {
+		owner := r.claims[id]
+		if b := r.bundles[owner]; owner != "" && b != nil && !b.settled && !slices.Contains(out, owner) {
+			out = append(out, owner)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
 
 // waitingForRemoval is waiting for the hooks of a removal: only that the bundle comes back ends the wait.
 func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
@@ -212,8 +285,8 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 	r.finish(ctx, b, nil, "", res, hold, saw)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if b.gone && r.unsettledLocked(b) {
-		b.settled = false // a revision that came meanwhile has moved some of it; the rest goes when that is done
+	if b.gone && len(r.takersLocked(b)) > 0 {
+		b.settled = false // a revision that came meanwhile has moved some of it
 	}
 }
 

@@ -46,10 +46,11 @@ func (r *Reconciler) schedule(ctx context.Context) time.Duration {
 	}
 	now := r.Now()
 	next = min(next, r.expireLocked(now))
+	dependents := r.dependentsLocked()
 	for _, name := range r.namesLocked() {
 		b := r.bundles[name]
 		next = min(next, r.timeoutLocked(ctx, b, now))
-		wait, ok := r.runnableLocked(b, now)
+		wait, ok := r.runnableLocked(b, dependents[name], now)
 		if !ok {
 			next = min(next, wait)
 			continue
@@ -112,7 +113,8 @@ func (r *Reconciler) namesLocked() []string {
 }
 
 // runnableLocked reports whether a bundle is to run now; if not, when time alone would change that.
-func (r *Reconciler) runnableLocked(b *bundle, now time.Time) (time.Duration, bool) {
+// Its dependents are those of dependentsLocked.
+func (r *Reconciler) runnableLocked(b *bundle, dependents []*bundle, now time.Time) (time.Duration, bool) {
 	const never = time.Hour
 	switch {
 	case b.running || b.settled || b.stalled:
@@ -130,11 +132,7 @@ func (r *Reconciler) runnableLocked(b *bundle, now time.Time) (time.Duration, bo
 		if !b.gone {
 			return never, false // no revision could be rendered yet
 		}
-		// What is removed goes after everything that depends on it, and after what may take its objects over.
-		if r.dependedOnLocked(b.name) || r.unsettledLocked(b) {
-			return never, false
-		}
-		return 0, true
+		return never, r.mayGoLocked(b, dependents)
 	}
 	if b.desired.Spec.Helm != nil && r.heard != r.offered {
 		return never, false // it is about to be rendered with what the cluster offers now
@@ -163,26 +161,6 @@ func (r *Reconciler) unreadyLocked(deps []string) []string {
 	return out
 }
 
-// dependedOnLocked reports whether a bundle that is still there, and is also to go, depended on name.
-func (r *Reconciler) dependedOnLocked(name string) bool {
-	for _, b := range r.bundles {
-		if b.gone && b.name != name && slices.Contains(b.status.DependsOn, name) {
-			return true
-		}
-	}
-	return false
-}
-
-// unsettledLocked reports whether a bundle that stays has yet to take over an object of one that goes.
-func (r *Reconciler) unsettledLocked(gone *bundle) bool {
-	for id := range gone.entries {
-		if owner := r.claims[id]; owner != "" && r.bundles[owner] != nil && !r.bundles[owner].settled {
-			return true
-		}
-	}
-	return false
-}
-
 // blockLocked notes why a bundle does not run.
 func (r *Reconciler) blockLocked(b *bundle, phase api.BundlePhase, message string, err error) {
 	next := b.status
@@ -197,8 +175,8 @@ func (r *Reconciler) blockLocked(b *bundle, phase api.BundlePhase, message strin
 func (r *Reconciler) phaseLocked(b *bundle, phase api.BundlePhase, message string) {
 	b.status.Phase, b.status.Message = phase, message
 	b.status.DesiredRevision = b.revision
-	if b.desired != nil {
-		b.status.DependsOn = b.desired.Spec.DependsOn
+	if b.desired != nil && b.desired.Err == nil {
+		b.dependOn(b.desired.Spec.DependsOn)
 		b.status.Keep = !b.desired.Spec.PruneEnabled()
 		b.status.ServiceAccount = b.desired.Spec.ServiceAccount
 	}

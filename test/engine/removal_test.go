@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -134,6 +135,33 @@ func TestPrune_goesByWhatGitSaysNow(t *testing.T) {
 	}
 }
 
+// A bundle that leaves Git as a whole goes by it, too, and keeps what nobody has taken over yet on its list.
+func TestPrune_aBundleThatGoesKeepsWhatMoves(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":    fleet("guards: {maxDeletePercent: 100}"),
+		"a/bundle.yaml": bundle("a", ""), "a/held.yaml": held(), "a/x.yaml": configMap("x", "one"), "a/y.yaml": configMap("y", "one"),
+		"c/bundle.yaml": bundle("c", ""), "c/web.yaml": deployment("web", -1, ""),
+	})
+	r.Ready("NS-a", "")
+	y := r.get("y")
+	r.Delete("a")
+	r.going()
+	r.Commit(files{"b/bundle.yaml": bundle("b", "dependsOn: [NS-c]"), "b/y.yaml": configMap("y", "one")})
+	r.message("NS-b", "waits for NS-c")
+	r.release()
+	r.message("NS-a", "NS-b")
+	r.same(y)
+	// It does not move after all.
+	r.Delete("b")
+	r.gone("y")
+	r.Eventually("nothing is left of the bundle", func(ctx context.Context) error {
+		if b, err := r.Bundle(ctx, "NS-a"); err == nil {
+			return fmt.Errorf("%s: %s", b.Phase, b.Message)
+		}
+		return nil
+	})
+}
+
 // What a bundle still has for another one to take over goes if that one never had it.
 func TestPrune_whatNeverMoved(t *testing.T) {
 	r := start(t, files{
@@ -192,4 +220,66 @@ func TestPrune_staysWhileABundleIsBroken(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A bundle that goes waits for those that stay and depended on it: until what they have left is gone.
+func TestPrune_goesAfterWhatDependedOnIt(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		t.Run(fmt.Sprintf("lost store %t", lost), func(t *testing.T) {
+			r := start(t, files{
+				"fleet.yaml":     fleet("guards: {maxDeletePercent: 100}"),
+				"op/bundle.yaml": bundle("op", ""), "op/op.yaml": configMap("operator", "one"),
+				"app/bundle.yaml": bundle("app", "dependsOn: [NS-op], timeout: 5s"), "app/held.yaml": held(), "app/x.yaml": configMap("x", "one"),
+			})
+			r.Ready("NS-app", "")
+			if lost {
+				r.Stop()
+				r.Config.Dir = t.TempDir()
+				r.DropLease()
+			}
+			// What is wrong with it holds up the removal, too.
+			r.Do(gitserver.Commit{Delete: []string{"op", "app/held.yaml"}, Write: files{"app/bundle.yaml": bundle("app", "timeout: 5s"), "app/web.yaml": deployment("web", -1, "")}})
+			if lost {
+				r.Start()
+			}
+			r.Failed("NS-app", "spec.replicas")
+			r.message("NS-op", "left Git", "waits for NS-app (failed), which depended on it")
+			r.Commit(files{"app/web.yaml": deployment("web", 0, "")})
+			r.going()
+			time.Sleep(time.Second)
+			r.get("operator")
+			r.release()
+			r.gone("operator")
+			r.Ready("NS-app", "")
+		})
+	}
+}
+
+// Dependencies that could not be rendered hold up nothing, and neither do such that turned about before they were applied.
+func TestPrune_goesThoughDependenciesTurnedAbout(t *testing.T) {
+	app := files{"app/bundle.yaml": bundle("app", "dependsOn: [NS-db]"), "app/x.yaml": configMap("x", "one")}
+	r := start(t, with(app, files{
+		"fleet.yaml":     fleet("guards: {maxDeletePercent: 100}"),
+		"db/bundle.yaml": bundle("db", ""), "db/y.yaml": configMap("y", "one"),
+		"keep/bundle.yaml": bundle("keep", ""), "keep/z.yaml": configMap("z", "one"),
+	}))
+	r.Ready("NS-app", "")
+	r.Do(gitserver.Commit{Delete: []string{"app"}, Write: files{"db/bundle.yaml": bundle("db", "dependsOn: [NS-app]")}})
+	r.Failed("NS-db", `there is no bundle "NS-app"`)
+	r.Applied(r.Delete("db"))
+	r.gone("x")
+	r.gone("y")
+
+	// Neither of the two could be applied when they changed places.
+	r.Commit(with(app, files{"db/bundle.yaml": bundle("db", ""), "db/y.yaml": configMap("y", "one")}))
+	r.Ready("NS-app", "")
+	r.Commit(files{
+		"app/bundle.yaml": bundle("app", ""), "app/web.yaml": deployment("web", -1, ""),
+		"db/bundle.yaml": bundle("db", "dependsOn: [NS-app]"), "db/y.yaml": configMap("y", "two"),
+	})
+	r.Failed("NS-app", "spec.replicas")
+	r.message("NS-db", "waits for NS-app")
+	r.Applied(r.Delete("app", "db"))
+	r.gone("x")
+	r.gone("y")
 }
