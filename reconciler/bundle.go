@@ -47,6 +47,8 @@ type bundle struct {
 	held map[string]struct{}
 
 	running bool
+	// began is when it last ran; zero if it has not since Git changed it.
+	began time.Time
 	// counted says that it holds one of the workers' places, and busyFor is what takes it away when it takes long.
 	counted bool
 	busyFor *time.Timer

@@ -348,6 +348,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 			}
 			continue
 		}
+		b.began = time.Time{}
 		r.phaseLocked(b, b.status.Phase, b.status.Message)
 		b.status.Warnings = rb.Warnings
 		if rb.Err != nil {
@@ -366,6 +367,9 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 			b.settled, b.stalled, b.retry = false, false, time.Time{}
 		}
 		if !there[name] {
+			if !b.gone {
+				b.began = time.Time{}
+			}
 			b.desired, b.gone, b.settled, b.stalled, b.attempt = nil, true, false, false, 0
 			b.superseded()
 			b.unguard()

@@ -47,17 +47,25 @@ func (r *Reconciler) schedule(ctx context.Context) time.Duration {
 	now := r.Now()
 	next = min(next, r.expireLocked(now))
 	dependents := r.dependentsLocked()
+	var ready []*bundle
 	for _, name := range r.namesLocked() {
 		b := r.bundles[name]
 		next = min(next, r.timeoutLocked(ctx, b, now))
 		wait, ok := r.runnableLocked(b, dependents[name], now)
-		if !ok {
+		if ok {
+			ready = append(ready, b)
+		} else {
 			next = min(next, wait)
-			continue
 		}
+	}
+	// Who has waited longest comes first, and before all of them what has not run since Git changed it:
+	// however many fail slowly and are tried again, they hold up nothing new, and each has its turn.
+	slices.SortStableFunc(ready, func(x, y *bundle) int { return x.began.Compare(y.began) })
+	for _, b := range ready {
 		if r.running >= r.Workers || r.applying >= slowFactor*r.Workers {
 			break // the next one that finishes, or takes long, wakes us
 		}
+		b.began = now
 		r.runLocked(b)
 		r.wg.Go(func() { r.runBundle(ctx, b) })
 	}
