@@ -478,8 +478,11 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 		id := e.Object.ID()
 		want := r.claims[id]
 		if other := r.bundles[want]; want != b.name && other != nil && hasEntry(other, id) {
-			r.owners[id] = want
-			continue // it has moved there while this bundle ran
+			if !newer(e, other.entries[id]) {
+				r.owners[id] = want
+				continue // it has moved there while this bundle ran
+			}
+			other.force, other.settled = true, false // it was there before, and is labelled as this one's now
 		}
 		b.entries[id] = e
 		// The bundle that Git names wins while an object moves from one to another.
@@ -490,7 +493,11 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 			continue
 		}
 		for _, other := range r.bundles {
-			if other != b && hasEntry(other, id) {
+			switch {
+			case other == b || !hasEntry(other, id):
+			case newer(other.entries[id], e):
+				b.force = true // it was here before, and is labelled as the other's now
+			default:
 				delete(other.entries, id)
 				b.noteOrders(id, other.orders[id])
 				if !slices.Contains(from, other) {
@@ -500,6 +507,12 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 		}
 	}
 	return from
+}
+
+// newer reports whether an object was written for one bundle after it was for another one,
+// which has not written it since the inventory was rebuilt if no version is known.
+func newer(e, other api.InventoryEntry) bool {
+	return other.ResourceVersion == "" && e.ResourceVersion != "" || older(other.ResourceVersion, e.ResourceVersion)
 }
 
 // movedOut has it known that objects of these bundles belong to another one now.

@@ -112,7 +112,7 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 			stale = append(stale, e)
 		default:
 			// The other bundle's apply takes it over; until then it stays on our list.
-			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) {
+			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) || newer(e, other.entries[id]) {
 				b.strays = true
 				keep = append(keep, e)
 			}
