@@ -40,7 +40,8 @@ func (r *Reconciler) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the store: %w", err)
 	}
-	if len(records) == 0 {
+	lost := len(records) == 0
+	if lost {
 		err = r.insist(ctx, func() (err error) {
 			records, err = r.rebuild(ctx)
 			return err
@@ -59,6 +60,9 @@ func (r *Reconciler) load(ctx context.Context) error {
 		b.status = rec.Status
 		b.revision = rec.Status.AppliedRevision
 		r.takeEntriesLocked(b, rec.Inventory)
+		if lost {
+			r.recordLocked(b) // all of them at once: a store that holds some is not rebuilt again
+		}
 	}
 	for _, e := range open {
 		if b := r.bundles[e.Bundle]; b != nil {
@@ -432,9 +436,13 @@ func (r *Reconciler) follow() {
 		checks  []api.HealthCheck
 	}
 	var sets []set
+	var empty []string
 	r.mu.Lock()
 	now := r.Now()
-	for _, b := range r.bundles {
+	for name, b := range r.bundles {
+		if len(b.entries) == 0 {
+			empty = append(empty, name)
+		}
 		if b.applied == nil || len(b.entries) == 0 {
 			continue
 		}
@@ -446,6 +454,9 @@ func (r *Reconciler) follow() {
 	r.mu.Unlock()
 	for _, s := range sets {
 		r.Health.Set(s.name, s.entries, s.checks)
+	}
+	for _, name := range empty {
+		r.HealthChanged(name) // of nothing, nobody else tells how it is
 	}
 }
 
@@ -526,8 +537,11 @@ func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*b
 				if b.status.Digest == "" {
 					b.remember(rb)
 					for id := range b.entries {
-						if r.owners[id] == "" {
+						switch owner := r.bundles[r.owners[id]]; {
+						case owner == nil:
 							r.owners[id] = b.name // what is gone is looked at, too
+						case owner != b && hasEntry(owner, id):
+							delete(b.entries, id) // it has moved there since
 						}
 					}
 				}
