@@ -9,7 +9,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
@@ -282,4 +284,44 @@ func TestPrune_goesThoughDependenciesTurnedAbout(t *testing.T) {
 	r.Applied(r.Delete("app", "db"))
 	r.gone("x")
 	r.gone("y")
+}
+
+// A CustomResourceDefinition and a PersistentVolumeClaim are as precious as a Namespace, and nothing else of their bundle goes before that is settled.
+func TestGuard_definitionsAndClaims(t *testing.T) {
+	r := start(t, files{
+		"fleet.yaml":    fleet("guards: {maxDeletePercent: 100}"),
+		"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one"),
+		"a/crd.yaml":    "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: gadgets.NS.example.com}\nspec: {group: NS.example.com, scope: Namespaced, names: {kind: Gadget, plural: gadgets}, versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}\n",
+		"b/bundle.yaml": bundle("b", "wait: false"), "b/y.yaml": configMap("y", "one"),
+		"b/claim.yaml":  "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: claim, namespace: NS}\nspec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}\n",
+		"c/bundle.yaml": bundle("c", ""), "c/z.yaml": configMap("z", "one"),
+	})
+	r.Ready("NS-a", "")
+	r.Ready("NS-c", "")
+	r.value("y", "one")
+	claim, err := r.Kube.CoreV1().PersistentVolumeClaims(r.NS).Get(t.Context(), "claim", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Delete("a/crd.yaml", "a/x.yaml", "b")
+	r.Commit(files{"a/new.yaml": configMap("new", "one")})
+	r.Failed("NS-a", "CustomResourceDefinition.apiextensions.k8s.io/gadgets.NS.example.com", "allowDelete: [NS-a]")
+	r.Failed("NS-b", "PersistentVolumeClaim/NS/claim", "allowDelete: [NS-b]")
+	r.get("x")
+	r.get("y")
+	if now, err := r.Kube.CoreV1().PersistentVolumeClaims(r.NS).Get(t.Context(), "claim", metav1.GetOptions{}); err != nil || now.UID != claim.UID || now.DeletionTimestamp != nil {
+		t.Errorf("the claim is gone, or going: %v", err)
+	}
+	r.Commit(files{"fleet.yaml": fleet("guards: {allowDelete: [NS-a], maxDeletePercent: 100}")})
+	r.gone("x")
+	r.Ready("NS-a", "")
+	gadgets := r.Dynamic.Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
+	r.Eventually("the kind is gone", func(ctx context.Context) error {
+		_, err := gadgets.Get(ctx, r.Text("gadgets.NS.example.com"), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return errors.Join(errors.New("still there"), err)
+	})
+	r.get("y")
 }
