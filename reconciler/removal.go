@@ -178,7 +178,7 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.staleLocked(b, res.Inventory) // what stays may do so by the word of a revision that came meanwhile
+	_, _, _ = r.staleLocked(b, res.Inventory) // what stays may do so by the word of a revision that came meanwhile
 	return res
 }
 
