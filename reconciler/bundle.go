@@ -151,16 +151,6 @@ func (b *bundle) setDesired(rb *api.RenderedBundle, revision string) bool {
 	return true
 }
 
-// reopen has a bundle that fails tried again: something that it may have failed for has changed.
-// The API server may hear of that late, so it is tried once more after another refusal.
-func (b *bundle) reopen() {
-	if b.settled || b.status.Error == nil && !b.running {
-		return
-	}
-	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
-	b.anew, b.again = true, true
-}
-
 // setApplied makes a rendering the baseline for drift.
 func (b *bundle) setApplied(rb *api.RenderedBundle) {
 	b.applied = rb
@@ -450,20 +440,6 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	r.announce(ctx, b.name, res)
 	r.publish.add(b.name, phase)
 	wake(r.kick)
-}
-
-// reopenLocked has bundles tried again that fail, where another one has changed what they may fail for:
-// one that they depend on, or an object by which the API server judges others.
-func (r *Reconciler) reopenLocked(by *bundle, cs api.ChangeSet) {
-	if !slices.ContainsFunc(cs.Changes, api.Change.Wrote) {
-		return
-	}
-	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return c.Wrote() && plan.Governs(c.Object) })
-	for _, b := range r.bundles {
-		if governs || b.desired != nil && slices.Contains(b.desired.Spec.DependsOn, by.name) {
-			b.reopen()
-		}
-	}
 }
 
 // takeEntriesLocked replaces what the bundle owns. It returns the bundles whose objects it has taken over.

@@ -191,36 +191,6 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	return t
 }
 
-// strayLocked takes into a bundle's inventory what we applied and never heard back of, because the answer was lost or we were killed,
-// if it has left Git since: it is the bundle's to prune. It reports whether it is such an object.
-func (r *Reconciler) strayLocked(b *bundle, ref api.ObjectRef, seen Seen) bool {
-	ref.Version = r.versionOfLocked(ref)
-	e := api.InventoryEntry{
-		Object: ref, UID: seen.UID, ResourceVersion: seen.ResourceVersion, Generation: seen.Generation, MetaDigest: seen.MetaDigest,
-	}
-	if !seen.Applied || b.desired.Err != nil || r.desiredByLocked(ref.ID()) != "" ||
-		plan.Prune(plan.PruneInput{Bundle: b.name, Entry: e, Spec: b.desired.Spec}).Next != plan.Look {
-		return false
-	}
-	b.entries[ref.ID()], r.owners[ref.ID()] = e, b.name
-	b.settled = false
-	wake(r.kick)
-	return true
-}
-
-// retryLocked has a bundle tried again of which an object was refused that is not as it was then, or is gone:
-// it may not be refused any more.
-func (r *Reconciler) retryLocked(b *bundle, id string, seen Seen, known bool) {
-	was, tried := b.tried[id]
-	same := tried && was.UID == seen.UID && was.Generation == seen.Generation && api.SameMeta(was.MetaDigest, seen.MetaDigest)
-	if !known || same || b.settled {
-		return
-	}
-	b.tried[id] = seen
-	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
-	wake(r.kick)
-}
-
 // handsOff reports whether an object of the bundle is not to be written, by Git's word or an annotation on the cluster.
 // That it is not as Git says is known all the same.
 func (b *bundle) handsOff(id string) bool {

@@ -205,29 +205,6 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 	return r.facts
 }
 
-// hear notes what the cluster offers now that we have changed it: charts have been rendered with that when the function it returns is called.
-func (r *Reconciler) hear() func() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	offered := r.offered
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.heard = offered
-		wake(r.kick)
-	}
-}
-
-// offerLocked has charts rendered anew after a bundle has changed what the cluster offers, and so what they may ask for.
-func (r *Reconciler) offerLocked(cs api.ChangeSet) {
-	if slices.ContainsFunc(cs.Changes, func(c api.Change) bool {
-		return c.Wrote() && (c.Object.Kind == "CustomResourceDefinition" || c.Object.Kind == "APIService")
-	}) {
-		r.offered++
-		wake(r.sync)
-	}
-}
-
 // gate refuses a rendering that would empty the cluster, before anything is touched.
 func (r *Reconciler) gate(rendering api.Rendering) error {
 	claims, _, broken := claimsOf(rendering)

@@ -55,9 +55,11 @@ func newRig(t *testing.T) *rig {
 	if res := a.Apply(t.Context(), apply.Request{Bundle: r.rendered()}); res.Err != nil {
 		t.Fatal(res.Err)
 	}
-	if _, err := a.Facts(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	// While another test's CRD goes, discovery says nothing of its group.
+	eventually(t, "the API server says what it offers", func() bool {
+		_, err := a.Facts(t.Context())
+		return err == nil
+	})
 	calls.reset()
 	return r
 }

@@ -1,0 +1,88 @@
+package reconciler
+
+import (
+	"slices"
+	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+)
+
+// This file is about what has bundles run again beside Git: what they wrote themselves, and what became of their objects.
+
+// reopen has a bundle that fails tried again: something that it may have failed for has changed.
+// The API server may hear of that late, so it is tried once more after another refusal.
+func (b *bundle) reopen() {
+	if b.settled || b.status.Error == nil && !b.running {
+		return
+	}
+	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
+	b.anew, b.again = true, true
+}
+
+// reopenLocked has bundles tried again that fail, where another one has changed what they may fail for:
+// one that they depend on, or an object by which the API server judges others.
+func (r *Reconciler) reopenLocked(by *bundle, cs api.ChangeSet) {
+	if !slices.ContainsFunc(cs.Changes, api.Change.Wrote) {
+		return
+	}
+	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return c.Wrote() && plan.Governs(c.Object) })
+	for _, b := range r.bundles {
+		if governs || b.desired != nil && slices.Contains(b.desired.Spec.DependsOn, by.name) {
+			b.reopen()
+		}
+	}
+}
+
+// hear notes what the cluster offers now that we have changed it: charts have been rendered with that when the function it returns is called.
+func (r *Reconciler) hear() func() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	offered := r.offered
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.heard = offered
+		wake(r.kick)
+	}
+}
+
+// offerLocked has charts rendered anew after a bundle has changed what the cluster offers, and so what they may ask for.
+func (r *Reconciler) offerLocked(cs api.ChangeSet) {
+	if slices.ContainsFunc(cs.Changes, func(c api.Change) bool {
+		return c.Wrote() && (c.Object.Kind == "CustomResourceDefinition" || c.Object.Kind == "APIService")
+	}) {
+		r.offered++
+		wake(r.sync)
+	}
+}
+
+// strayLocked takes into a bundle's inventory what we applied and never heard back of, because the answer was lost or we were killed,
+// if it has left Git since: it is the bundle's to prune. It reports whether it is such an object.
+func (r *Reconciler) strayLocked(b *bundle, ref api.ObjectRef, seen Seen) bool {
+	ref.Version = r.versionOfLocked(ref)
+	e := api.InventoryEntry{
+		Object: ref, UID: seen.UID, ResourceVersion: seen.ResourceVersion, Generation: seen.Generation, MetaDigest: seen.MetaDigest,
+	}
+	if !seen.Applied || b.desired.Err != nil || r.desiredByLocked(ref.ID()) != "" ||
+		plan.Prune(plan.PruneInput{Bundle: b.name, Entry: e, Spec: b.desired.Spec}).Next != plan.Look {
+		return false
+	}
+	b.entries[ref.ID()], r.owners[ref.ID()] = e, b.name
+	b.settled = false
+	wake(r.kick)
+	return true
+}
+
+// retryLocked has a bundle tried again of which an object was refused that is not as it was then, or is gone:
+// it may not be refused any more.
+func (r *Reconciler) retryLocked(b *bundle, id string, seen Seen, known bool) {
+	was, tried := b.tried[id]
+	same := tried && was.UID == seen.UID && was.Generation == seen.Generation && api.SameMeta(was.MetaDigest, seen.MetaDigest)
+	if !known || same || b.settled {
+		return
+	}
+	b.tried[id] = seen
+	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
+	wake(r.kick)
+}
