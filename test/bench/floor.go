@@ -37,7 +37,7 @@ func (p *plane) apply(ctx context.Context, objs []object) (time.Duration, error)
 
 // rest is a client for raw JSON.
 func (p *plane) rest() (*rest.RESTClient, error) {
-	cfg := rest.CopyConfig(p.config)
+	cfg := rest.CopyConfig(p.bare)
 	cfg.NegotiatedSerializer = kubejson.Codecs
 	cfg.ContentType = "application/json"
 	return rest.UnversionedRESTClientFor(cfg)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	authv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	flowv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -20,17 +21,25 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 )
 
-// agentUser is who the agent is to the API server: nobody else's requests count as its.
-const agentUser = "flotilla-agent"
+// The service accounts of the agent and of the bare client: nobody else's requests count as the agent's.
+// Both show a token, as an agent in a cluster does: what it costs the API server to know who asks is the same for both.
+const (
+	accountsNamespace = "kube-system"
+	agentAccount      = "flotilla-agent"
+	bareAccount       = "bare-client"
+	userPrefix        = "system:serviceaccount:" + accountsNamespace + ":"
+)
 
 // plane is a control plane that counts the agent's requests.
 type plane struct {
 	*controlplane.ControlPlane
 	config  *rest.Config
+	bare    *rest.Config // the bare client's
 	kube    kubernetes.Interface
 	dynamic dynamic.Interface
 	// agentConfig is a kubeconfig for the agent.
@@ -61,15 +70,14 @@ func (p *plane) prepare(ctx context.Context) (err error) {
 	if p.dynamic, err = dynamic.NewForConfig(p.config); err != nil {
 		return err
 	}
-	if err := p.writeAgentConfig(); err != nil {
+	if p.bare, err = p.account(ctx, bareAccount); err != nil {
 		return err
 	}
-	_, err = p.kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: agentUser},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: agentUser}},
-	}, metav1.CreateOptions{})
+	agent, err := p.account(ctx, agentAccount)
 	if err != nil {
+		return err
+	}
+	if err := p.writeAgentConfig(agent.BearerToken); err != nil {
 		return err
 	}
 	if err := p.count(ctx); err != nil {
@@ -78,14 +86,38 @@ func (p *plane) prepare(ctx context.Context) (err error) {
 	return p.namespace(ctx, agentNamespace)
 }
 
-// writeAgentConfig makes the agent another user than the bare client, by impersonation.
-func (p *plane) writeAgentConfig() error {
+// account makes a service account that may do everything, and says how to be it.
+func (p *plane) account(ctx context.Context, name string) (*rest.Config, error) {
+	accounts := p.kube.CoreV1().ServiceAccounts(accountsNamespace)
+	if _, err := accounts.Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	_, err := p.kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: accountsNamespace, Name: name}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	day := int64(24 * 60 * 60)
+	token, err := accounts.CreateToken(ctx, name, &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{ExpirationSeconds: &day}}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	cfg := rest.AnonymousClientConfig(p.config)
+	cfg.QPS, cfg.BearerToken = -1, token.Status.Token
+	return cfg, nil
+}
+
+// writeAgentConfig writes the agent's kubeconfig.
+func (p *plane) writeAgentConfig(token string) error {
 	c, err := clientcmd.LoadFromFile(p.Kubeconfig())
 	if err != nil {
 		return err
 	}
-	for _, u := range c.AuthInfos {
-		u.Impersonate = agentUser
+	for name := range c.AuthInfos {
+		c.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token}
 	}
 	return clientcmd.WriteToFile(*c, p.agentConfig)
 }
@@ -124,18 +156,18 @@ const (
 
 func (p *plane) count(ctx context.Context) error {
 	any := []string{"*"}
-	rule := func(verbs, groups, resources []string) flowv1.PolicyRulesWithSubjects {
+	rule := func(account string, verbs, groups, resources []string) flowv1.PolicyRulesWithSubjects {
 		return flowv1.PolicyRulesWithSubjects{
-			Subjects: []flowv1.Subject{{Kind: flowv1.SubjectKindUser, User: &flowv1.UserSubject{Name: agentUser}}},
+			Subjects: []flowv1.Subject{{Kind: flowv1.SubjectKindUser, User: &flowv1.UserSubject{Name: userPrefix + account}}},
 			ResourceRules: []flowv1.ResourcePolicyRule{{
 				Verbs: verbs, APIGroups: groups, Resources: resources, ClusterScope: true, Namespaces: any,
 			}},
 		}
 	}
 	add := func(name string, precedence int32, r flowv1.PolicyRulesWithSubjects) error {
-		// Exempt, as the bare client is: nobody waits for a turn.
+		// Exempt: nobody waits for a turn.
 		_, err := p.kube.FlowcontrolV1().FlowSchemas().Create(ctx, &flowv1.FlowSchema{
-			ObjectMeta: metav1.ObjectMeta{Name: schemaPrefix + name},
+			ObjectMeta: metav1.ObjectMeta{Name: name},
 			Spec: flowv1.FlowSchemaSpec{
 				PriorityLevelConfiguration: flowv1.PriorityLevelConfigurationReference{Name: "exempt"},
 				MatchingPrecedence:         precedence, Rules: []flowv1.PolicyRulesWithSubjects{r},
@@ -143,17 +175,20 @@ func (p *plane) count(ctx context.Context) error {
 		}, metav1.CreateOptions{})
 		return err
 	}
-	if err := add(leaseVerb, 10, rule(any, []string{"coordination.k8s.io"}, []string{"leases"})); err != nil {
+	if err := add(bareAccount, 10, rule(bareAccount, any, any, any)); err != nil {
+		return err
+	}
+	if err := add(schemaPrefix+leaseVerb, 10, rule(agentAccount, any, []string{"coordination.k8s.io"}, []string{"leases"})); err != nil {
 		return err
 	}
 	for _, v := range verbs {
-		if err := add(v, 20, rule([]string{v}, any, any)); err != nil {
+		if err := add(schemaPrefix+v, 20, rule(agentAccount, []string{v}, any, any)); err != nil {
 			return err
 		}
 	}
-	other := rule(any, any, any)
+	other := rule(agentAccount, any, any, any)
 	other.NonResourceRules = []flowv1.NonResourcePolicyRule{{Verbs: any, NonResourceURLs: any}}
-	return add(otherVerb, 30, other)
+	return add(schemaPrefix+otherVerb, 30, other)
 }
 
 // requests are the agent's so far, by verb; dry runs are counted among the patches, too.
