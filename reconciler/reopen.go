@@ -23,10 +23,12 @@ func (b *bundle) reopen() {
 // reopenLocked has bundles tried again that fail, where another one has changed what they may fail for:
 // one that they depend on, or an object by which the API server judges others.
 func (r *Reconciler) reopenLocked(by *bundle, cs api.ChangeSet) {
-	if !slices.ContainsFunc(cs.Changes, api.Change.Wrote) {
+	// What hooks leave behind at every try is none of the bundle's objects, and no change that anybody waits for.
+	wrote := func(c api.Change) bool { return c.Wrote() && (c.Action == api.Pruned || hasEntry(by, c.Object.ID())) }
+	if !slices.ContainsFunc(cs.Changes, wrote) {
 		return
 	}
-	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return c.Wrote() && plan.Governs(c.Object) })
+	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return wrote(c) && plan.Governs(c.Object) })
 	for _, b := range r.bundles {
 		if governs || b.desired != nil && slices.Contains(b.desired.Spec.DependsOn, by.name) {
 			b.reopen()

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -101,4 +102,26 @@ func TestReopen_aCommitEndsTheWait(t *testing.T) {
 	}
 	r.Ready("NS-b", r.Commit(files{"b/y.yaml": configMap("y", "two")}))
 	r.Ready("NS-a", "")
+}
+
+// What a failing hook leaves behind at every try is no reason to try again at once.
+func TestReopen_noHotLoopByHooks(t *testing.T) {
+	hook := ", annotations: {helm.sh/hook: pre-install, helm.sh/hook-delete-policy: before-hook-creation, helm.sh/hook-weight: %q}}\n"
+	r := proxied(t, files{
+		"a/bundle.yaml": bundle("a", "helm: {chart: ./}, namespace: NS"), "a/Chart.yaml": "{apiVersion: v2, name: a, version: 1.0.0}\n",
+		"a/templates/role.yaml": "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: hook, namespace: NS" + fmt.Sprintf(hook, "1") + "rules: []\n",
+		"a/templates/bad.yaml":  "apiVersion: v1\nkind: Service\nmetadata: {name: bad, namespace: NS" + fmt.Sprintf(hook, "2") + "spec: {ports: [{port: 99999}]}\n",
+	})
+	r.Failed("NS-a", "Service/NS/bad")
+	r.Proxy.Requests()
+	time.Sleep(5 * time.Second)
+	tries := 0
+	for _, q := range r.Proxy.Requests() {
+		if q.Method == http.MethodPatch && strings.HasSuffix(q.Path, "/roles/hook") {
+			tries++
+		}
+	}
+	if tries > 1 {
+		t.Errorf("the hooks were tried %d times in 5 s", tries)
+	}
 }
