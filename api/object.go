@@ -105,11 +105,7 @@ type Change struct {
 
 // Wrote reports whether something was written to the cluster.
 func (c Change) Wrote() bool {
-	switch c.Action {
-	case Created, Updated, Recreated, Pruned:
-		return true
-	}
-	return false
+	return c.Action == Created || c.Action == Updated || c.Action == Recreated || c.Action == Pruned
 }
 
 // ChangeSet is what a pass did to one bundle, in the order in which it was done.
