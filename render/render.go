@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/render/manifest"
 	"github.com/flotilla-fleet/flotilla/render/sops"
 )
@@ -32,12 +33,22 @@ type ChartFetcher interface {
 	Fetch(ctx context.Context, repo, name, version string) (archive []byte, digest string, err error)
 }
 
+// Engine runs a chart or a kustomization.
+type Engine interface {
+	// Run returns what the engine says. Files may be nil for a chart; they are read by one goroutine, until Run returns.
+	Run(ctx context.Context, req engine.Request, files engine.Files) (engine.Result, error)
+}
+
+var _ Engine = engine.Local{}
+
 // Config is what a Renderer needs. Every field may be zero.
 type Config struct {
 	// Keys decrypt SOPS files. Nil: encrypted files are errors.
 	Keys *sops.Keyring
 	// Charts fetches remote charts. Nil: bundles with a remote chart are errors.
 	Charts ChartFetcher
+	// Engine runs charts and kustomizations. Nil: in this process, where nothing bounds what they take.
+	Engine Engine
 	// Concurrency bounds how many bundles are rendered at once. Zero means the number of processors.
 	Concurrency int
 	// CacheBundles bounds how many rendered bundles are kept. Zero means 10,000.
@@ -58,6 +69,9 @@ func New(cfg Config) (*Renderer, error) {
 	}
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = runtime.GOMAXPROCS(0)
+	}
+	if cfg.Engine == nil {
+		cfg.Engine = engine.Local{}
 	}
 	if cfg.CacheBundles == 0 {
 		cfg.CacheBundles = 10_000
@@ -91,7 +105,7 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	print := r.cfg.Keys.Fingerprint()
 	p := &pass{
 		tree: snap.Tree, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
-		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts,
+		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts, engine: r.cfg.Engine,
 	}
 	p.variablesDigest, p.factsDigest = digestOf(p.variables), digestOf(facts)
 	bundles, err := r.renderAll(ctx, p, here)
@@ -116,6 +130,7 @@ type pass struct {
 	facts     api.ClusterFacts
 	keys      *sops.Keyring
 	charts    ChartFetcher
+	engine    Engine
 
 	variablesDigest, factsDigest string
 }

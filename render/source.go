@@ -10,12 +10,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/render/helm"
 	"github.com/flotilla-fleet/flotilla/render/kustomize"
 	"github.com/flotilla-fleet/flotilla/render/manifest"
@@ -42,20 +42,7 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 	case b.spec.Helm != nil:
 		return buildHelm(ctx, p, v, b)
 	default:
-		docs, from, read, warnings, err := kustomizeOrPlain(ctx, v, b)
-		if err != nil {
-			return built{}, err
-		}
-		var vars manifest.Variables
-		if b.spec.Substitute {
-			vars = p.variables
-		}
-		objects, err := manifest.Objects(docs, vars)
-		if from != "" { // kustomize keeps no lines
-			locateUnset(err, v.tree, read)
-			kustomize.Relocate(err, v)
-		}
-		return built{objects: objects, warnings: warnings, kustomization: from}, err
+		return kustomizeOrPlain(ctx, p, v, b)
 	}
 }
 
@@ -87,8 +74,12 @@ func locateUnset(err error, tree api.Tree, read []string) {
 	}
 }
 
-// kustomizeOrPlain also returns the file of the kustomization, which is empty for plain YAML, and what was read for it.
-func kustomizeOrPlain(ctx context.Context, v *view, b resolved) (docs []manifest.Document, from string, read, warnings []string, err error) {
+// kustomizeOrPlain builds the kustomization that the bundle names or holds, and reads plain YAML where there is none.
+func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
+	var vars manifest.Variables
+	if b.spec.Substitute {
+		vars = p.variables
+	}
 	dir := b.dir
 	explicit := b.overlay != ""
 	switch {
@@ -98,17 +89,24 @@ func kustomizeOrPlain(ctx context.Context, v *view, b resolved) (docs []manifest
 		dir, explicit = path.Join(b.dir, b.spec.Kustomize.Path), true
 	}
 	if !inside(dir) {
-		return nil, "", nil, nil, outside(b, b.sourceField())
+		return built{}, outside(b, b.sourceField())
 	}
-	if from = kustomize.Find(v, dir); from == "" {
-		if !explicit {
-			docs, warnings, err = plainDocs(v, b)
-			return docs, "", nil, warnings, err
-		}
-		return nil, "", nil, nil, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
+	from := kustomize.Find(v, dir)
+	switch {
+	case from != "":
+		out, err := p.engine.Run(ctx, engine.Request{Kustomization: &engine.Kustomization{Dir: dir, Variables: vars}}, v)
+		locateUnset(err, v.tree, out.Read) // kustomize keeps no lines
+		kustomize.Relocate(err, v)
+		return built{objects: out.Objects, kustomization: from}, err
+	case explicit:
+		return built{}, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
 	}
-	docs, read, err = kustomize.Build(ctx, v, dir)
-	return docs, from, read, nil, err
+	docs, warnings, err := plainDocs(v, b)
+	if err != nil {
+		return built{}, err
+	}
+	objects, err := manifest.Objects(docs, vars)
+	return built{objects: objects, warnings: warnings}, err
 }
 
 // sourceField is the field of bundle.yaml that says where the kustomization is.
@@ -165,125 +163,48 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 	if err != nil {
 		return built{}, err
 	}
-	req := helm.Request{
-		Chart: chart, ReleaseName: b.spec.Helm.ReleaseName, Namespace: b.spec.Namespace, Values: values, Facts: p.facts,
-	}
-	if req.ReleaseName == "" {
-		req.ReleaseName = b.name
-	}
-	if req.Namespace == "" {
-		req.Namespace = defaultNamespace
-	}
-	out, err := renderChart(req)
+	out, err := p.engine.Run(ctx, engine.Request{Chart: &engine.Chart{
+		Packed:      chart,
+		ReleaseName: cmp.Or(b.spec.Helm.ReleaseName, b.name), Namespace: cmp.Or(b.spec.Namespace, defaultNamespace),
+		Values: values, Facts: p.facts,
+	}}, nil)
 	if err != nil {
 		return built{}, err
 	}
-	out.chartDigest = digest
-	return out, nil
-}
-
-// renderChart renders, and once more if the templates use random functions: what differs is left as it was first applied.
-// What the time decides in hooks is found by a rendering at another time.
-func renderChart(req helm.Request) (built, error) {
-	rendered, err := helm.Render(req)
-	if err != nil {
-		return built{}, err
+	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, chartDigest: digest, unstable: map[*unstructured.Unstructured][]string{}}
+	for _, h := range out.Hooks {
+		made.hooks = append(made.hooks, h.Hook)
+		made.unstable[h.Object] = h.Unstable
 	}
-	out, err := chartObjects(rendered)
-	if err != nil {
-		return built{}, err
-	}
-	first := out
-	if len(rendered.Clocked) > 0 && len(out.hooks) > 0 {
-		later := req
-		// No format of a date shows the same of both.
-		later.Clock = time.Now().AddDate(1, 1, 1).Add(time.Hour + time.Minute + time.Second)
-		if other, err := renderAgain(later); err == nil { // a chart may refuse that time
-			out.findClocked(other)
-			req, first = later, other // the time must not look random
-		}
-	}
-	if len(rendered.Random) > 0 {
-		second, err := renderAgain(req)
-		if err != nil {
-			return built{}, err
-		}
-		if err := out.findRandom(first, second, joined(rendered.Random)); err != nil {
-			return built{}, &api.Error{
-				Kind: api.Stalled, Reason: "Unstable", File: rendered.Random[0].File, Line: rendered.Random[0].Line, Err: err,
-				Hint: "the template uses a random function: set the value instead",
-			}
-		}
-	}
-	if len(rendered.Clocked) > 0 {
-		out.warnings = append(out.warnings, fmt.Sprintf(
-			"the time is used in %s: the output may change whenever it is rendered", joined(rendered.Clocked)))
-	}
-	return out, nil
-}
-
-func renderAgain(req helm.Request) (built, error) {
-	rendered, err := helm.Render(req)
-	if err != nil {
-		return built{}, err
-	}
-	return chartObjects(rendered)
-}
-
-func joined(at []helm.Position) string {
-	words := make([]string, len(at))
-	for i, p := range at {
-		words[i] = p.String()
-	}
-	return strings.Join(words, ", ")
-}
-
-func chartObjects(rendered helm.Output) (built, error) {
-	objects, err := manifest.Objects(slices.Concat(rendered.CRDs, rendered.Documents), nil)
-	if err != nil {
-		return built{}, err
-	}
-	out := built{objects: objects, unstable: map[*unstructured.Unstructured][]string{}}
-	for _, h := range rendered.Hooks {
-		objs, err := manifest.Objects([]manifest.Document{h.Document}, nil)
-		if err != nil {
-			return built{}, err
-		}
-		for _, o := range objs {
-			out.hooks = append(out.hooks, api.Hook{
-				Phases: h.Phases, Weight: h.Weight, DeletePolicies: h.DeletePolicies, Object: o.Unstructured,
-			})
-		}
-	}
-	return out, nil
+	return made, nil
 }
 
 // loadChart loads the bundle's chart; the digest is of a remote one.
-func loadChart(ctx context.Context, p *pass, v *view, b resolved) (*helm.Chart, string, error) {
+func loadChart(ctx context.Context, p *pass, v *view, b resolved) (helm.Packed, string, error) {
 	h := b.spec.Helm
 	repo, name, remote := remoteChart(h)
 	if !remote {
 		dir := path.Join(b.dir, h.Chart)
 		if !inside(dir) {
-			return nil, "", outside(b, "spec.helm.chart")
+			return helm.Packed{}, "", outside(b, "spec.helm.chart")
 		}
 		if st, err := v.Stat(dir); err != nil || !st.IsDir() {
 			e := b.errorf("spec.helm.chart", "there is no directory %q", dir)
 			if !strings.HasPrefix(h.Chart, ".") {
 				e.Hint = "a chart of the repository begins with ./ or ../; one from elsewhere needs repo or oci://"
 			}
-			return nil, "", e
+			return helm.Packed{}, "", e
 		}
 		if !v.links.through(dir) {
 			if err := v.cover(dir); err != nil {
-				return nil, "", err
+				return helm.Packed{}, "", err
 			}
 		}
-		c, err := helm.Load(v, dir)
+		c, err := helm.Pack(v, dir)
 		return c, "", err
 	}
 	if p.charts == nil {
-		return nil, "", b.errorf("spec.helm.chart", "charts from outside the fleet repository cannot be fetched here")
+		return helm.Packed{}, "", b.errorf("spec.helm.chart", "charts from outside the fleet repository cannot be fetched here")
 	}
 	archive, digest, err := p.charts.Fetch(ctx, repo, name, h.Version)
 	if err != nil {
@@ -295,10 +216,9 @@ func loadChart(ctx context.Context, p *pass, v *view, b resolved) (*helm.Chart, 
 			at.Field = cmp.Or(at.Field, "spec.helm.chart")
 			at.Line = cmp.Or(at.Line, LineOf(b.data, strings.Split(at.Field, ".")...))
 		}
-		return nil, "", &at
+		return helm.Packed{}, "", &at
 	}
-	c, err := helm.LoadArchive(name+"-"+h.Version, archive)
-	return c, digest, err
+	return helm.Packed{Where: name + "-" + h.Version, Archive: archive}, digest, nil
 }
 
 // remoteChart tells a chart from elsewhere: its repository and name.

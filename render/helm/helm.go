@@ -46,33 +46,55 @@ type Chart struct {
 // maxChartBytes bounds a chart.
 const maxChartBytes = 32 << 20
 
-// Load reads a chart from a directory of the repository, subcharts in charts/ included.
-func Load(files Files, dir string) (*Chart, error) {
+// Packed is a chart as it is read, before Helm has looked at it: its files, or its archive.
+type Packed struct {
+	// Where is the chart's directory, or its name and version; errors name it.
+	Where string
+	Files []File
+	// Archive is a packaged chart (.tgz); nil if there are Files.
+	Archive []byte
+}
+
+// File is a file of a chart. Its name is relative to the chart's directory.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Pack reads the files of a chart from a directory of the repository, subcharts in charts/ included.
+func Pack(files Files, dir string) (Packed, error) {
 	if st, err := files.Stat(path.Join(dir, "Chart.yaml")); err != nil || st.IsDir() {
-		return nil, failed(dir, fmt.Errorf("there is no Chart.yaml in %q", dir))
+		return Packed{}, failed(dir, fmt.Errorf("there is no Chart.yaml in %q", dir))
 	}
 	l := &lister{files: files, dir: dir, rules: ignore.Empty()}
 	if data, err := files.ReadFile(path.Join(dir, ".helmignore")); err == nil {
 		rules, err := ignore.Parse(bytes.NewReader(data))
 		if err != nil {
-			return nil, failed(path.Join(dir, ".helmignore"), err)
+			return Packed{}, failed(path.Join(dir, ".helmignore"), err)
 		}
 		l.rules = rules
 	}
 	l.rules.AddDefaults()
 	if err := l.walk("."); err != nil {
-		return nil, err
+		return Packed{}, err
 	}
-	return newChart(dir, l.out)
+	return Packed{Where: dir, Files: l.out}, nil
 }
 
-// LoadArchive reads a packaged chart (.tgz); where names it in errors.
-func LoadArchive(where string, archive []byte) (*Chart, error) {
-	files, err := loader.LoadArchiveFiles(bytes.NewReader(archive))
-	if err != nil {
-		return nil, failed(where, err)
+// Load has Helm read the chart.
+func (p Packed) Load() (*Chart, error) {
+	if p.Archive != nil {
+		files, err := loader.LoadArchiveFiles(bytes.NewReader(p.Archive))
+		if err != nil {
+			return nil, failed(p.Where, err)
+		}
+		return newChart(p.Where, files)
 	}
-	return newChart(where, files)
+	files := make([]*loader.BufferedFile, len(p.Files))
+	for i, f := range p.Files {
+		files[i] = &loader.BufferedFile{Name: f.Name, Data: f.Data}
+	}
+	return newChart(p.Where, files)
 }
 
 // newChart keeps the files rather than the chart, for rendering writes into a chart's values.
@@ -95,7 +117,7 @@ type lister struct {
 	files Files
 	dir   string
 	rules *ignore.Rules
-	out   []*loader.BufferedFile
+	out   []File
 	size  int
 }
 
@@ -130,7 +152,7 @@ func (l *lister) walk(rel string) error {
 		if l.size += len(data); l.size > maxChartBytes {
 			return failed(l.dir, fmt.Errorf("the chart is larger than %d bytes", maxChartBytes))
 		}
-		l.out = append(l.out, &loader.BufferedFile{Name: name, Data: bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))})
+		l.out = append(l.out, File{Name: name, Data: bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))})
 	}
 	return nil
 }

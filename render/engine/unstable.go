@@ -1,4 +1,4 @@
-package render
+package engine
 
 import (
 	"fmt"
@@ -14,26 +14,27 @@ import (
 )
 
 // findClocked notes what the time decides in hooks, even their names. Hooks are told apart by their order.
-func (b *built) findClocked(later built) {
-	for i, h := range b.hooks[:min(len(b.hooks), len(later.hooks))] {
+func (r *Result) findClocked(later Result) {
+	for i := range r.Hooks[:min(len(r.Hooks), len(later.Hooks))] {
 		var paths []string
-		differing(h.Object.Object, later.hooks[i].Object.Object, "", &paths)
-		b.unstable[h.Object] = paths
+		differing(r.Hooks[i].Object.Object, later.Hooks[i].Object.Object, "", &paths)
+		r.Hooks[i].Unstable = paths
 	}
 }
 
 // findRandom notes what differs in two renderings. An object or a hook that differs in name is an error.
-func (b *built) findRandom(first, second built, from string) (err error) {
-	if b.ignore, err = unstableFields(first.objects, second.objects); err != nil {
+func (r *Result) findRandom(first, second Result, from string) (err error) {
+	if r.Ignore, err = unstableFields(first.Objects, second.Objects); err != nil {
 		return err
 	}
 	const differs = "%s/%s: %s comes out differently each time (random functions in %s): %s"
-	for _, r := range b.ignore {
-		b.warnings = append(b.warnings, fmt.Sprintf(differs, r.Target.Kind, r.Target.Name, strings.Join(r.Paths, ", "), from, "the value first applied is kept"))
+	for _, i := range r.Ignore {
+		r.Warnings = append(r.Warnings, fmt.Sprintf(differs, i.Target.Kind, i.Target.Name, strings.Join(i.Paths, ", "), from, "the value first applied is kept"))
 	}
-	for i, h := range b.hooks[:min(len(b.hooks), len(first.hooks), len(second.hooks))] {
+	for i := range r.Hooks[:min(len(r.Hooks), len(first.Hooks), len(second.Hooks))] {
+		h := &r.Hooks[i]
 		var paths []string
-		differing(first.hooks[i].Object.Object, second.hooks[i].Object.Object, "", &paths)
+		differing(first.Hooks[i].Object.Object, second.Hooks[i].Object.Object, "", &paths)
 		if len(paths) == 0 {
 			continue
 		}
@@ -42,8 +43,8 @@ func (b *built) findRandom(first, second built, from string) (err error) {
 			return fmt.Errorf("hook %s has another name each time it is rendered", ref)
 		}
 		slices.Sort(paths)
-		b.warnings = append(b.warnings, fmt.Sprintf("hook "+differs, ref.Kind, ref.Name, strings.Join(paths, ", "), from, "the hook does not run again for that"))
-		b.unstable[h.Object] = append(b.unstable[h.Object], paths...)
+		r.Warnings = append(r.Warnings, fmt.Sprintf("hook "+differs, ref.Kind, ref.Name, strings.Join(paths, ", "), from, "the hook does not run again for that"))
+		h.Unstable = append(h.Unstable, paths...)
 	}
 	return nil
 }
@@ -111,41 +112,5 @@ func differing(a, b any, at string, out *[]string) {
 	}
 	if !reflect.DeepEqual(a, b) {
 		*out = append(*out, at)
-	}
-}
-
-// without returns an object that lacks the fields of a rule's plain paths: a copy, if there are any.
-func without(o *unstructured.Unstructured, paths []string) *unstructured.Unstructured {
-	if len(paths) == 0 {
-		return o
-	}
-	c := o.DeepCopy()
-	for _, p := range paths {
-		removeAt(c.Object, strings.Split(strings.TrimPrefix(p, "/"), "/"))
-	}
-	return c
-}
-
-var pointerUnescape = strings.NewReplacer("~1", "/", "~0", "~")
-
-func removeAt(v any, keys []string) {
-	key := pointerUnescape.Replace(keys[0])
-	switch x := v.(type) {
-	case map[string]any:
-		if len(keys) == 1 {
-			delete(x, key)
-			return
-		}
-		removeAt(x[key], keys[1:])
-	case []any:
-		i, err := strconv.Atoi(key)
-		if err != nil || i < 0 || i >= len(x) {
-			return
-		}
-		if len(keys) == 1 {
-			x[i] = nil
-			return
-		}
-		removeAt(x[i], keys[1:])
 	}
 }
