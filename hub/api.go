@@ -80,14 +80,16 @@ func (h *Hub) getClusters(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Query().Get("size") == "" {
-		q.Size = view.MaxPageSize // scripts want all of a fleet that fits on one page
+		q.Size = view.MaxPageSize // most fleets fit on one page; next leads to the others
 	}
 	all, err := h.Clusters(r.Context())
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	writeJSON(w, view.ListClusters(all, q))
+	l := view.ListClusters(all, q)
+	l.Next = view.NextPage(r.URL, l.Page, l.Pages)
+	writeJSON(w, l)
 }
 
 func (h *Hub) getCluster(w http.ResponseWriter, r *http.Request) {
@@ -113,6 +115,7 @@ func (h *Hub) getDrift(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
+	list.Next = view.NextPage(r.URL, list.Page, list.Pages)
 	writeJSON(w, list)
 }
 
@@ -123,13 +126,18 @@ func (h *Hub) getHistory(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	list, err := h.store.History(r.Context(), store.HistoryFilter{
-		Cluster: q.Cluster, Bundle: q.Bundle, Object: q.Object, Since: q.Since, Limit: q.Size, Skip: (q.Page - 1) * q.Size,
+		Cluster: q.Cluster, Bundle: q.Bundle, Object: q.Object, Since: q.Since,
+		Limit: q.Size + 1, Skip: (q.Page - 1) * q.Size, // one more tells whether there is another page
 	})
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	writeJSON(w, map[string]any{"items": append([]api.Applied{}, list...)})
+	answer := stretch[api.Applied]{Items: append([]api.Applied{}, list...)}
+	if len(list) > q.Size {
+		answer.Items, answer.Next = answer.Items[:q.Size], view.NextPage(r.URL, q.Page, q.Page+1)
+	}
+	writeJSON(w, answer)
 }
 
 func (h *Hub) getEpisode(w http.ResponseWriter, r *http.Request) {
@@ -144,6 +152,13 @@ func (h *Hub) getEpisode(w http.ResponseWriter, r *http.Request) {
 	default:
 		writeJSON(w, e)
 	}
+}
+
+// stretch is a part of a list that is too long to be counted.
+type stretch[T any] struct {
+	Items []T `json:"items"`
+	// Next is the address of the next part below the hub's; empty on the last.
+	Next string `json:"next,omitempty"`
 }
 
 func noCluster(name string) *api.Error {

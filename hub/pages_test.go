@@ -240,3 +240,37 @@ func TestSessions(t *testing.T) {
 		t.Errorf("token in the address: %s", res.Request.URL)
 	}
 }
+
+// No list ends without a word: next leads from page to page, through everything that there is.
+func TestListsAreWhole(t *testing.T) {
+	h := seeded(t, 50)
+	type row struct{ Name, ID string }
+	for path, want := range map[string]int{"/api/v1/clusters?size=7": 50, "/api/v1/clusters?size=7&sort=name&state=ready": 0, "/api/v1/drift?size=9": 0, "/api/v1/history?size=33": 0} {
+		names, items := map[string]bool{}, 0
+		for next := path; next != ""; {
+			l := hubtest.Get[struct {
+				Items []row
+				Total *int
+				Next  string
+			}](h, next)
+			if l.Total != nil {
+				want = *l.Total
+			}
+			for _, i := range l.Items {
+				names[i.Name+i.ID] = true
+			}
+			if items += len(l.Items); l.Next == next {
+				t.Fatalf("%s leads to itself", next)
+			}
+			next = l.Next
+		}
+		if want == 0 { // what is too long to be counted
+			want = len(hubtest.Get[struct{ Items []row }](h, "/api/v1/history?size=1000").Items)
+		} else if len(names) != want {
+			t.Errorf("%s: %d different items of %d", path, len(names), want)
+		}
+		if items != want || items < 10 {
+			t.Errorf("%s: %d items of %d", path, items, want)
+		}
+	}
+}

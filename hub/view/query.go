@@ -139,8 +139,21 @@ type List[T any] struct {
 	Total int `json:"total"`
 	Page  int `json:"page"`
 	Pages int `json:"pages"`
+	// Next is the address of the next page below the hub's; empty on the last.
+	Next string `json:"next,omitempty"`
 	// Fleet sums up all clusters, whatever was selected; only in lists of clusters.
 	Fleet *Fleet `json:"fleet,omitempty"`
+}
+
+// NextPage is the address of a list's next page, made of the page's own address; empty on the last.
+func NextPage(at *url.URL, page, pages int) string {
+	if page >= pages {
+		return ""
+	}
+	q := at.Query()
+	q.Del("token")
+	q.Set("page", strconv.Itoa(page+1))
+	return (&url.URL{Path: at.Path, RawQuery: q.Encode()}).String()
 }
 
 // DriftQuery selects episodes.

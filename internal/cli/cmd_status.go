@@ -82,8 +82,8 @@ With --hub, the fleet is shown, or CLUSTER as the hub knows it.`,
 }
 
 func fleetStatus(cmd *cobra.Command, c *hubClient, out output) error {
-	var list view.List[view.Cluster]
-	if err := c.do(cmd.Context(), http.MethodGet, "/api/v1/clusters", nil, nil, &list); err != nil {
+	list, err := c.clusters(cmd.Context(), view.Query{})
+	if err != nil {
 		return err
 	}
 	return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) {

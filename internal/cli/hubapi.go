@@ -3,26 +3,32 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/view"
 )
 
 // hubFlags choose a hub. Without one, a command asks the cluster itself.
-type hubFlags struct{ url, tokenFile string }
+type hubFlags struct{ url, tokenFile, caFile string }
 
 func (h *hubFlags) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&h.url, "hub", os.Getenv("FLOTILLA_HUB"), "address of the hub, to ask about the whole fleet (default: $FLOTILLA_HUB)")
 	cmd.Flags().StringVar(&h.tokenFile, "hub-token-file", "", "file with the hub's bearer token (default: $FLOTILLA_TOKEN holds the token)")
+	cmd.Flags().StringVar(&h.caFile, "hub-ca-file", os.Getenv("FLOTILLA_HUB_CA_FILE"), "file with the certificates in PEM that the hub's own must come from, instead of the system's (default: $FLOTILLA_HUB_CA_FILE)")
 }
 
 // client returns nil when no hub is chosen.
@@ -45,7 +51,29 @@ func (h hubFlags) client() (*hubClient, error) {
 	if token == "" {
 		return nil, usageError{fmt.Errorf("the hub needs a token: give --hub-token-file or set FLOTILLA_TOKEN")}
 	}
-	return &hubClient{base: base, token: token, http: &http.Client{Timeout: 30 * time.Second}}, nil
+	hc := &http.Client{Timeout: 30 * time.Second}
+	if h.caFile != "" {
+		if hc.Transport, err = trusting(h.caFile); err != nil {
+			return nil, err
+		}
+	}
+	return &hubClient{base: base, token: token, http: hc}, nil
+}
+
+// trusting is a transport for servers whose certificates come from those in a file.
+func trusting(file string) (http.RoundTripper, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--hub-ca-file: %w", err)}
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(b) {
+		return nil, usageError{fmt.Errorf("--hub-ca-file %s holds no certificate in PEM", file)}
+	}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+	}, nil
 }
 
 // hubClient asks the hub's JSON API.
@@ -82,14 +110,16 @@ func (c *hubClient) do(ctx context.Context, method, path string, query url.Value
 	res, err := c.http.Do(req)
 	if err != nil {
 		return &api.Error{
-			Kind: api.Transient, Reason: "HubUnreachable", Err: fmt.Errorf("ask the hub: %w", err),
-			Hint: "commands about one cluster work without the hub: leave --hub out and give --kubeconfig",
+			Kind: api.Transient, Reason: "HubUnreachable", Err: fmt.Errorf("ask the hub: %w", err), Hint: unreachable(err),
 		}
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
 		return &api.Error{Kind: api.Transient, Reason: "HubUnreachable", Err: fmt.Errorf("read the hub's answer: %w", err)}
+	}
+	if len(b) > maxAnswer {
+		return fmt.Errorf("the hub's answer to %s is larger than %d bytes", path, maxAnswer)
 	}
 	if res.StatusCode >= 300 {
 		return hubError(res.StatusCode, b)
@@ -101,6 +131,46 @@ func (c *hubClient) do(ctx context.Context, method, path string, query url.Value
 		return fmt.Errorf("read the hub's answer: %w", err)
 	}
 	return nil
+}
+
+// unreachable says what to do about a hub that cannot be asked.
+func unreachable(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "if the hub's certificate comes from an authority of your own, name its file with --hub-ca-file"
+	}
+	return "commands about one cluster work without the hub: leave --hub out and give --kubeconfig"
+}
+
+// clusters asks for all clusters that a query selects, page by page.
+// They are asked for by name, for a cluster whose state changes meanwhile moves in every other order;
+// the list that is returned has the order that the query wants.
+func (c *hubClient) clusters(ctx context.Context, q view.Query) (view.List[view.Cluster], error) {
+	query := url.Values{"sort": {"name"}, "size": {strconv.Itoa(view.MaxPageSize)}, "q": {q.Text}}
+	for _, s := range q.States {
+		query.Add("state", string(s))
+	}
+	all := view.List[view.Cluster]{Items: []view.Cluster{}, Page: 1, Pages: 1}
+	known := map[string]bool{}
+	for page := 1; ; page++ {
+		query.Set("page", strconv.Itoa(page))
+		var list view.List[view.Cluster]
+		if err := c.do(ctx, http.MethodGet, "/api/v1/clusters", query, nil, &list); err != nil {
+			return all, err
+		}
+		for _, cluster := range list.Items {
+			if !known[cluster.Name] { // one that joined meanwhile has moved the others
+				known[cluster.Name] = true
+				all.Items = append(all.Items, cluster)
+			}
+		}
+		all.Fleet = list.Fleet
+		if page >= list.Pages {
+			break
+		}
+	}
+	all.Items = q.Select(all.Items)
+	all.Total = len(all.Items)
+	return all, nil
 }
 
 // hubError turns a refusal into the error that the hub meant.
