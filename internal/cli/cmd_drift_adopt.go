@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/internal/adopt"
@@ -70,7 +71,7 @@ Secrets are never written.`,
 			if f.Before == nil {
 				name = "/dev/null"
 			}
-			fmt.Fprint(cmd.OutOrStdout(), unified(name, "b/"+f.Name, string(f.Before), string(f.After)))
+			fmt.Fprint(cmd.OutOrStdout(), udiff.Unified(name, "b/"+f.Name, string(f.Before), string(f.After)))
 		}
 		talk := cmd.ErrOrStderr()
 		fmt.Fprintf(talk, "rendered for every cluster: only %s changes, on %s\n", e.Object, strings.Join(plan.Clusters, ", "))

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
@@ -112,7 +113,7 @@ func showDiff(w io.Writer, e api.Episode) {
 	if err1 != nil || err2 != nil {
 		return
 	}
-	d := unified("Git "+shortRevision(e.Revision), "live on "+e.Cluster, string(a), string(b))
+	d := udiff.Unified("Git "+shortRevision(e.Revision), "live on "+e.Cluster, string(a), string(b))
 	if d != "" {
 		fmt.Fprintf(w, "\n%s", d)
 	}

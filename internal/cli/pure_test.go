@@ -11,26 +11,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
-func TestUnified(t *testing.T) {
-	long := strings.Repeat("same\n", 10)
-	for _, tt := range []struct{ name, a, b, want string }{
-		{"nothing", "a\nb\n", "a\nb\n", ""},
-		{"one line", "a\nb\nc\n", "a\nB\nc\n", "--- x\n+++ y\n@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"},
-		{"a new file", "", "a\n", "--- x\n+++ y\n@@ -0,0 +1,1 @@\n+a\n"},
-		{"a file that goes", "a\n", "", "--- x\n+++ y\n@@ -1,1 +0,0 @@\n-a\n"},
-		{
-			"two places", "1\n" + long + "2\n", "one\n" + long + "two\n",
-			"--- x\n+++ y\n@@ -1,4 +1,4 @@\n-1\n+one\n same\n same\n same\n@@ -9,4 +9,4 @@\n same\n same\n same\n-2\n+two\n",
-		},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, unified("x", "y", tt.a, tt.b)); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
-}
-
 func TestTableFits(t *testing.T) {
 	tab := table{head: []string{"ID", "PATH", "WHO"}, least: []int{0, 10, 6}}
 	tab.add("prod-eu-k7qa-42", "/spec/template/spec/containers/[name=app]/resources/limits/memory/ü", "someone-with-a-long-name")
