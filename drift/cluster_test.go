@@ -77,17 +77,25 @@ func (c *cluster) parse(text string) *unstructured.Unstructured {
 
 func (c *cluster) resource(o *unstructured.Unstructured) dynamic.ResourceInterface {
 	c.t.Helper()
-	m, err := c.mapping(o)
+	r, err := c.tryResource(o)
 	if err != nil {
 		c.t.Fatal(err)
+	}
+	return r
+}
+
+func (c *cluster) tryResource(o *unstructured.Unstructured) (dynamic.ResourceInterface, error) {
+	m, err := c.mapping(o)
+	if err != nil {
+		return nil, err
 	}
 	if m.Scope.Name() == meta.RESTScopeNameNamespace {
 		if o.GetNamespace() == "" {
 			o.SetNamespace(c.ns)
 		}
-		return c.dyn.Resource(m.Resource).Namespace(o.GetNamespace())
+		return c.dyn.Resource(m.Resource).Namespace(o.GetNamespace()), nil
 	}
-	return c.dyn.Resource(m.Resource)
+	return c.dyn.Resource(m.Resource), nil
 }
 
 var mapper meta.RESTMapper // of the shared control plane
@@ -122,17 +130,29 @@ func (c *cluster) apply(o *unstructured.Unstructured) *unstructured.Unstructured
 }
 
 func (c *cluster) tryApply(o *unstructured.Unstructured, dryRun ...string) (*unstructured.Unstructured, error) {
-	return c.resource(o).Apply(c.t.Context(), o.GetName(), o.DeepCopy(),
+	r, err := c.tryResource(o)
+	if err != nil {
+		return nil, err
+	}
+	return r.Apply(c.t.Context(), o.GetName(), o.DeepCopy(),
 		metav1.ApplyOptions{FieldManager: api.FieldManager, Force: true, DryRun: dryRun})
 }
 
 func (c *cluster) get(o *unstructured.Unstructured) *unstructured.Unstructured {
 	c.t.Helper()
-	out, err := c.resource(o).Get(c.t.Context(), o.GetName(), metav1.GetOptions{})
+	out, err := c.tryGet(o)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return out
+}
+
+func (c *cluster) tryGet(o *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	r, err := c.tryResource(o)
+	if err != nil {
+		return nil, err
+	}
+	return r.Get(c.t.Context(), o.GetName(), metav1.GetOptions{})
 }
 
 // edit patches an object as somebody else: a JSON patch if it begins with "[", else a merge patch.
@@ -148,18 +168,31 @@ func (c *cluster) tryEdit(o *unstructured.Unstructured, manager, patch string, s
 	if strings.HasPrefix(patch, "[") {
 		kind = types.JSONPatchType
 	}
-	_, err := c.resource(o).Patch(c.t.Context(), o.GetName(), kind, []byte(patch), metav1.PatchOptions{FieldManager: manager}, sub...)
+	r, err := c.tryResource(o)
+	if err != nil {
+		return err
+	}
+	_, err = r.Patch(c.t.Context(), o.GetName(), kind, []byte(patch), metav1.PatchOptions{FieldManager: manager}, sub...)
 	return err
 }
 
 // input is what the agent would compare now.
 func (c *cluster) input(desired *unstructured.Unstructured, spec api.Drift) drift.Input {
 	c.t.Helper()
-	dry, err := c.tryApply(desired, metav1.DryRunAll)
+	in, err := c.tryInput(desired, spec)
 	if err != nil {
 		c.t.Fatalf("dry run: %v", err)
 	}
-	return drift.Input{Desired: desired, Live: c.get(desired), DryRun: dry, Spec: spec}
+	return in
+}
+
+func (c *cluster) tryInput(desired *unstructured.Unstructured, spec api.Drift) (drift.Input, error) {
+	dry, err := c.tryApply(desired, metav1.DryRunAll)
+	if err != nil {
+		return drift.Input{}, err
+	}
+	live, err := c.tryGet(desired)
+	return drift.Input{Desired: desired, Live: live, DryRun: dry, Spec: spec}, err
 }
 
 // eventually waits until ok.

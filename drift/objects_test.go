@@ -178,11 +178,11 @@ func (c *cluster) ships() {
 	c.t.Helper()
 	crd := c.parse(shipCRD)
 	c.apply(crd)
+	probe := c.parse(ship)
 	eventually(c.t, "Ship is served", func() bool {
-		_, err := c.mapping(c.parse(ship))
+		_, err := c.mapping(probe)
 		return err == nil
 	})
-	probe := c.parse(ship)
 	probe.SetName("probe")
 	eventually(c.t, "Ship can be made", func() bool {
 		_, err := c.tryApply(probe, metav1.DryRunAll)

@@ -42,7 +42,11 @@ func TestManyKindsAsApplied(t *testing.T) {
 	c.apply(dep)
 	all = append(all, dep)
 	eventually(t, "the Deployment is available", func() bool {
-		n, _, _ := unstructured.NestedInt64(c.get(dep).Object, "status", "availableReplicas")
+		o, err := c.tryGet(dep)
+		if err != nil {
+			return false
+		}
+		n, _, _ := unstructured.NestedInt64(o.Object, "status", "availableReplicas")
 		return n == 2
 	})
 	for _, o := range all {
@@ -137,8 +141,9 @@ func TestExtra(t *testing.T) {
 	svc.SetLabels(made.GetLabels())
 	c.apply(svc)
 	slice := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"}}
+	endpoints := c.resource(slice)
 	eventually(t, "EndpointSlice", func() bool {
-		list, err := c.resource(slice).List(t.Context(), metav1.ListOptions{LabelSelector: api.LabelPartOf + "=set"})
+		list, err := endpoints.List(t.Context(), metav1.ListOptions{LabelSelector: api.LabelPartOf + "=set"})
 		if err != nil || len(list.Items) == 0 {
 			return false
 		}
@@ -427,8 +432,16 @@ func (c *cluster) stamped(text, mark string) *unstructured.Unstructured {
 	desired.SetLabels(map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: "set"})
 	c.fresh(desired)
 	eventually(c.t, "the policy works", func() bool {
-		_ = alice.tryEdit(desired, "probe", `{"metadata":{"annotations":{"probe":"`+rvOf(c.get(desired))+`"}}}`)
-		a := c.get(desired).GetAnnotations()
+		before, err := c.tryGet(desired)
+		if err != nil {
+			return false
+		}
+		_ = alice.tryEdit(desired, "probe", `{"metadata":{"annotations":{"probe":"`+rvOf(before)+`"}}}`)
+		after, err := c.tryGet(desired)
+		if err != nil {
+			return false
+		}
+		a := after.GetAnnotations()
 		return a[api.AnnotationLastEditor] == "alice" && strings.HasSuffix(a[api.AnnotationLastEditorFrom], "/"+mark)
 	})
 	c.apply(desired)

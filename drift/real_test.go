@@ -348,7 +348,10 @@ func (c *cluster) converges(desired *unstructured.Unstructured, in drift.Input, 
 	spec := in.Spec
 	if spec.Extra == api.ExtraReport && r.Class != "" {
 		eventually(c.t, "stripped", func() bool {
-			again := c.input(desired, spec)
+			again, err := c.tryInput(desired, spec)
+			if err != nil {
+				return false
+			}
 			again.Autoscalers = in.Autoscalers
 			patch := drift.Compare(again).StripPatch()
 			// It fits no later version of the object: a controller may have been quicker.

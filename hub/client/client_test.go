@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -21,13 +22,18 @@ func TestRenewalKeepsWhatWasJoinedWith(t *testing.T) {
 		t.Fatalf("identity is %+v, %v", before, err)
 	}
 	a.Run()
+	// It is whole and the same agent's at every moment, also while it is replaced.
+	var broken error
 	hubtest.Eventually(t, "a later end", func() bool {
 		id, err := client.LoadIdentity(a.IdentityDir())
 		if err != nil || id.Joined != before.Joined || id.URL != before.URL {
-			t.Fatalf("identity became %+v, %v", id, err)
+			broken = fmt.Errorf("identity became %+v, %w", id, err)
 		}
-		return id.NotAfter.After(before.NotAfter)
+		return broken != nil || id.NotAfter.After(before.NotAfter)
 	})
+	if broken != nil {
+		t.Fatal(broken)
+	}
 }
 
 // A Client that runs changes over to the hub that it joins, at once, and leaves no half-written file.

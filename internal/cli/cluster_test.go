@@ -179,11 +179,31 @@ func (r *rig) flotilla(stdin string, args ...string) (code int, stdout, stderr s
 
 func (r *rig) must(args ...string) string {
 	r.t.Helper()
-	code, out, talk := r.flotilla("", args...)
-	if code != 0 {
-		r.t.Fatalf("flotilla %s: exit code %d\n%s%s", strings.Join(args, " "), code, out, talk)
+	out, err := r.try(args...)
+	if err != nil {
+		r.t.Fatal(err)
 	}
 	return out
+}
+
+// try is must for what is asked again until it is so.
+func (r *rig) try(args ...string) (string, error) {
+	r.t.Helper()
+	code, out, talk := r.flotilla("", args...)
+	if code != 0 {
+		return out, fmt.Errorf("flotilla %s: exit code %d\n%s%s", strings.Join(args, " "), code, out, talk)
+	}
+	return out, nil
+}
+
+// tryJSON reads the answer of a command that prints JSON.
+func (r *rig) tryJSON(into any, args ...string) error {
+	r.t.Helper()
+	out, err := r.try(append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(out), into)
 }
 
 // refuses runs a command that must end with a code and say something on standard error, and nothing on standard output.
@@ -430,9 +450,14 @@ func TestDriftCommands(t *testing.T) {
 		}
 		r.repo.Commit(map[string]string{"app/config.yaml": want})
 		r.eventually("the drift ends", func() error {
-			n := len(r.list("--state", "open", "--object", "ConfigMap/app/settings")) + len(r.list(r.on("--object", "ConfigMap/app/settings")...))
-			if n != 0 {
-				return fmt.Errorf("%d open", n)
+			for _, args := range [][]string{{"--state", "open", "--object", "ConfigMap/app/settings"}, r.on("--object", "ConfigMap/app/settings")} {
+				list, err := r.tryList(args...)
+				if err != nil {
+					return err
+				}
+				if len(list) != 0 {
+					return fmt.Errorf("%d open with %v", len(list), args)
+				}
 			}
 			return nil
 		})
@@ -535,7 +560,7 @@ func TestDriftCommands(t *testing.T) {
 		t.Cleanup(func() { r.repo.Do(gitserver.Commit{Delete: []string{"app/more.yaml"}}) })
 		r.eventually("the error is told", func() error {
 			var got struct{ Bundles []api.BundleStatus }
-			if err := json.Unmarshal([]byte(r.must(r.on("status", "-o", "json")...)), &got); err != nil {
+			if err := r.tryJSON(&got, r.on("status")...); err != nil {
 				return err
 			}
 			for _, b := range got.Bundles {
@@ -561,10 +586,11 @@ func TestDriftCommands(t *testing.T) {
 		says := func(want bool, args ...string) {
 			t.Helper()
 			r.eventually(fmt.Sprintf("%v says it: %v", args, want), func() error {
-				if out := r.must(args...); strings.Contains(out, line) != want {
-					return fmt.Errorf("it says\n%s", out)
+				out, err := r.try(args...)
+				if err == nil && strings.Contains(out, line) != want {
+					err = fmt.Errorf("it says\n%s", out)
 				}
-				return nil
+				return err
 			})
 		}
 		annotate(`"ignore"`)
@@ -607,7 +633,7 @@ func TestDriftCommands(t *testing.T) {
 			t.Helper()
 			r.eventually(fmt.Sprintf("history tells %q", want), func() error {
 				var list []struct{ What, Message string }
-				if err := json.Unmarshal([]byte(r.must("history", "--cluster", "one", "--bundle", "brief", "-o", "json")), &list); err != nil {
+				if err := r.tryJSON(&list, "history", "--cluster", "one", "--bundle", "brief"); err != nil {
 					return err
 				}
 				var got []string

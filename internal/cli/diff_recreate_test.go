@@ -20,15 +20,14 @@ func TestDiff_recreates(t *testing.T) {
 			"spec: {template: {spec: {restartPolicy: Never, containers: [{name: m, image: %q}]}}}\n", annotations, image)
 	}
 	a := newAhead(t, map[string]string{"app/bundle.yaml": bundleFile("app", ""), "app/job.yaml": job("one", "")}, "app")
-	uid := func() types.UID {
-		t.Helper()
-		j, err := a.Kube.BatchV1().Jobs(a.NS).Get(t.Context(), "job", metav1.GetOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return j.UID
+	uid := func(ctx context.Context) (types.UID, error) {
+		j, err := a.Kube.BatchV1().Jobs(a.NS).Get(ctx, "job", metav1.GetOptions{})
+		return j.GetUID(), err
 	}
-	before := uid()
+	before, err := uid(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	a.commit(map[string]string{"app/job.yaml": job("two", "")})
 	code, rows, _ := a.diff()
 	a.expect(code, 3, rows, map[string]string{"Job/job": "failed failed"})
@@ -41,16 +40,17 @@ func TestDiff_recreates(t *testing.T) {
 	if why := rows["Job/job"].Reason; !strings.Contains(why, "immutable spec.template") || !strings.Contains(why, api.AnnotationForce) {
 		t.Errorf("the reason is %q", why)
 	}
-	if now := uid(); now != before {
-		t.Errorf("diff recreated the Job: %s, and was %s", now, before)
+	if now, err := uid(t.Context()); err != nil || now != before {
+		t.Errorf("diff recreated the Job: %s (%v), and was %s", now, err, before)
 	}
 
 	a.Start()
-	a.Eventually("the agent has recreated it", func(context.Context) error {
-		if now := uid(); now == before {
-			return fmt.Errorf("it is still %s", now)
+	a.Eventually("the agent has recreated it", func(ctx context.Context) error {
+		now, err := uid(ctx) // none, between the deletion and the creation
+		if err == nil && now == before {
+			err = fmt.Errorf("it is still %s", now)
 		}
-		return nil
+		return err
 	})
 	a.Ready("NS-app", strings.TrimSpace(a.Repo.Git("rev-parse", "main")))
 	a.Stop()

@@ -23,7 +23,7 @@ func TestOrdersAndErrors(t *testing.T) {
 	failed := func(want bool) func() error {
 		return func() error {
 			var got struct{ Bundles []api.BundleStatus }
-			if err := json.Unmarshal([]byte(r.must(r.on("status", "-o", "json")...)), &got); err != nil {
+			if err := r.tryJSON(&got, r.on("status")...); err != nil {
 				return err
 			}
 			for _, b := range got.Bundles {
@@ -77,20 +77,22 @@ func TestOrdersAndErrors(t *testing.T) {
 			t.Fatalf("%d: %s", code, body)
 		}
 		r.eventually("the cluster tells it", func() error {
-			if out := r.must(r.on("status")...); !strings.Contains(out, "INC-9") {
-				return fmt.Errorf("it says\n%s", out)
+			out, err := r.try(r.on("status")...)
+			if err == nil && !strings.Contains(out, "INC-9") {
+				err = fmt.Errorf("it says\n%s", out)
 			}
-			return nil
+			return err
 		})
 		code, body = r.hub.Do(http.MethodPost, "/api/v1/clusters/one/resume", `{"name": ""}`)
 		if code != http.StatusOK || !strings.Contains(string(body), `"done"`) {
 			t.Fatalf("%d: %s", code, body)
 		}
 		r.eventually("it is over", func() error {
-			if out := r.must(r.on("status")...); strings.Contains(out, "INC-9") {
-				return fmt.Errorf("it holds:\n%s", out)
+			out, err := r.try(r.on("status")...)
+			if err == nil && strings.Contains(out, "INC-9") {
+				err = fmt.Errorf("it holds:\n%s", out)
 			}
-			return nil
+			return err
 		})
 		// What the cluster refuses is the answer, too.
 		if code, body = r.hub.Do(http.MethodPost, "/api/v1/clusters/one/suspend", `{"scope": {"all": true}, "reason": "INC-9", "for": "1000h"}`); code < 400 {
@@ -129,10 +131,11 @@ func TestOrdersAndErrors(t *testing.T) {
 				t.Error("the page does not tell it")
 			}
 			r.eventually("status tells it", func() error {
-				if out := r.must(r.on("status")...); !strings.Contains(out, where) {
-					return fmt.Errorf("it says\n%s", out)
+				out, err := r.try(r.on("status")...)
+				if err == nil && !strings.Contains(out, where) {
+					err = fmt.Errorf("it says\n%s", out)
 				}
-				return nil
+				return err
 			})
 			r.eventually("an Event tells it", func() error {
 				list, err := r.kube.CoreV1().Events("").List(t.Context(), metav1.ListOptions{})

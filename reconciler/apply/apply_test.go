@@ -102,7 +102,12 @@ func TestChangedObjectsThatAreAsTheyWereLeftCostOneRequest(t *testing.T) {
 		return actions(res.Changes)
 	}
 	eventually(t, "the Deployment is at rest", func() bool {
-		return r.get("Deployment", "d").Object["status"].(map[string]any)["observedGeneration"] == int64(1)
+		d, err := r.look("Deployment", "d")
+		if err != nil {
+			return false
+		}
+		n, _, _ := unstructured.NestedInt64(d.Object, "status", "observedGeneration")
+		return n == 1
 	})
 	look()
 	pass(docs("2", "i:2", 0)...)

@@ -134,7 +134,7 @@ var resources = map[string]schema.GroupVersionResource{
 
 func (r *rig) get(kind, name string) *unstructured.Unstructured {
 	r.t.Helper()
-	o, err := r.dyn.Resource(resources[kind]).Namespace(r.ns).Get(r.t.Context(), name, metav1.GetOptions{})
+	o, err := r.look(kind, name)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -142,6 +142,11 @@ func (r *rig) get(kind, name string) *unstructured.Unstructured {
 		r.t.Fatal(err)
 	}
 	return o
+}
+
+// look is get for what is asked again until it is so.
+func (r *rig) look(kind, name string) (*unstructured.Unstructured, error) {
+	return r.dyn.Resource(resources[kind]).Namespace(r.ns).Get(r.t.Context(), name, metav1.GetOptions{})
 }
 
 // create makes an object as somebody else.

@@ -67,7 +67,11 @@ func TestRefusedObjectsAreNotSentAgainForTheirNeighbours(t *testing.T) {
 	inv := r.apply(nil, job("one")).Inventory
 	// A refusal holds for the live object as it is, so the Job's controller must be done with it.
 	eventually(t, "the Job is suspended", func() bool {
-		conditions, _, _ := unstructured.NestedSlice(r.get("Job", "j").Object, "status", "conditions")
+		j, err := r.look("Job", "j")
+		if err != nil {
+			return false
+		}
+		conditions, _, _ := unstructured.NestedSlice(j.Object, "status", "conditions")
 		return slices.ContainsFunc(conditions, func(c any) bool {
 			m := c.(map[string]any)
 			return m["type"] == "Suspended" && m["status"] == "True"

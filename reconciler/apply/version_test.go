@@ -1,6 +1,7 @@
 package apply_test
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -84,14 +85,18 @@ func TestVersionThatACRDDrops(t *testing.T) {
 	if in := r.InspectExtra(t.Context(), r.rendered(), left[0].Object); in.Err != nil || in.Live == nil {
 		t.Errorf("an object in a version that is gone: %v, %v", in.Live, in.Err)
 	}
+	var wrong error
 	eventually(t, "what left Git is deleted in the version that there is", func() bool {
 		res := r.Prune(t.Context(), apply.PruneRequest{Bundle: r.bundle, Entries: left})
 		_, err := r.dyn.Resource(now).Get(t.Context(), "left", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) != (len(res.Inventory) == 0) {
-			t.Fatalf("the inventory holds %d, and of the object the API server says: %v", len(res.Inventory), err)
+			wrong = fmt.Errorf("the inventory holds %d, and of the object the API server says: %w", len(res.Inventory), err)
 		}
-		return apierrors.IsNotFound(err)
+		return wrong != nil || apierrors.IsNotFound(err)
 	})
+	if wrong != nil {
+		t.Error(wrong)
+	}
 	none := left[0].Object
 	none.Name = "nobody"
 	if in := r.InspectExtra(t.Context(), r.rendered(), none); in.Err != nil || in.Live != nil {

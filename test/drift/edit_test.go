@@ -137,11 +137,12 @@ func TestServicePorts(t *testing.T) {
 	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/targetPort","value":9090}]`)
 	r.is("svc/web", "spec.ports.0.targetPort", "8080")
 	r.edit("svc/web", `[{"op":"remove","path":"/spec/ports/2"}]`)
-	r.Eventually("the removed port is back", func(context.Context) error {
-		if len(at(r.get("svc/web"), "spec.ports").([]any)) != 3 {
-			return errors.New("it is not")
+	r.Eventually("the removed port is back", func(ctx context.Context) error {
+		svc, err := r.tryGet(ctx, "svc/web")
+		if err == nil && len(at(svc, "spec.ports").([]any)) != 3 {
+			err = errors.New("it is not")
 		}
-		return nil
+		return err
 	})
 	// The new port has the name of ours, and names are unique: ours cannot come back beside it.
 	r.edit("svc/web", `[{"op":"replace","path":"/spec/ports/0/port","value":81}]`)

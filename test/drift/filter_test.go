@@ -39,7 +39,9 @@ var (
 )
 
 // dryRuns is how many the agent has asked for.
-func (r *rig) dryRuns() float64 { return r.metric(`flotilla_dry_run_seconds_count{result="ok"}`) }
+func (r *rig) dryRuns() float64 { return r.metric(dryRunsMetric) }
+
+const dryRunsMetric = `flotilla_dry_run_seconds_count{result="ok"}`
 
 // change patches an object of any resource as a field manager. A patch that begins with "[" is a JSON patch.
 func (r *rig) change(c dynamic.ResourceInterface, manager, name, patch string, sub ...string) {

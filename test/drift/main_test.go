@@ -145,12 +145,17 @@ func (r *rig) resource(object string) (dynamic.ResourceInterface, string) {
 
 func (r *rig) get(object string) *unstructured.Unstructured {
 	r.t.Helper()
-	c, name := r.resource(object)
-	o, err := c.Get(r.t.Context(), name, metav1.GetOptions{})
+	o, err := r.tryGet(r.t.Context(), object)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return o
+}
+
+// tryGet is get for what is asked again until it is so.
+func (r *rig) tryGet(ctx context.Context, object string) (*unstructured.Unstructured, error) {
+	c, name := r.resource(object)
+	return c.Get(ctx, name, metav1.GetOptions{})
 }
 
 // edit patches an object as kubectl edit would: a JSON patch if it begins with "[", else a merge patch.
@@ -362,35 +367,45 @@ func (r *rig) want(want ...string) {
 // metric reads one of the agent's metrics, labels included in the name; 0 if it is not there.
 func (r *rig) metric(name string) float64 {
 	r.t.Helper()
-	res, err := http.Get("http://" + r.listen + "/metrics")
+	f, err := r.tryMetric(r.t.Context(), name)
 	if err != nil {
 		r.t.Fatal(err)
+	}
+	return f
+}
+
+// tryMetric is metric for what is asked again until it is so.
+func (r *rig) tryMetric(ctx context.Context, name string) (float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.listen+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		r.t.Fatal(err)
+		return 0, err
 	}
 	for line := range bytes.Lines(body) {
 		if v, ok := strings.CutPrefix(string(line), name+" "); ok {
-			f, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			return f
+			return strconv.ParseFloat(strings.TrimSpace(v), 64)
 		}
 	}
-	return 0
+	return 0, nil
 }
 
 // metricIs waits until a metric has a value.
 func (r *rig) metricIs(name string, want float64) {
 	r.t.Helper()
-	r.Eventually(fmt.Sprintf("%s is %v", name, want), func(context.Context) error {
-		if got := r.metric(name); got != want {
-			return fmt.Errorf("%s is %v", name, got)
+	r.Eventually(fmt.Sprintf("%s is %v", name, want), func(ctx context.Context) error {
+		got, err := r.tryMetric(ctx, name)
+		if err == nil && got != want {
+			err = fmt.Errorf("%s is %v", name, got)
 		}
-		return nil
+		return err
 	})
 }
 

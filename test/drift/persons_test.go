@@ -49,7 +49,11 @@ func (r *rig) stamped(hands *rig, user string) (mark string) {
 		if err := hands.tryEdit(ctx, "kubectl-annotate", "cm/mark", fmt.Sprintf(`{"metadata":{"annotations":{"x":"%d"}}}`, time.Now().UnixNano())); err != nil {
 			return err
 		}
-		a := r.get("cm/mark").GetAnnotations()
+		m, err := r.tryGet(ctx, "cm/mark")
+		if err != nil {
+			return err
+		}
+		a := m.GetAnnotations()
 		if mark = string(b); a[api.AnnotationLastEditor] != user || !strings.HasSuffix(a[api.AnnotationLastEditorFrom], "/"+mark) {
 			return errors.New("not yet")
 		}

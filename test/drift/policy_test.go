@@ -597,8 +597,12 @@ func TestAutoscalerInGit(t *testing.T) {
 	r.stays("deploy/web", "spec.replicas", "5")
 	r.drifted(0)
 	r.edit("deploy/web", `{"spec":{"replicas":9}}`)
-	r.Eventually("replicas outside the bounds are corrected", func(context.Context) error {
-		if n := fmt.Sprint(at(r.get("deploy/web"), "spec.replicas")); n != "3" && n != "6" {
+	r.Eventually("replicas outside the bounds are corrected", func(ctx context.Context) error {
+		web, err := r.tryGet(ctx, "deploy/web")
+		if err != nil {
+			return err
+		}
+		if n := fmt.Sprint(at(web, "spec.replicas")); n != "3" && n != "6" {
 			return errors.New(n)
 		}
 		return nil

@@ -119,8 +119,12 @@ spec: {variables: {environment: prod, region: eu, cluster_domain: one.example.co
 		t.Fatal(err)
 	}
 	runs, since := ordered, time.Now()
-	r.Eventually("all was looked at again", func(context.Context) error {
-		if now := r.dryRuns(); now != runs {
+	r.Eventually("all was looked at again", func(ctx context.Context) error {
+		now, err := r.tryMetric(ctx, dryRunsMetric)
+		if err != nil {
+			return err
+		}
+		if now != runs {
 			runs, since = now, time.Now()
 		}
 		if runs == ordered || time.Since(since) < 3*time.Second {

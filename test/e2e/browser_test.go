@@ -13,7 +13,7 @@ import (
 // A drift appears on the dashboard without reloading, with its field, both values and who it was: a mark that a reload would wipe is still there.
 func TestBrowser_driftAppearsWithoutReloading(t *testing.T) {
 	suspend(t, "prod-eu", "--bundle", "podinfo", "--for", "10m", "--reason", "INC-3")
-	want, err := replicas(t.Context(), t, "prod-eu")
+	want, err := replicas(t.Context(), kube(t, "prod-eu"))
 	if err != nil {
 		t.Fatal(err)
 	}

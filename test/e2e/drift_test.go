@@ -11,6 +11,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
@@ -40,9 +41,8 @@ func kubectlScale(t *testing.T, cluster string, replicas int) {
 	}
 }
 
-func replicas(ctx context.Context, t *testing.T, cluster string) (int, error) {
-	t.Helper()
-	d, err := kube(t, cluster).AppsV1().Deployments("podinfo").Get(ctx, "podinfo", metav1.GetOptions{})
+func replicas(ctx context.Context, cluster kubernetes.Interface) (int, error) {
+	d, err := cluster.AppsV1().Deployments("podinfo").Get(ctx, "podinfo", metav1.GetOptions{})
 	if err != nil {
 		return 0, err
 	}
@@ -51,8 +51,10 @@ func replicas(ctx context.Context, t *testing.T, cluster string) (int, error) {
 
 // replicasAre asks that podinfo has so many replicas.
 func replicasAre(t *testing.T, cluster string, want int) func(context.Context) error {
+	t.Helper()
+	k := kube(t, cluster)
 	return func(ctx context.Context) error {
-		got, err := replicas(ctx, t, cluster)
+		got, err := replicas(ctx, k)
 		if err == nil && got != want {
 			err = fmt.Errorf("podinfo on %s has %d replicas, want %d", cluster, got, want)
 		}
@@ -83,7 +85,7 @@ func ofObject(kind, name string) func(api.Episode) bool {
 }
 
 func TestDrift_editIsSeenExplainedAndCorrected(t *testing.T) {
-	want, err := replicas(t.Context(), t, "prod-us")
+	want, err := replicas(t.Context(), kube(t, "prod-us"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +146,7 @@ func TestDrift_undeclaredAnnotationIsLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := replicas(t.Context(), t, "prod-us")
+	want, err := replicas(t.Context(), kube(t, "prod-us"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +174,8 @@ func TestDrift_undeclaredAnnotationIsLeftAlone(t *testing.T) {
 // suspend breaks glass on a cluster. Whatever becomes of the test, the next one finds podinfo as it was before.
 func suspend(t *testing.T, name string, args ...string) {
 	t.Helper()
-	want, err := replicas(t.Context(), t, name)
+	k := kube(t, name)
+	want, err := replicas(t.Context(), k)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +188,7 @@ func suspend(t *testing.T, name string, args ...string) {
 			t.Errorf("resume: %v\n%s", err, out)
 		}
 		for {
-			got, err := replicas(ctx, t, name)
+			got, err := replicas(ctx, k)
 			if err == nil && got == want {
 				return
 			}
@@ -201,11 +204,11 @@ func suspend(t *testing.T, name string, args ...string) {
 
 func TestSuspend_onlyThere(t *testing.T) {
 	c := cluster(t, "prod-eu")
-	there, err := replicas(t.Context(), t, "prod-eu")
+	there, err := replicas(t.Context(), kube(t, "prod-eu"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	elsewhere, err := replicas(t.Context(), t, "prod-us")
+	elsewhere, err := replicas(t.Context(), kube(t, "prod-us"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +234,7 @@ func TestSuspend_onlyThere(t *testing.T) {
 		t.Fatalf("episode is %+v", e)
 	}
 	eventually(t, "the other cluster goes on", replicasAre(t, "prod-us", elsewhere))
-	if got, err := replicas(t.Context(), t, "prod-eu"); err != nil || got != there+2 {
+	if got, err := replicas(t.Context(), kube(t, "prod-eu")); err != nil || got != there+2 {
 		t.Fatalf("prod-eu has %d replicas (%v), and is suspended with %d", got, err, there+2)
 	}
 	flotilla(t, "resume", "--kubeconfig", c.Kubeconfig, "--bundle", "podinfo", "--yes")
@@ -239,7 +242,7 @@ func TestSuspend_onlyThere(t *testing.T) {
 }
 
 func TestSuspend_expires(t *testing.T) {
-	want, err := replicas(t.Context(), t, "prod-eu")
+	want, err := replicas(t.Context(), kube(t, "prod-eu"))
 	if err != nil {
 		t.Fatal(err)
 	}

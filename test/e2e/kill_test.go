@@ -83,7 +83,7 @@ const podinfo = "Deployment/podinfo/podinfo"
 
 func TestKill_agentReportsWhatItMissed(t *testing.T) {
 	before := versions(t, "staging-eu")
-	want, err := replicas(t.Context(), t, "staging-eu")
+	want, err := replicas(t.Context(), kube(t, "staging-eu"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestKill_agentReportsWhatItMissed(t *testing.T) {
 
 func TestKill_hubLosesNoReport(t *testing.T) {
 	before := versions(t, "prod-us")
-	want, err := replicas(t.Context(), t, "prod-us")
+	want, err := replicas(t.Context(), kube(t, "prod-us"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestDemo_inTheSameDirectory(t *testing.T) {
 
 func TestKill_gitServerKeepsTheLastGoodState(t *testing.T) {
 	before := versions(t, "prod-eu")
-	want, err := replicas(t.Context(), t, "prod-eu")
+	want, err := replicas(t.Context(), kube(t, "prod-eu"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -233,8 +233,9 @@ func promised(t *testing.T, what string, begun time.Time, limit time.Duration) {
 // told waits until the cluster holds an Event of the agent with a reason, about an object.
 func told(t *testing.T, cluster, reason, kind, name string) {
 	t.Helper()
+	events := kube(t, cluster).CoreV1().Events("")
 	eventually(t, fmt.Sprintf("an Event %s about %s/%s", reason, kind, name), func(ctx context.Context) error {
-		list, err := kube(t, cluster).CoreV1().Events("").List(ctx, metav1.ListOptions{
+		list, err := events.List(ctx, metav1.ListOptions{
 			FieldSelector: "reportingComponent=flotilla.dev/agent,reason=" + reason,
 		})
 		if err != nil {

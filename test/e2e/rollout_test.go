@@ -9,6 +9,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/flotilla-fleet/flotilla/hub/view"
 )
@@ -16,9 +17,8 @@ import (
 const prodOverlay = "apps/podinfo/overlays/prod/kustomization.yaml"
 
 // image returns podinfo's image on a cluster.
-func image(ctx context.Context, t *testing.T, cluster string) (string, error) {
-	t.Helper()
-	d, err := kube(t, cluster).AppsV1().Deployments("podinfo").Get(ctx, "podinfo", metav1.GetOptions{})
+func image(ctx context.Context, cluster kubernetes.Interface) (string, error) {
+	d, err := cluster.AppsV1().Deployments("podinfo").Get(ctx, "podinfo", metav1.GetOptions{})
 	if err != nil {
 		return "", err
 	}
@@ -40,7 +40,7 @@ func onRevision(cluster, revision string) func(context.Context) error {
 }
 
 func TestRollout_prodOnly(t *testing.T) {
-	before, err := image(t.Context(), t, "staging-eu")
+	before, err := image(t.Context(), kube(t, "staging-eu"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,8 +52,9 @@ func TestRollout_prodOnly(t *testing.T) {
 	revision := push(t, "Roll out podinfo 6.99.0 to production", map[string]string{prodOverlay: changed})
 	pushed := time.Now()
 	for _, name := range []string{"prod-eu", "prod-us"} {
+		k := kube(t, name)
 		eventually(t, name+" runs the new image", func(ctx context.Context) error {
-			got, err := image(ctx, t, name)
+			got, err := image(ctx, k)
 			if err == nil && !strings.HasSuffix(got, ":6.99.0") {
 				err = fmt.Errorf("%s runs %s", name, got)
 			}
@@ -66,7 +67,7 @@ func TestRollout_prodOnly(t *testing.T) {
 	}
 	promised(t, "the hub shows the new revision everywhere", pushed, liveWithin)
 	told(t, "prod-eu", "Applied", "BundleDeployment", "podinfo")
-	if after, err := image(t.Context(), t, "staging-eu"); err != nil || after != before {
+	if after, err := image(t.Context(), kube(t, "staging-eu")); err != nil || after != before {
 		t.Fatalf("staging-eu went from %s to %s (%v), and should not have moved", before, after, err)
 	}
 }
@@ -86,7 +87,7 @@ func TestRollout_badFileKeepsTheLastGoodState(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := image(t.Context(), t, "prod-eu"); err != nil {
+	if _, err := image(t.Context(), kube(t, "prod-eu")); err != nil {
 		t.Fatalf("podinfo must still be there: %v", err)
 	}
 	told(t, "prod-eu", "Failed", "BundleDeployment", "podinfo")

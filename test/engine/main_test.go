@@ -125,11 +125,16 @@ func isGone(err error) error {
 // get reads a ConfigMap.
 func (r *rig) get(name string) *corev1.ConfigMap {
 	r.t.Helper()
-	m, err := r.Kube.CoreV1().ConfigMaps(r.NS).Get(r.t.Context(), name, metav1.GetOptions{})
+	m, err := r.tryGet(r.t.Context(), name)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	return m
+}
+
+// tryGet is get for what is asked again until it is so.
+func (r *rig) tryGet(ctx context.Context, name string) (*corev1.ConfigMap, error) {
+	return r.Kube.CoreV1().ConfigMaps(r.NS).Get(ctx, name, metav1.GetOptions{})
 }
 
 // same fails the test unless a ConfigMap is untouched.

@@ -57,13 +57,16 @@ func TestObject_movedBetweenBundles(t *testing.T) {
 	uids := map[string]types.UID{"x": r.get("x").UID, "y": r.get("y").UID}
 	belongs := func(name, bundle string) {
 		t.Helper()
-		r.Eventually(name+" belongs to "+bundle, func(context.Context) error {
-			m := r.get(name)
+		r.Eventually(name+" belongs to "+bundle, func(ctx context.Context) error {
+			m, err := r.tryGet(ctx, name)
+			if err != nil {
+				return err
+			}
 			if want := apply.ApplySetID(r.NS + "-" + bundle); m.Labels[api.LabelPartOf] != want {
 				return fmt.Errorf("it belongs to %s", m.Labels[api.LabelBundle])
 			}
 			if m.UID != uids[name] {
-				t.Fatalf("%s was made anew", name)
+				return fmt.Errorf("%s was made anew", name)
 			}
 			return nil
 		})
@@ -345,7 +348,7 @@ func TestReport_ofMuchDriftIsBounded(t *testing.T) {
 		}
 		for _, e := range report.Drift {
 			if e.Object.Name == "" || len(e.Fields) == 0 || len(e.Fields)+e.FieldsOmitted != keys || e.Outcome != api.OutcomeReported {
-				t.Fatalf("an episode of the report is %+v", e)
+				return fmt.Errorf("an episode of the report is %+v", e)
 			}
 		}
 		if n := len(report.Drift); n == 0 || n+report.DriftOmitted != objects {
@@ -387,10 +390,11 @@ func TestTakeOver_fromKubectlAndHelm(t *testing.T) {
 	}
 	// A field that leaves Git leaves the cluster, whoever had set it before.
 	r.Commit(files{"a/helm.yaml": strings.Replace(configMap("helm", "x"), `data: {key: "x"}`, `data: {new: "x"}`, 1)})
-	r.Eventually("a field that left Git is gone", func(context.Context) error {
-		if m := r.get("helm"); m.Data["new"] != "x" || len(m.Data) != 1 {
-			return fmt.Errorf("%v", m.Data)
+	r.Eventually("a field that left Git is gone", func(ctx context.Context) error {
+		m, err := r.tryGet(ctx, "helm")
+		if err == nil && (m.Data["new"] != "x" || len(m.Data) != 1) {
+			err = fmt.Errorf("%v", m.Data)
 		}
-		return nil
+		return err
 	})
 }

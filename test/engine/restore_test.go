@@ -26,11 +26,12 @@ func TestRestore_editsAndDeletedFields(t *testing.T) {
 	r.patch("x", `{"data":{"key":"two"}}`)
 	r.value("x", "one")
 	r.patch("x", `{"data":null,"metadata":{"annotations":{"team":null}}}`)
-	r.Eventually("deleted fields are back", func(context.Context) error {
-		if m := r.get("x"); m.Data["key"] != "one" || m.Annotations["team"] != "red" {
-			return fmt.Errorf("%v %v", m.Data, m.Annotations)
+	r.Eventually("deleted fields are back", func(ctx context.Context) error {
+		m, err := r.tryGet(ctx, "x")
+		if err == nil && (m.Data["key"] != "one" || m.Annotations["team"] != "red") {
+			err = fmt.Errorf("%v %v", m.Data, m.Annotations)
 		}
-		return nil
+		return err
 	})
 	if _, err := r.Kube.AppsV1().Deployments(r.NS).Patch(t.Context(), "web", types.JSONPatchType,
 		[]byte(`[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"main:2"}]`), metav1.PatchOptions{}); err != nil {
@@ -192,7 +193,7 @@ func TestExtra_namespacesAreNeverDeleted(t *testing.T) {
 				continue
 			}
 			if e.Object.Name != r.NS+"-extra" || e.Class != api.ClassExtra {
-				t.Fatalf("an episode of a Namespace: %+v", e)
+				return fmt.Errorf("an episode of a Namespace: %+v", e)
 			}
 			if e.Outcome != api.OutcomeFailed || !strings.Contains(e.Error, "delete it by hand") {
 				return fmt.Errorf("it is %s: %s", e.Outcome, e.Error)
@@ -221,8 +222,11 @@ func TestLabel_strippedByHandIsPutBack(t *testing.T) {
 	uid := r.get("x").UID
 	labelled := func(what string) {
 		t.Helper()
-		r.Eventually(what, func(context.Context) error {
-			m := r.get("x")
+		r.Eventually(what, func(ctx context.Context) error {
+			m, err := r.tryGet(ctx, "x")
+			if err != nil {
+				return err
+			}
 			for k, v := range markers(r.NS + "-a") {
 				if m.Labels[k] != v {
 					return fmt.Errorf("label %s is %q", k, m.Labels[k])
