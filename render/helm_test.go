@@ -73,10 +73,12 @@ func TestHelm_substitute(t *testing.T) {
     valuesFiles: [v.yaml]
     values:
       a: ${color}
-      n: "${n:-3}"
+      num: "${n:-3}"
       i: ${n:-3}
+      off: ${metrics:-off}
+      country: "${country:-no}"
 `, "h/v.yaml", "b: ${color}-file\n",
-		"h/chart/templates/more.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more}\ndata: {script: 'echo ${HOME}', n: {{ kindOf .Values.n }}, i: {{ kindOf .Values.i }} }\n")
+		"h/chart/templates/more.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more}\ndata: {script: 'echo ${HOME}', num: {{ kindOf .Values.num }}, i: {{ kindOf .Values.i }}, metrics: {{ .Values.false | quote }}, country: {{ .Values.country | quote }} }\n")
 	out, err := renderFiles(t, files, "one")
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +91,7 @@ func TestHelm_substitute(t *testing.T) {
 	if data["a"] != "blue" || data["b"] != "blue-file" {
 		t.Errorf("got %v", data)
 	}
-	if diff := cmp.Diff(map[string]any{"script": "echo ${HOME}", "n": "string", "i": "int64"}, field(t, h.Objects[1], "data")); diff != "" {
+	if diff := cmp.Diff(map[string]any{"script": "echo ${HOME}", "num": "string", "i": "float64", "metrics": "false", "country": "no"}, field(t, h.Objects[1], "data")); diff != "" {
 		t.Error(diff)
 	}
 	out, err = renderFiles(t, files.With("h/v.yaml", "b: x\nc: ${nope}\n"), "one")
@@ -145,9 +147,9 @@ func TestHelm_errors(t *testing.T) {
 		{"output that is no YAML", spec, []string{"h/chart/templates/x.yaml", "a: b\n c: d\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 2}, "the line is that of the rendered output"},
 		{"output without kind", spec, []string{"h/chart/templates/x.yaml", "a: b\n"}, api.Error{File: "h/chart/templates/x.yaml", Line: 1, Field: "apiVersion"}, "has no apiVersion"},
 		{
-			"schema", "{helm: {chart: ./chart, values: {n: {m: x}}}}",
-			[]string{"h/chart/values.schema.json", `{"properties": {"n": {"properties": {"m": {"type": "integer"}}}}}`},
-			api.Error{File: "h/chart/values.schema.json", Field: "values.n.m"},
+			"schema", "{helm: {chart: ./chart, values: {num: {m: x}}}}",
+			[]string{"h/chart/values.schema.json", `{"properties": {"num": {"properties": {"m": {"type": "integer"}}}}}`},
+			api.Error{File: "h/chart/values.schema.json", Field: "values.num.m"},
 			"got string, want integer",
 		},
 		{"schema from elsewhere", spec, []string{"h/chart/values.schema.json", `{"properties": {"n": {"$ref": "https://example.com/x.json"}}}`}, api.Error{File: "h/chart/values.schema.json"}, "only references within the file"},

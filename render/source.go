@@ -1,6 +1,7 @@
 package render
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -132,7 +133,11 @@ func (b resolved) node(keys ...string) *yaml.Node {
 	if err != nil || len(docs) == 0 {
 		return nil
 	}
-	n := docs[0].Node
+	return nodeAt(docs[0].Node, keys...)
+}
+
+// nodeAt finds what is below a path of keys and indexes; nil if nothing is.
+func nodeAt(n *yaml.Node, keys ...string) *yaml.Node {
 	for _, k := range keys {
 		if n != nil && n.Kind == yaml.SequenceNode {
 			i := 0
@@ -290,32 +295,42 @@ func valuesFile(p *pass, v *view, b resolved, field, file string) (map[string]an
 	case 0:
 		return nil, nil
 	case 1:
-		return valuesOf(p, b, docs[0])
+		return valuesOf(p, b, docs[0], data)
 	}
 	return nil, b.errorf(field, "the values file %q holds more than one document", file)
 }
 
-// inlineValues reads values from the bundle's file itself where it knows how they are quoted.
+// inlineValues reads values from the bundle's file itself, for Helm reads them otherwise than we read the rest of it.
 func inlineValues(p *pass, b resolved, decoded map[string]any, keys ...string) (map[string]any, error) {
 	if len(decoded) == 0 {
 		return nil, nil
 	}
-	return valuesOf(p, b, manifest.Document{File: b.file, Node: b.node(keys...)})
-}
-
-func valuesOf(p *pass, b resolved, d manifest.Document) (map[string]any, error) {
-	if b.spec.Substitute {
-		if err := d.Substitute(p.variables); err != nil {
-			return nil, err
-		}
-	}
-	v, err := d.Value()
+	docs, err := manifest.Parse(b.file, b.data)
 	if err != nil {
 		return nil, err
 	}
-	m, ok := v.(map[string]any)
-	if !ok {
+	return valuesOf(p, b, docs[0], b.data, keys...)
+}
+
+// valuesOf reads the values below a path of keys of a document, and data is its text.
+// We check them and put in the variables; how a scalar is understood is Helm's affair.
+func valuesOf(p *pass, b resolved, whole manifest.Document, data []byte, keys ...string) (map[string]any, error) {
+	d := manifest.Document{File: whole.File, Node: nodeAt(whole.Node, keys...)}
+	if b.spec.Substitute && bytes.Contains(data, []byte("${")) {
+		if err := d.SubstituteWhere(p.variables, helm.Boolean); err != nil {
+			return nil, err
+		}
+		var err error
+		if data, err = yaml.Marshal(whole.Node); err != nil {
+			return nil, fmt.Errorf("write %q with its variables: %w", d.File, err)
+		}
+	}
+	v, err := d.Value() // keys that occur twice, aliases without bound
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := v.(map[string]any); !ok {
 		return nil, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: d.File, Line: d.Line(), Err: errors.New("values are a mapping")}
 	}
-	return m, nil
+	return helm.Values(d.File, data, keys...)
 }

@@ -77,7 +77,10 @@ func chartObjects(rendered helm.Output) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	out := Result{Objects: objects}
+	out := Result{Objects: objects, Warnings: rendered.Warnings}
+	for _, r := range rendered.Repeated {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s: key %q occurs twice in one mapping, and the last one counts (the line is that of the rendered output)", r, r.Key))
+	}
 	for _, h := range rendered.Hooks {
 		objs, err := manifest.Objects([]manifest.Document{h.Document}, nil)
 		if err != nil {

@@ -8,6 +8,7 @@ package helm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -178,6 +179,10 @@ type Output struct {
 	Random []Position
 	// Clocked names the templates that use the time.
 	Clocked []Position
+	// Repeated are keys that a mapping has twice.
+	Repeated []Repeated
+	// Warnings tell what of the chart has no effect.
+	Warnings []string
 }
 
 // Hook is a document that is run rather than kept.
@@ -229,11 +234,11 @@ func Render(req Request) (Output, error) {
 	}
 	var out Output
 	for _, crd := range ch.CRDObjects() {
-		docs, err := manifest.Parse(path.Join(where, strings.TrimPrefix(crd.Filename, ch.Name()+"/")), crd.File.Data)
+		docs, twice, err := documents(path.Join(where, strings.TrimPrefix(crd.Filename, ch.Name()+"/")), string(crd.File.Data))
 		if err != nil {
 			return Output{}, err
 		}
-		out.CRDs = append(out.CRDs, docs...)
+		out.CRDs, out.Repeated = append(out.CRDs, docs...), append(out.Repeated, twice...)
 	}
 	if err := out.collect(rendered, where, ch.Name()); err != nil {
 		return Output{}, err
@@ -354,7 +359,8 @@ func (o *Output) collect(rendered map[string]string, where, name string) error {
 			continue
 		}
 		file := path.Join(where, strings.TrimPrefix(f, name+"/"))
-		docs, err := manifest.Parse(file, []byte(rendered[f]))
+		docs, twice, err := documents(file, rendered[f])
+		o.Repeated = append(o.Repeated, twice...)
 		if err != nil {
 			if e, ok := errors.AsType[*api.Error](err); ok {
 				e.Hint = "the line is that of the rendered output"
@@ -362,54 +368,70 @@ func (o *Output) collect(rendered map[string]string, where, name string) error {
 			return err
 		}
 		for _, d := range docs {
-			if err := o.add(d); err != nil {
-				return err
-			}
+			o.add(d)
 		}
 	}
 	slices.SortStableFunc(o.Hooks, func(a, b Hook) int { return a.Weight - b.Weight })
 	return nil
 }
 
-func (o *Output) add(d manifest.Document) error {
-	annotations := manifest.Get(d.Node, "metadata", "annotations")
-	words := manifest.Get(annotations, AnnotationHook)
-	if words == nil || words.Value == "" {
+func (o *Output) add(d manifest.Document) {
+	annotations := annotationsOf(d)
+	words, isHook := annotations[AnnotationHook]
+	if !isHook {
 		o.Documents = append(o.Documents, d)
-		return nil
+		return
 	}
-	h := Hook{Document: d, Phases: phases(words.Value)}
+	h := Hook{Document: d}
+	var unknown string
+	if h.Phases, unknown = phases(words); unknown != "" {
+		o.Warnings = append(o.Warnings, fmt.Sprintf("%s:%d: left out, for %s names %q, which is no moment of Helm's", d.File, d.Line(), AnnotationHook, unknown))
+		return
+	}
 	if len(h.Phases) == 0 {
-		return nil // a test, or a rollback, which is never run
+		return // a test, or a rollback, which is never run
 	}
-	if w := manifest.Get(annotations, AnnotationHookWeight); w != nil && w.Value != "" {
-		n, err := strconv.Atoi(w.Value)
+	if w := annotations[AnnotationHookWeight]; w != "" {
+		n, err := strconv.Atoi(w)
 		if err != nil {
-			e := failed(d.File, fmt.Errorf("the hook's weight %q is not a number", w.Value))
-			e.Line, e.Field = w.Line, AnnotationHookWeight
-			return e
+			o.Warnings = append(o.Warnings, fmt.Sprintf("%s:%d: %s is %q, which is no number, and so 0", d.File, d.Line(), AnnotationHookWeight, w))
 		}
 		h.Weight = n
 	}
-	if p := manifest.Get(annotations, AnnotationDeletePolicy); p != nil {
-		h.DeletePolicies = splitWords(p.Value)
-	}
+	h.DeletePolicies = splitWords(annotations[AnnotationDeletePolicy])
 	if len(h.DeletePolicies) == 0 {
 		h.DeletePolicies = []string{"before-hook-creation"} // Helm's default
 	}
 	o.Hooks = append(o.Hooks, h)
-	return nil
 }
 
-func phases(words string) []api.HookPhase {
-	var out []api.HookPhase
-	for _, w := range splitWords(words) {
-		switch p := api.HookPhase(w); p {
-		case api.HookPreInstall, api.HookPreUpgrade, api.HookPostInstall, api.HookPostUpgrade, api.HookPreDelete, api.HookPostDelete:
-			out = append(out, p)
+// annotationsOf are a document's annotations, as Helm reads them: whatever is no text becomes one.
+func annotationsOf(d manifest.Document) map[string]string {
+	metadata, _ := d.Decoded["metadata"].(map[string]any)
+	annotations, _ := metadata["annotations"].(map[string]any)
+	out := make(map[string]string, len(annotations))
+	for k, v := range annotations {
+		if v == nil {
+			v = ""
 		}
+		out[k] = fmt.Sprint(v)
 	}
 	return out
+}
+
+// phases are the moments at which a hook runs; a rollback and a test never come. As in Helm, one unknown word spoils all.
+func phases(words string) (known []api.HookPhase, unknown string) {
+	for word := range strings.SplitSeq(words, ",") {
+		word = strings.ToLower(strings.TrimSpace(word))
+		switch p := api.HookPhase(word); p {
+		case api.HookPreInstall, api.HookPreUpgrade, api.HookPostInstall, api.HookPostUpgrade, api.HookPreDelete, api.HookPostDelete:
+			known = append(known, p)
+		case "pre-rollback", "post-rollback", "test", "test-success":
+		default:
+			return nil, cmp.Or(word, "nothing")
+		}
+	}
+	return known, ""
 }
 
 func splitWords(s string) []string {

@@ -21,6 +21,9 @@ type Document struct {
 	// File is where it comes from; Line offsets are those of the nodes.
 	File string
 	Node *yaml.Node
+	// Decoded is the document as another reading than ours decoded it, with the types that Value has; nil means ours.
+	// The nodes then serve errors only.
+	Decoded map[string]any
 }
 
 // Line is where the document begins; 0 if that is not known.
@@ -53,6 +56,7 @@ func Parse(file string, data []byte) ([]Document, error) {
 			data = b.Bytes()
 		}
 	}
+	data = withoutMarks(data)
 	var docs []Document
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
@@ -73,6 +77,23 @@ func Parse(file string, data []byte) ([]Document, error) {
 		}
 		docs = append(docs, Document{File: file, Node: root})
 	}
+}
+
+const byteOrderMark = "\xef\xbb\xbf"
+
+// markBefore and markBehind find byte order marks where a document begins that is not the first: before a separator,
+// as files leave it that are put one behind another, and behind one. Nothing but separators stands there in a stream.
+var (
+	markBefore = regexp.MustCompile(`(?m)^\x{FEFF}(---(?:\s|$))`)
+	markBehind = regexp.MustCompile(`(?m)^(---[^\n]*\n)\x{FEFF}`)
+)
+
+// withoutMarks takes byte order marks off the documents behind the first, whose own the parser knows.
+func withoutMarks(data []byte) []byte {
+	if bytes.LastIndex(data, []byte(byteOrderMark)) <= 0 {
+		return data
+	}
+	return markBehind.ReplaceAll(markBefore.ReplaceAll(data, []byte("$1")), []byte("$1"))
 }
 
 var yamlLine = regexp.MustCompile(`line (\d+): `)
@@ -114,6 +135,50 @@ func resolve(n *yaml.Node) *yaml.Node {
 		n = n.Alias
 	}
 	return n
+}
+
+// at returns what is below a path of keys, by the reading that decoded the document; nil if nothing is.
+func (d Document) at(keys ...string) any {
+	var v any = d.Decoded
+	for _, key := range keys {
+		m, ok := v.(map[string]any)
+		if !ok {
+			return nil
+		}
+		v = m[key]
+	}
+	return v
+}
+
+// text is the scalar below a path of keys; empty if there is none.
+func (d Document) text(keys ...string) string {
+	if d.Decoded == nil {
+		return text(Get(d.Node, keys...))
+	}
+	switch v := d.at(keys...).(type) {
+	case nil, map[string]any, []any:
+		return ""
+	default:
+		return fmt.Sprint(v)
+	}
+}
+
+// isString reports whether a text is below a path of keys.
+func (d Document) isString(keys ...string) bool {
+	if d.Decoded == nil {
+		n := Get(d.Node, keys...)
+		return n != nil && n.ShortTag() == "!!str"
+	}
+	_, ok := d.at(keys...).(string)
+	return ok
+}
+
+// has reports whether anything is below a path of keys.
+func (d Document) has(keys ...string) bool {
+	if d.Decoded == nil {
+		return Get(d.Node, keys...) != nil
+	}
+	return d.at(keys...) != nil
 }
 
 func text(n *yaml.Node) string {

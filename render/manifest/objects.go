@@ -47,29 +47,68 @@ func (d Document) expand(depth int, budget *int) ([]Document, error) {
 	if d.Node.Kind != yaml.MappingNode {
 		return nil, d.errorf(nil, "", "the document is not an object: it has no apiVersion and kind")
 	}
-	items := Get(d.Node, "items")
-	kind := text(Get(d.Node, "kind"))
-	if !strings.HasSuffix(kind, "List") || (kind != "List" && (items == nil || Get(d.Node, "metadata", "name") != nil)) {
+	kind := d.text("kind")
+	if !strings.HasSuffix(kind, "List") || (kind != "List" && (!d.has("items") || d.has("metadata", "name"))) {
 		return []Document{d}, nil
 	}
 	if depth > 2 {
 		return nil, d.errorf(nil, "items", "lists are nested too deeply")
 	}
-	if items == nil {
-		return nil, nil
-	}
-	if items.Kind != yaml.SequenceNode {
-		return nil, d.errorf(items, "items", "is not a list")
+	items, err := d.items()
+	if err != nil {
+		return nil, err
 	}
 	var out []Document
-	for _, n := range items.Content {
-		sub, err := Document{File: d.File, Node: resolve(n)}.expand(depth+1, budget)
+	for _, item := range items {
+		sub, err := item.expand(depth+1, budget)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, sub...)
 	}
 	return out, nil
+}
+
+// items are the documents of a List.
+func (d Document) items() ([]Document, error) {
+	list := Get(d.Node, "items")
+	if !d.has("items") {
+		return nil, nil
+	}
+	var decoded []any
+	if d.Decoded != nil {
+		var ok bool
+		if decoded, ok = d.Decoded["items"].([]any); !ok {
+			return nil, d.errorf(list, "items", "is not a list")
+		}
+	} else if list.Kind != yaml.SequenceNode {
+		return nil, d.errorf(list, "items", "is not a list")
+	}
+	if list == nil { // a merge brought it
+		list = &yaml.Node{}
+	}
+	var out []Document
+	for i := range max(len(decoded), len(list.Content)) {
+		item := Document{File: d.File, Node: d.Node}
+		if i < len(list.Content) {
+			item.Node = resolve(list.Content[i])
+		}
+		if d.Decoded != nil {
+			if item.Decoded = mappingAt(decoded, i); item.Decoded == nil {
+				return nil, d.errorf(item.Node, "items", "an item is not an object")
+			}
+		}
+		out = append(out, item)
+	}
+	return out, nil
+}
+
+func mappingAt(list []any, i int) map[string]any {
+	if i >= len(list) {
+		return nil
+	}
+	m, _ := list[i].(map[string]any)
+	return m
 }
 
 func (d Document) object(vars Variables, budget *int) (Object, error) {
@@ -79,17 +118,16 @@ func (d Document) object(vars Variables, budget *int) (Object, error) {
 		}
 	}
 	for _, field := range []string{"apiVersion", "kind"} {
-		n := Get(d.Node, field)
-		if text(n) == "" {
+		if d.text(field) == "" {
 			return Object{}, d.missing(field)
 		}
-		if n.ShortTag() != "!!str" {
-			return Object{}, d.errorf(n, field, "is not a string")
+		if !d.isString(field) {
+			return Object{}, d.errorf(Get(d.Node, field), field, "is not a string")
 		}
 	}
-	if text(Get(d.Node, "metadata", "name")) == "" {
+	if d.text("metadata", "name") == "" {
 		e := d.missing("metadata.name")
-		if Get(d.Node, "metadata", "generateName") != nil {
+		if d.has("metadata", "generateName") {
 			e.Hint = "generateName would make a new object at every apply: give it a name"
 		}
 		return Object{}, e
@@ -119,7 +157,7 @@ func (d Document) missing(field string) *api.Error {
 
 // describe names the object as far as it can be told.
 func (d Document) describe() string {
-	kind, name := text(Get(d.Node, "kind")), text(Get(d.Node, "metadata", "name"))
+	kind, name := d.text("kind"), d.text("metadata", "name")
 	switch {
 	case kind == "" && name == "":
 		return ""
@@ -128,7 +166,7 @@ func (d Document) describe() string {
 	case name == "":
 		return "a " + kind
 	}
-	if ns := text(Get(d.Node, "metadata", "namespace")); ns != "" {
+	if ns := d.text("metadata", "namespace"); ns != "" {
 		name = ns + "/" + name
 	}
 	return kind + "/" + name
@@ -150,11 +188,8 @@ func (d Document) check(u *unstructured.Unstructured) error {
 		return e
 	}
 	for _, field := range []string{"labels", "annotations"} {
-		n := Get(d.Node, "metadata", field)
-		if n == nil {
-			continue
-		}
 		m, _ := u.Object["metadata"].(map[string]any)
+		n := Get(d.Node, "metadata", field)
 		if m[field] == nil {
 			delete(m, field)
 			continue
@@ -163,6 +198,7 @@ func (d Document) check(u *unstructured.Unstructured) error {
 		if !ok {
 			return d.errorf(n, "metadata."+field, "%s: is not a mapping", d.describe())
 		}
+		nullsToText(vals)
 		for k, v := range vals {
 			if _, ok := v.(string); !ok {
 				e := d.errorf(n, "metadata."+field+"."+k, "%s: the value is not a string", d.describe())
@@ -194,8 +230,24 @@ func clean(u *unstructured.Unstructured) {
 		}
 	}
 	dropNullTimestamps(u.Object)
-	if gvk := u.GroupVersionKind(); gvk.Group == "" && gvk.Kind == "Secret" {
-		mergeStringData(u)
+	if gvk := u.GroupVersionKind(); gvk.Group == "" && (gvk.Kind == "Secret" || gvk.Kind == "ConfigMap") {
+		for _, field := range []string{"data", "stringData"} {
+			if m, ok := u.Object[field].(map[string]any); ok {
+				nullsToText(m)
+			}
+		}
+		if gvk.Kind == "Secret" {
+			mergeStringData(u)
+		}
+	}
+}
+
+// nullsToText puts the empty string for null where Kubernetes knows only strings, as the API server would.
+func nullsToText(m map[string]any) {
+	for k, v := range m {
+		if v == nil {
+			m[k] = ""
+		}
 	}
 }
 

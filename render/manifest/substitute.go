@@ -94,7 +94,12 @@ func (v Variables) lookup(body string) (string, error) {
 // it does below labels, annotations, matchLabels, nodeSelector, and the data of a ConfigMap or Secret,
 // where Kubernetes knows only strings.
 func (d Document) Substitute(vars Variables) error {
-	s := substituter{doc: d, vars: vars, seen: map[*yaml.Node]bool{}}
+	return d.SubstituteWhere(vars, func(s string) bool { return s == "true" || s == "false" })
+}
+
+// SubstituteWhere is Substitute for a document whose reader takes more words for booleans.
+func (d Document) SubstituteWhere(vars Variables, boolean func(word string) bool) error {
+	s := substituter{doc: d, vars: vars, boolean: boolean, seen: map[*yaml.Node]bool{}}
 	kind := text(Get(d.Node, "kind"))
 	s.dataIsText = kind == "ConfigMap" || kind == "Secret"
 	return s.walk(d.Node, "", false)
@@ -108,6 +113,7 @@ func (d Document) substitutable() bool {
 type substituter struct {
 	doc        Document
 	vars       Variables
+	boolean    func(string) bool
 	seen       map[*yaml.Node]bool // anchored nodes: visited once, wherever they are used
 	dataIsText bool
 }
@@ -177,19 +183,18 @@ func (s *substituter) scalar(n *yaml.Node, path string, onlyText bool) error {
 	whole := n.Style == 0 && strings.HasPrefix(n.Value, "${") && strings.IndexByte(n.Value, '}') == len(n.Value)-1
 	n.Value, n.Style, n.Tag = out, yaml.DoubleQuotedStyle, "!!str"
 	if whole && !onlyText {
-		if tag := canonicalTag(out); tag != "" {
+		if s.boolean(out) {
+			n.Style, n.Tag = 0, "" // whoever reads it tells
+		} else if tag := numberTag(out); tag != "" {
 			n.Style, n.Tag = 0, tag
 		}
 	}
 	return nil
 }
 
-// canonicalTag is the tag of a text that can only be meant as a number or a boolean:
-// "3", "-1", "0.5" and "true", but not "007" or "1.10", which would lose digits.
-func canonicalTag(s string) string {
-	if s == "true" || s == "false" {
-		return "!!bool"
-	}
+// numberTag is the tag of a text that can only be meant as a number:
+// "3", "-1" and "0.5", but not "007" or "1.10", which would lose digits.
+func numberTag(s string) string {
 	if i, err := strconv.ParseInt(s, 10, 64); err == nil && strconv.FormatInt(i, 10) == s {
 		return "!!int"
 	}

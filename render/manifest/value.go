@@ -24,7 +24,39 @@ func (d Document) Value() (any, error) {
 
 func (d Document) value(budget *int) (any, error) {
 	c := converter{doc: d, budget: budget}
+	if d.Decoded != nil {
+		return d.Decoded, c.bounded(d.Decoded, 0)
+	}
 	return c.value(d.Node, 0)
+}
+
+// bounded checks what is decoded already.
+func (c *converter) bounded(v any, depth int) error {
+	if *c.budget--; *c.budget < 0 {
+		return c.doc.tooLarge(nil)
+	}
+	if depth > maxDepth {
+		return c.tooDeep(nil)
+	}
+	switch x := v.(type) {
+	case map[string]any:
+		for _, e := range x {
+			if err := c.bounded(e, depth+1); err != nil {
+				return err
+			}
+		}
+	case []any:
+		for _, e := range x {
+			if err := c.bounded(e, depth+1); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (c *converter) tooDeep(n *yaml.Node) error {
+	return c.doc.errorf(n, "", "the document is nested deeper than %d levels", maxDepth)
 }
 
 func (d Document) tooLarge(n *yaml.Node) error {
@@ -41,7 +73,7 @@ func (c *converter) value(n *yaml.Node, depth int) (any, error) {
 		return nil, c.doc.tooLarge(n)
 	}
 	if depth > maxDepth {
-		return nil, c.doc.errorf(n, "", "the document is nested deeper than %d levels", maxDepth)
+		return nil, c.tooDeep(n)
 	}
 	switch n.Kind {
 	case yaml.AliasNode:
