@@ -32,6 +32,8 @@ type FleetSpec struct {
 	SuspendMax Duration `yaml:"suspendMax,omitempty" json:"suspendMax,omitempty"`
 	// Persons says what episodes call the person who changed something. Empty means PersonsOff.
 	Persons Persons `yaml:"persons,omitempty" json:"persons,omitempty"`
+	// Tenants bind parts of the repository. Their paths do not overlap.
+	Tenants []Tenant `yaml:"tenants,omitempty" json:"tenants,omitempty"`
 }
 
 // Persons says what becomes of the names of people who change objects on a cluster.

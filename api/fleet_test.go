@@ -37,3 +37,49 @@ func TestDecodeBundle_unknownField(t *testing.T) {
 		}
 	}
 }
+
+func TestDecodeFleet_tenants(t *testing.T) {
+	const head = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  tenants:\n  - {name: a, path: teams/a}\n"
+	for _, tt := range []struct{ name, text, field string }{
+		{"another one", "  - {name: b, path: teams/ab, keys: [b]}\n", ""},
+		{"no name", "  - {path: teams/b}\n", "spec.tenants.1.name"},
+		{"the same name", "  - {name: a, path: teams/b}\n", "spec.tenants.1.name"},
+		{"no path", "  - {name: b}\n", "spec.tenants.1.path"},
+		{"the root", "  - {name: b, path: .}\n", "spec.tenants.1.path"},
+		{"not from the root", "  - {name: b, path: /teams/b}\n", "spec.tenants.1.path"},
+		{"out of the repository", "  - {name: b, path: ../b}\n", "spec.tenants.1.path"},
+		{"not clean", "  - {name: b, path: teams/b/}\n", "spec.tenants.1.path"},
+		{"over a dot", "  - {name: b, path: teams/./b}\n", "spec.tenants.1.path"},
+		{"hidden", "  - {name: b, path: .github}\n", "spec.tenants.1.path"},
+		{"the clusters", "  - {name: b, path: clusters}\n", "spec.tenants.1.path"},
+		{"a cluster", "  - {name: b, path: clusters/one}\n", "spec.tenants.1.path"},
+		{"the same path", "  - {name: b, path: teams/a}\n", "spec.tenants.1.path"},
+		{"inside of another", "  - {name: b, path: teams/a/b}\n", "spec.tenants.1.path"},
+		{"around another", "  - {name: b, path: teams}\n", "spec.tenants.1.path"},
+		{"a key's file", "  - {name: b, path: teams/b, keys: [b.txt]}\n", "spec.tenants.1.keys.0"},
+		{"another field", "  - {name: b, path: teams/b, namespace: b}\n", "spec.tenants.1.namespace"},
+	} {
+		_, err := api.DecodeFleet("fleet.yaml", []byte(head+tt.text))
+		switch e, ok := err.(*api.Error); { //nolint:errorlint // it is documented
+		case tt.field == "" && err == nil:
+		case !ok || e.Field != tt.field || e.Line != 6:
+			t.Errorf("%s: %+v", tt.name, err)
+		}
+	}
+}
+
+func TestTenantAt(t *testing.T) {
+	s := api.FleetSpec{Tenants: []api.Tenant{{Name: "a", Path: "teams/a"}, {Name: "ab", Path: "teams/ab"}}}
+	for name, want := range map[string]string{
+		"teams/a": "a", "teams/a/x/y.yaml": "a", "teams/ab": "ab", "teams/ab/x": "ab",
+		"teams": "", ".": "", "teams/abc": "", "x/teams/a": "", "fleet.yaml": "",
+	} {
+		got := ""
+		if tenant := s.TenantAt(name); tenant != nil {
+			got = tenant.Name
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

@@ -29,6 +29,9 @@ func (f Fleet) validate(at locator) error {
 	default:
 		return at.errorf("spec.persons", "%q is not one of off, name, hash", f.Spec.Persons)
 	}
+	if err := validTenants(at, f.Spec.Tenants); err != nil {
+		return err
+	}
 	return f.Spec.Defaults.Drift.validate(at, "spec.defaults.drift")
 }
 

@@ -65,7 +65,10 @@ func (c *cache) get(ctx context.Context, p *pass, b resolved) (*entry, error) {
 
 // keyOf is a digest of what a rendering depends on beside the files it reads.
 func keyOf(p *pass, b resolved) string {
-	in := []any{b.dir, b.file, b.spec, b.target, b.overlay, b.values, b.overlays, b.warnings}
+	in := []any{b.dir, b.file, b.spec, b.target, b.overlay, b.values, b.overlays, b.warnings, b.tenant}
+	if b.tenant == nil {
+		in = append(in, p.tenantsDigest) // what they have is not the platform's
+	}
 	if b.spec.Substitute {
 		in = append(in, p.variablesDigest)
 	}
@@ -80,8 +83,9 @@ func (e *entry) good(ctx context.Context, p *pass, b resolved) bool {
 	if e.fingerprint != "" && e.fingerprint != p.keys.Fingerprint() {
 		return false
 	}
+	tree := p.treeOf(b.tenant)
 	for name, d := range e.deps {
-		if !d.holds(p.tree, name) {
+		if !d.holds(tree, name) {
 			return false
 		}
 	}
@@ -95,7 +99,7 @@ func (e *entry) good(ctx context.Context, p *pass, b resolved) bool {
 }
 
 func newEntry(ctx context.Context, p *pass, b resolved) (*entry, error) {
-	v := newView(p)
+	v := newView(p, b)
 	out, err := build(ctx, p, v, b)
 	if err == nil {
 		err = check(b, out)
@@ -113,6 +117,9 @@ func newEntry(ctx context.Context, p *pass, b resolved) (*entry, error) {
 
 // located makes sure that an error names a file and has a kind.
 func located(b resolved, err error) error {
+	if e, ok := denied(err); ok {
+		return e
+	}
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		if e.File == "" {
 			c := *e

@@ -19,7 +19,7 @@ import (
 
 // decrypt returns the plain bytes of a file, and the texts in it that are secret.
 // A file of several documents may hold encrypted and plain ones side by side.
-func decrypt(keys *sops.Keyring, name string, data []byte) ([]byte, []string, error) {
+func decrypt(keys sops.Keys, name string, data []byte) ([]byte, []string, error) {
 	if !bytes.Contains(data, []byte("sops")) {
 		return data, nil, nil
 	}
@@ -188,7 +188,7 @@ func encryptedParts(name string, data []byte) ([]part, bool) {
 	return parts, any && !same
 }
 
-func decryptParts(keys *sops.Keyring, name string, parts []part) ([]byte, []string, error) {
+func decryptParts(keys sops.Keys, name string, parts []part) ([]byte, []string, error) {
 	var out bytes.Buffer
 	var secrets []string
 	for _, p := range parts {

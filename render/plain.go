@@ -91,6 +91,9 @@ func (w *plainWalk) entry(dir string, e fs.DirEntry) error {
 	}
 	if e.Type()&fs.ModeSymlink != 0 {
 		st, err := w.view.tree.Stat(name)
+		if _, ok := denied(err); ok {
+			return err
+		}
 		if err != nil {
 			return &api.Error{
 				Kind: api.Stalled, Reason: "BadManifest", File: name,

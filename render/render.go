@@ -105,9 +105,9 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	print := r.cfg.Keys.Fingerprint()
 	p := &pass{
 		tree: snap.Tree, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
-		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts, engine: r.cfg.Engine,
+		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts, engine: r.cfg.Engine, fleet: fleet.Spec,
 	}
-	p.variablesDigest, p.factsDigest = digestOf(p.variables), digestOf(facts)
+	p.variablesDigest, p.factsDigest, p.tenantsDigest = digestOf(p.variables), digestOf(facts), digestOf(fleet.Spec.Tenants)
 	bundles, err := r.renderAll(ctx, p, here)
 	if err != nil {
 		return api.Rendering{}, err
@@ -131,8 +131,9 @@ type pass struct {
 	keys      *sops.Keyring
 	charts    ChartFetcher
 	engine    Engine
+	fleet     api.FleetSpec
 
-	variablesDigest, factsDigest string
+	variablesDigest, factsDigest, tenantsDigest string
 }
 
 // renderAll renders the bundles in parallel, then does what needs to know all of them.

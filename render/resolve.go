@@ -22,6 +22,8 @@ type resolved struct {
 	// data is the bundle.yaml's text.
 	data []byte
 	spec api.BundleSpec
+	// tenant is nil for the platform's.
+	tenant *api.Tenant
 	// target is the index of the target that matched, -1 for none; overlays are those of all targets.
 	target   int
 	overlay  string
@@ -67,7 +69,7 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 }
 
 func onCluster(f *found, fleet api.Fleet, cluster api.Cluster, names []string) (resolved, bool) {
-	b := resolved{name: f.bundle.Metadata.Name, dir: f.dir, file: f.file, data: f.data, target: -1, err: f.err}
+	b := resolved{name: f.bundle.Metadata.Name, dir: f.dir, file: f.file, data: f.data, target: -1, err: f.err, tenant: fleet.Spec.TenantAt(f.dir)}
 	if f.err != nil {
 		return b, true
 	}

@@ -89,8 +89,8 @@ func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built,
 	case b.spec.Kustomize != nil:
 		dir, explicit = path.Join(b.dir, b.spec.Kustomize.Path), true
 	}
-	if !inside(dir) {
-		return built{}, outside(b, b.sourceField())
+	if err := v.within(b, b.sourceField(), dir); err != nil {
+		return built{}, err
 	}
 	from := kustomize.Find(v, dir)
 	switch {
@@ -155,8 +155,18 @@ func nodeAt(n *yaml.Node, keys ...string) *yaml.Node {
 // inside reports whether a cleaned name stays in the repository.
 func inside(name string) bool { return fs.ValidPath(name) }
 
-func outside(b resolved, field string) error {
-	return b.errorf(field, "leads out of the fleet repository")
+// within refuses a name, from a field of the bundle's file, that leads out of the repository or to what is not the bundle's to read.
+func (v *view) within(b resolved, field, name string) error {
+	if !inside(name) {
+		return b.errorf(field, "leads out of the fleet repository")
+	}
+	_, err := v.Stat(name)
+	if e, ok := denied(err); ok {
+		at := b.errorf(field, "%w", e.Err)
+		at.Kind, at.Reason, at.Hint = e.Kind, e.Reason, e.Hint
+		return at
+	}
+	return nil
 }
 
 func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
@@ -190,8 +200,8 @@ func loadChart(ctx context.Context, p *pass, v *view, b resolved) (helm.Packed, 
 	repo, name, remote := remoteChart(h)
 	if !remote {
 		dir := path.Join(b.dir, h.Chart)
-		if !inside(dir) {
-			return helm.Packed{}, "", outside(b, "spec.helm.chart")
+		if err := v.within(b, "spec.helm.chart", dir); err != nil {
+			return helm.Packed{}, "", err
 		}
 		if st, err := v.Stat(dir); err != nil || !st.IsDir() {
 			e := b.errorf("spec.helm.chart", "there is no directory %q", dir)
@@ -277,8 +287,8 @@ func layeredValues(p *pass, v *view, b resolved) (map[string]any, error) {
 }
 
 func valuesFile(p *pass, v *view, b resolved, field, file string) (map[string]any, error) {
-	if !inside(file) {
-		return nil, outside(b, field)
+	if err := v.within(b, field, file); err != nil {
+		return nil, err
 	}
 	data, err := v.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

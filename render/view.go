@@ -78,26 +78,36 @@ func newLinks(tree api.Tree) *links { return &links{tree: tree, dirs: map[string
 func (l *links) through(name string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for name != "." {
-		dir, base := path.Dir(name), path.Base(name)
-		in, ok := l.dirs[dir]
-		if !ok {
-			in = map[string]bool{}
-			if entries, err := l.tree.ReadDir(dir); err == nil {
-				for _, e := range entries {
-					if e.Type()&fs.ModeSymlink != 0 {
-						in[e.Name()] = true
-					}
-				}
-			}
-			l.dirs[dir] = in
-		}
-		if in[base] {
+	for ; name != "."; name = path.Dir(name) {
+		if l.isLocked(name) {
 			return true
 		}
-		name = dir
 	}
 	return false
+}
+
+// is reports whether name, whose directory is reached through no link, is a symbolic link.
+func (l *links) is(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.isLocked(name)
+}
+
+func (l *links) isLocked(name string) bool {
+	dir := path.Dir(name)
+	in, ok := l.dirs[dir]
+	if !ok {
+		in = map[string]bool{}
+		if entries, err := l.tree.ReadDir(dir); err == nil {
+			for _, e := range entries {
+				if e.Type()&fs.ModeSymlink != 0 {
+					in[e.Name()] = true
+				}
+			}
+		}
+		l.dirs[dir] = in
+	}
+	return in[path.Base(name)]
 }
 
 // view is a tree as one rendering sees it: it writes down what was looked at,
@@ -105,7 +115,7 @@ func (l *links) through(name string) bool {
 type view struct {
 	tree  api.Tree
 	links *links
-	keys  *sops.Keyring
+	keys  sops.Keys
 	deps  map[string]dep
 	// subtree is a directory whose whole digest is a dep already, "" for none.
 	subtree string
@@ -113,8 +123,8 @@ type view struct {
 	secrets []string
 }
 
-func newView(p *pass) *view {
-	return &view{tree: p.tree, links: p.links, keys: p.keys, deps: map[string]dep{}}
+func newView(p *pass, b resolved) *view {
+	return &view{tree: p.treeOf(b.tenant), links: p.links, keys: p.keysOf(b.tenant), deps: map[string]dep{}}
 }
 
 func (v *view) note(name string, kind depKind, digest string) {

@@ -44,7 +44,7 @@ type Config struct {
 	CredentialsFile, CAFile string
 	// ChartCredentialsFile is for chart repositories and registries; see RendererConfig.
 	ChartCredentialsFile string
-	// AgeKeyFiles hold the identities that decrypt Secrets.
+	// AgeKeyFiles hold the identities that decrypt Secrets: FILE, or NAME=FILE for those of a tenant.
 	AgeKeyFiles []string
 	// JoinFile is the hub's join material; needed once, and again to join anew. Empty, and without an identity
 	// from an earlier join, means that there is no hub.

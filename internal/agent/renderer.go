@@ -17,7 +17,7 @@ import (
 
 // RendererConfig is what rendering needs beyond a snapshot.
 type RendererConfig struct {
-	// AgeKeyFiles hold the identities that decrypt Secrets; none is fine.
+	// AgeKeyFiles hold the identities that decrypt Secrets: FILE, or NAME=FILE for those of a tenant. each as FILE or, for those of a tenant, NAME=FILE; none is fine.
 	AgeKeyFiles []string
 	// LateKeys lets those files be wrong for now: what they are needed for fails, and nothing else.
 	LateKeys bool

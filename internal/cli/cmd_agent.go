@@ -33,7 +33,7 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	f.StringVar(&cfg.Dir, "dir", "", "directory of the store (required)")
 	f.StringVar(&cfg.CredentialsFile, "credentials", "", "file with the repository's credentials")
 	f.StringVar(&cfg.CAFile, "git-ca-file", "", "certificate authorities to trust for the repository")
-	f.StringArrayVar(&cfg.AgeKeyFiles, "age-key", nil, "file with age identities that decrypt Secrets; may be given more than once")
+	f.StringArrayVar(&cfg.AgeKeyFiles, "age-key", nil, "file with age identities that decrypt Secrets, or NAME=FILE for those of a tenant; may be given more than once")
 	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
 	f.StringVar(&cfg.JoinFile, "join", "", "file with a hub's join material; see flotilla join --help")
 	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz and /metrics (default: nowhere)")

@@ -85,7 +85,7 @@ the others are shown all the same, and the exit code is that of the error.`,
 	out.flag(cmd)
 	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
-	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities; may be given more than once")
+	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cluster == "" {
 			return usageError{fmt.Errorf("--cluster is needed: the name of a directory below clusters/")}

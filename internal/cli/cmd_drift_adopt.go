@@ -39,7 +39,7 @@ Secrets are never written.`,
 	}
 	from.flags(cmd)
 	cmd.Flags().StringVar(&dir, "out", "", "checkout of the fleet repository (required)")
-	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities; may be given more than once")
+	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().BoolVar(&all, "all-clusters", false, "let the change take effect on the other clusters that share the files, too")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "print the change and write nothing")
 	_ = cmd.MarkFlagDirname("out") // fails only for an unknown flag

@@ -62,7 +62,7 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 	out.wideFlag(cmd)
 	cmd.Flags().Lookup("repo").DefValue = "what the agent follows"
 	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster in the repository (default: as its agent reports)")
-	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities; may be given more than once")
+	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().BoolVar(&differ, "differences", false, "only the fields that differ")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		named, err := parseObject(args[0])

@@ -96,7 +96,7 @@ and printed with their values masked, unless --show-secrets is set.`,
 	repo.flags(cmd)
 	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
-	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities; may be given more than once")
+	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().StringVar(&kubever, "kube-version", "", "Kubernetes version that charts see")
 	show := cmd.Flags().Bool("show-secrets", false, "print the values of Secrets")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -2,6 +2,7 @@ package kustomize
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -74,9 +75,8 @@ func (j *jail) names(file string, root *yaml.Node) error {
 			if err := local(file, field, n); err != nil {
 				return err
 			}
-			target := path.Join("/", path.Dir(file), n.Value)
-			if !j.Exists(target) {
-				return refusal(file, n, field, "%q does not exist", n.Value)
+			if err := j.there(file, field, n, n.Value); err != nil {
+				return err
 			}
 		}
 	}
@@ -118,11 +118,28 @@ func (j *jail) exist(file, field string, list *yaml.Node) error {
 				if _, of, ok := strings.Cut(name, "="); ok && key == "files" {
 					name = of
 				}
-				if v.Kind == yaml.ScalarNode && name != "" && !path.IsAbs(name) && !j.Exists(path.Join("/", path.Dir(file), name)) {
-					return refusal(file, v, field+"."+key, "%q does not exist", name)
+				if v.Kind != yaml.ScalarNode || name == "" || path.IsAbs(name) {
+					continue
+				}
+				if err := j.there(file, field+"."+key, v, name); err != nil {
+					return err
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// there refuses the name of a file or directory that is not there, or that may not be read.
+func (j *jail) there(file, field string, n *yaml.Node, name string) error {
+	_, err := j.files.Stat(rel(path.Join("/", path.Dir(file), name)))
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		at := refusal(file, n, field, "%w", e.Err)
+		at.Kind, at.Reason, at.Hint = e.Kind, e.Reason, e.Hint
+		return at
+	}
+	if err != nil {
+		return refusal(file, n, field, "%q does not exist", name)
 	}
 	return nil
 }

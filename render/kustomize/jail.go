@@ -108,13 +108,22 @@ func (f *file) Stat() (os.FileInfo, error) { return f.info, nil }
 
 // IsDir implements filesys.FileSystem.
 func (j *jail) IsDir(name string) bool {
-	st, err := j.files.Stat(rel(name))
+	st, err := j.stat(name)
 	return err == nil && st.IsDir()
+}
+
+// stat keeps why something may not be read: kustomize would take it for something that is not there.
+func (j *jail) stat(name string) (fs.FileInfo, error) {
+	st, err := j.files.Stat(rel(name))
+	if _, ok := errors.AsType[*api.Error](err); ok {
+		return nil, j.refuse(err)
+	}
+	return st, err
 }
 
 // Exists implements filesys.FileSystem.
 func (j *jail) Exists(name string) bool {
-	_, err := j.files.Stat(rel(name))
+	_, err := j.stat(name)
 	return err == nil
 }
 
@@ -133,7 +142,7 @@ func (j *jail) ReadDir(name string) ([]string, error) {
 
 // CleanedAbs implements filesys.FileSystem.
 func (j *jail) CleanedAbs(name string) (filesys.ConfirmedDir, string, error) {
-	st, err := j.files.Stat(rel(name))
+	st, err := j.stat(name)
 	if err != nil {
 		return "", "", fmt.Errorf("%q is not in the fleet repository", rel(name))
 	}

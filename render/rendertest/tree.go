@@ -57,6 +57,10 @@ func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) { return fs.ReadDir(t
 func (t *tree) ReadFile(name string) ([]byte, error)       { return fs.ReadFile(t.FS, name) }
 func (t *tree) Stat(name string) (fs.FileInfo, error)      { return fs.Stat(t.FS, name) }
 
+// ReadLink implements fs.ReadLinkFS, and so does Lstat.
+func (t *tree) ReadLink(name string) (string, error)   { return fs.ReadLink(t.FS, name) }
+func (t *tree) Lstat(name string) (fs.FileInfo, error) { return fs.Lstat(t.FS, name) }
+
 // Digest implements api.Tree.
 func (t *tree) Digest(name string) (string, error) {
 	t.mu.Lock()

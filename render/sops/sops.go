@@ -42,7 +42,7 @@ const (
 
 // Config says where the age identities are.
 type Config struct {
-	// Files hold identities (AGE-SECRET-KEY-1…), one a line, with # comments.
+	// Files hold identities (AGE-SECRET-KEY-1…), one a line, with # comments: FILE, or NAME=FILE for those of that name.
 	// They are read again when they change.
 	Files []string
 	// Later lets Open succeed where a file cannot be read yet: it is read as soon as it can; see Problem.
@@ -53,14 +53,68 @@ type Config struct {
 
 // Keyring holds age identities. It is safe for concurrent use. A nil Keyring holds none.
 type Keyring struct {
-	cfg Config
+	cfg   Config
+	files []keyFile
 
 	mu         sync.RWMutex
-	identities sopsage.ParsedIdentities
+	identities []identity
 	print      string
 	stamps     []stamp
 	problem    error // why the last Refresh kept the old identities
 }
+
+// identity is a secret key, with the name of the file that it is from; empty for one without a name.
+type identity struct {
+	name string
+	age  age.Identity
+}
+
+type keyFile struct{ name, path string }
+
+// fileOf takes NAME=FILE apart. What is not written like a name is part of the file's.
+func fileOf(s string) keyFile {
+	if name, file, ok := strings.Cut(s, "="); ok && api.ValidName(name) {
+		return keyFile{name, file}
+	}
+	return keyFile{path: s}
+}
+
+// Keys are some of a Keyring's identities. The zero value is none.
+type Keys struct {
+	ring *Keyring
+	// owner is in messages: whose keys these are.
+	owner string
+	// has reports whether the identities of a name belong to them.
+	has func(name string) bool
+}
+
+// Only returns the identities of some names. The owner is named in errors.
+func (k *Keyring) Only(owner string, names ...string) Keys {
+	return Keys{k, owner, func(name string) bool { return name != "" && slices.Contains(names, name) }}
+}
+
+// Except returns the identities without a name, and those of all other names.
+func (k *Keyring) Except(names ...string) Keys {
+	return Keys{k, "", func(name string) bool { return name == "" || !slices.Contains(names, name) }}
+}
+
+func (k Keys) identities() sopsage.ParsedIdentities {
+	if k.ring == nil || k.has == nil {
+		return nil
+	}
+	k.ring.mu.RLock()
+	defer k.ring.mu.RUnlock()
+	var out sopsage.ParsedIdentities
+	for _, id := range k.ring.identities {
+		if k.has(id.name) {
+			out = append(out, id.age)
+		}
+	}
+	return out
+}
+
+// Fingerprint changes when the Keyring's does.
+func (k Keys) Fingerprint() string { return k.ring.Fingerprint() }
 
 type stamp struct {
 	mod  time.Time
@@ -70,6 +124,9 @@ type stamp struct {
 // Open reads the identities. A file that is missing or holds anything but identities is an error, unless it may come later.
 func Open(cfg Config) (*Keyring, error) {
 	k := &Keyring{cfg: cfg}
+	for _, f := range cfg.Files {
+		k.files = append(k.files, fileOf(f))
+	}
 	if err := k.load(); err != nil {
 		if !cfg.Later {
 			return nil, err
@@ -108,9 +165,9 @@ func (k *Keyring) Refresh() {
 }
 
 func (k *Keyring) stat() ([]stamp, error) {
-	out := make([]stamp, 0, len(k.cfg.Files))
-	for _, f := range k.cfg.Files {
-		st, err := os.Stat(f)
+	out := make([]stamp, 0, len(k.files))
+	for _, f := range k.files {
+		st, err := os.Stat(f.path)
 		if err != nil {
 			return nil, fmt.Errorf("age key file: %w", err)
 		}
@@ -124,31 +181,31 @@ func (k *Keyring) load() error {
 	if err != nil {
 		return err
 	}
-	var ids sopsage.ParsedIdentities
+	var ids []identity
 	var public []string
-	add := func(where string, text []byte) error {
+	add := func(name, where string, text []byte) error {
 		parsed, err := age.ParseIdentities(bytes.NewReader(text))
 		if err != nil {
 			// The parser's words may quote the line, which is a secret.
 			return fmt.Errorf("%s does not hold age identities, one a line (AGE-SECRET-KEY-1…)", where)
 		}
 		for _, id := range parsed {
-			ids = append(ids, id)
-			public = append(public, publicOf(id))
+			ids = append(ids, identity{name, id})
+			public = append(public, name+"="+publicOf(id))
 		}
 		return nil
 	}
-	for _, f := range k.cfg.Files {
-		text, err := os.ReadFile(f)
+	for _, f := range k.files {
+		text, err := os.ReadFile(f.path)
 		if err != nil {
 			return fmt.Errorf("age key file: %w", err)
 		}
-		if err := add(fmt.Sprintf("age key file %q", f), text); err != nil {
+		if err := add(f.name, fmt.Sprintf("age key file %q", f.path), text); err != nil {
 			return err
 		}
 	}
 	for _, text := range k.cfg.Identities {
-		if err := add("an age key", []byte(text)); err != nil {
+		if err := add("", "an age key", []byte(text)); err != nil {
 			return err
 		}
 	}
@@ -202,26 +259,16 @@ func load(name string, data []byte) (sopslib.Tree, error) {
 }
 
 // Decrypt returns the plain bytes of a file that is Encrypted.
-func (k *Keyring) Decrypt(name string, data []byte) ([]byte, error) {
+func (k Keys) Decrypt(name string, data []byte) ([]byte, error) {
 	store := common.StoreForFormat(formatOf(name, data), config.NewStoresConfig())
 	tree, err := store.LoadEncryptedFile(data)
 	if err != nil {
 		return nil, k.fail(name, "sops", "NotDecrypted", errors.New("the sops metadata cannot be read"), "")
 	}
-	svc := &ageOnly{}
-	if k != nil {
-		k.mu.RLock()
-		svc.identities = k.identities
-		k.mu.RUnlock()
-	}
+	svc := &ageOnly{identities: k.identities()}
 	key, err := tree.Metadata.GetDataKeyWithKeyServices([]keyservice.KeyServiceClient{svc}, []string{"age"})
 	if err != nil {
-		to := strings.Join(recipients(tree.Metadata), ", ")
-		if len(svc.identities) == 0 {
-			return nil, k.fail(name, "", "NoKey", fmt.Errorf("encrypted with sops for %s, and there is no age key", to),
-				"give the agent or the command an age key file")
-		}
-		return nil, k.fail(name, "", "NoKey", fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", to, len(svc.identities)), "")
+		return nil, k.noKey(name, strings.Join(recipients(tree.Metadata), ", "), len(svc.identities))
 	}
 	cipher := &tracker{Cipher: aes.NewCipher()}
 	mac, err := tree.Decrypt(key, cipher)
@@ -254,12 +301,26 @@ func (t *tracker) Decrypt(ciphertext string, key []byte, additionalData string) 
 	return plain, err
 }
 
-func (k *Keyring) fail(name, field, reason string, err error, hint string) error {
-	if k != nil {
-		k.mu.RLock()
-		defer k.mu.RUnlock()
-		if k.problem != nil {
-			hint = strings.TrimPrefix(hint+"; the key files cannot be read: "+k.problem.Error(), "; ")
+// noKey says that none of n identities decrypts a file that was encrypted for recipients.
+func (k Keys) noKey(name, recipients string, n int) error {
+	err, hint := fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", recipients, n), ""
+	switch {
+	case k.owner != "":
+		err = fmt.Errorf("encrypted with sops for %s, and none of the %d age keys of %s is one of these", recipients, n, k.owner)
+		hint = "a tenant's files are decrypted with the keys that fleet.yaml names for it: give the agent or the command --age-key NAME=FILE"
+	case n == 0:
+		err = fmt.Errorf("encrypted with sops for %s, and there is no age key", recipients)
+		hint = "give the agent or the command an age key file"
+	}
+	return k.fail(name, "", "NoKey", err, hint)
+}
+
+func (k Keys) fail(name, field, reason string, err error, hint string) error {
+	if k.ring != nil {
+		k.ring.mu.RLock()
+		defer k.ring.mu.RUnlock()
+		if problem := k.ring.problem; problem != nil {
+			hint = strings.TrimPrefix(hint+"; the key files cannot be read: "+problem.Error(), "; ")
 		}
 	}
 	return &api.Error{Kind: api.Stalled, Reason: reason, File: name, Field: field, Err: err, Hint: hint}
