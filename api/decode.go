@@ -103,6 +103,15 @@ func (l locator) errorf(field, format string, args ...any) error {
 	}
 }
 
+// impossible reports a name that nothing can have. Variables are no part of the files that are flotilla's own.
+func (l locator) impossible(field string, err error) error {
+	e := &Error{Kind: Stalled, Reason: ReasonImpossibleName, File: l.file, Line: l.line(field), Field: field, Err: err}
+	if strings.Contains(err.Error(), "${") {
+		e.Hint = "variables are put into manifests only, and not into this file"
+	}
+	return e
+}
+
 // line finds the line of a field, or of its nearest parent that is written down.
 func (l locator) line(field string) int {
 	var doc yaml.Node

@@ -48,7 +48,10 @@ func (s Suspension) Validate(now time.Time, limit time.Duration) error {
 		return fmt.Errorf("the suspension would last %s, and the fleet allows at most %s",
 			s.Until.Sub(now).Round(time.Second), limit)
 	}
-	return s.Scope.Validate()
+	if err := s.Scope.Validate(); err != nil {
+		return err
+	}
+	return s.CheckNames()
 }
 
 // Validate reports a scope that is empty or ambiguous.

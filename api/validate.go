@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // validName is a DNS label (RFC 1123): names become parts of object names and labels.
@@ -91,8 +92,15 @@ func (b Bundle) validate(at locator) error {
 			return at.errorf(fmt.Sprintf("spec.dependsOn.%d", i), "a bundle cannot depend on itself")
 		}
 	}
-	if a := s.ServiceAccount; a != nil && (a.Namespace == "" || a.Name == "") {
-		return at.errorf("spec.serviceAccount", "needs a namespace and a name")
+	if s.Namespace != "" {
+		if err := CheckNamespace(s.Namespace); err != nil {
+			return at.impossible("spec.namespace", err)
+		}
+	}
+	if a := s.ServiceAccount; a != nil {
+		if err := a.validate(at); err != nil {
+			return err
+		}
 	}
 	for i, h := range s.Health {
 		if h.Kind == "" || h.APIVersion == "" {
@@ -100,6 +108,19 @@ func (b Bundle) validate(at locator) error {
 		}
 	}
 	return s.Drift.validate(at, "spec.drift")
+}
+
+func (a ServiceAccount) validate(at locator) error {
+	if a.Namespace == "" || a.Name == "" {
+		return at.errorf("spec.serviceAccount", "needs a namespace and a name")
+	}
+	if err := CheckNamespace(a.Namespace); err != nil {
+		return at.impossible("spec.serviceAccount.namespace", err)
+	}
+	if len(validation.IsDNS1123Subdomain(a.Name)) > 0 {
+		return at.errorf("spec.serviceAccount.name", "%q is not a name of lower-case letters, digits, dashes and dots", a.Name)
+	}
+	return nil
 }
 
 func (t Target) validate(at locator, field string, helm bool) error {

@@ -75,6 +75,39 @@ func TestReadersOnlyRead(t *testing.T) {
 	}
 }
 
+// urls are the calls by which client-go takes a whole path, or a part of one that may hold slashes.
+var urls = regexp.MustCompile(`\.(AbsPath|RequestURI|Suffix|Prefix)\(`)
+
+// The address of anything on an API server is made in reconciler/kube alone, which checks each of its parts.
+func TestAddressesAreMadeInOnePlace(t *testing.T) {
+	const owner = "../../reconciler/kube/"
+	found := 0
+	for _, top := range []string{"api", "cmd", "drift", "hub", "internal", "reconciler", "render", "sources"} {
+		err := filepath.WalkDir("../../"+top, func(file string, _ os.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(file)
+			if err != nil || !strings.Contains(string(text), `"k8s.io/client-go`) {
+				return err
+			}
+			for _, call := range urls.FindAllString(string(text), -1) {
+				found++
+				if !strings.HasPrefix(file, owner) {
+					t.Errorf("%s calls %s…): addresses are made by reconciler/kube", file, call)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found == 0 {
+		t.Error("nothing was found, not even in reconciler/kube")
+	}
+}
+
 func TestClockUses(t *testing.T) {
 	const src = `package p
 

@@ -84,7 +84,7 @@ var owners = []owner{
 		deps:   []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime"},
 		except: informers,
 		// The agent and the commands build a rest.Config and hand it down.
-		owners: []string{"reconciler/apply", "reconciler/health", "drift/watch", "internal/agent", "internal/cli"},
+		owners: []string{"reconciler/kube", "reconciler/apply", "reconciler/health", "drift/watch", "internal/agent", "internal/cli"},
 	},
 }
 

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,6 +119,9 @@ func New(cfg Config) (*Applier, error) {
 func (a *Applier) clientFor(sa *api.ServiceAccount) (*client, error) {
 	if sa == nil {
 		return a.own, nil
+	}
+	if err := cmp.Or(api.CheckNamespace(sa.Namespace), api.CheckName(sa.Name)); err != nil {
+		return nil, fmt.Errorf("the service account to act as: %w", err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

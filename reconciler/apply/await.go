@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,22 +18,22 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/kubejson"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // await reads one object, and watches it until ok says so. ok gets nil while there is no object.
 // It ends with ctx.
 func (c *client) await(ctx context.Context, p place, ok func(*unstructured.Unstructured) (bool, error)) error {
-	dir, name := path.Split(p.path)
-	return c.awaitAny(ctx, strings.TrimSuffix(dir, "/"), "fieldSelector", "metadata.name="+name, p.ref.GVK(), ok)
+	return c.awaitAny(ctx, p.at.Collection(), kube.ByName(p.at.Name()), p.ref.GVK(), ok)
 }
 
 // awaitAny reads the objects of a collection that a selector narrows it to, and watches them until ok says so of one.
 // ok gets nil while there is no object. It ends with ctx.
 func (c *client) awaitAny(
-	ctx context.Context, dir, selector, value string, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
+	ctx context.Context, in kube.Collection, selector kube.Selector, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
 ) error {
 	for {
-		again, err := c.awaitOnce(ctx, dir, selector, value, kind, ok)
+		again, err := c.awaitOnce(ctx, in, selector, kind, ok)
 		if !again {
 			return err
 		}
@@ -47,13 +46,13 @@ func (c *client) awaitAny(
 
 // awaitOnce is one read and one watch. It reports whether to begin again.
 func (c *client) awaitOnce(
-	ctx context.Context, dir, selector, value string, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
+	ctx context.Context, in kube.Collection, selector kube.Selector, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
 ) (again bool, err error) {
 	var page struct {
 		Metadata metav1.ListMeta  `json:"metadata"`
 		Items    []map[string]any `json:"items"`
 	}
-	raw, _, err := send(ctx, c.rest.Get().AbsPath(dir).Param(selector, value))
+	raw, _, err := send(ctx, selector.Param(in.On(c.rest.Get())))
 	if err != nil {
 		return false, err
 	}
@@ -71,7 +70,7 @@ func (c *client) awaitOnce(
 			return false, err
 		}
 	}
-	stream, err := c.rest.Get().AbsPath(dir).Param(selector, value).Param("watch", "1").
+	stream, err := selector.Param(in.On(c.rest.Get())).Param("watch", "1").
 		Param("resourceVersion", page.Metadata.ResourceVersion).
 		Param("timeoutSeconds", strconv.Itoa(300)).Stream(ctx)
 	if err != nil {
@@ -101,8 +100,15 @@ func (c *client) awaitOnce(
 // awaitEndpoint waits until a Service has an endpoint that is ready.
 func (c *client) awaitEndpoint(ctx context.Context, namespace, service string) error {
 	kind := schema.GroupVersionKind{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}
-	dir := "/apis/discovery.k8s.io/v1/namespaces/" + namespace + "/endpointslices"
-	return c.awaitAny(ctx, dir, "labelSelector", "kubernetes.io/service-name="+service, kind, func(o *unstructured.Unstructured) (bool, error) {
+	in, err := kube.Address{Group: kind.Group, Version: kind.Version, Resource: "endpointslices", Namespace: namespace}.Collection()
+	if err != nil {
+		return err
+	}
+	selector, err := kube.ByLabels(map[string]string{"kubernetes.io/service-name": service})
+	if err != nil {
+		return err
+	}
+	return c.awaitAny(ctx, in, selector, kind, func(o *unstructured.Unstructured) (bool, error) {
 		if o == nil {
 			return false, nil
 		}
@@ -117,9 +123,9 @@ func (c *client) awaitEndpoint(ctx context.Context, namespace, service string) e
 
 // collectionAwait are objects of one collection that are being deleted.
 type collectionAwait struct {
-	path string // of the collection
-	// selector and value narrow the list and the watch to the objects: "fieldSelector" or "labelSelector", and what.
-	selector, value string
+	in kube.Collection
+	// selector narrows the list and the watch to the objects.
+	selector kube.Selector
 	// left: UID -> the object as it was last seen. What is gone is taken out.
 	left map[types.UID]*unstructured.Unstructured
 }
@@ -143,7 +149,7 @@ func (c *client) awaitAllGoneOnce(ctx context.Context, w *collectionAwait) (agai
 		Metadata metav1.ListMeta  `json:"metadata"`
 		Items    []map[string]any `json:"items"`
 	}
-	raw, _, err := send(ctx, c.rest.Get().AbsPath(w.path).Param(w.selector, w.value).SetHeader("Accept", metadataListOnly))
+	raw, _, err := send(ctx, w.selector.Param(w.in.On(c.rest.Get())).SetHeader("Accept", metadataListOnly))
 	if apierrors.IsNotFound(err) {
 		clear(w.left) // nobody has the kind any more
 		return false, nil
@@ -167,7 +173,7 @@ func (c *client) awaitAllGoneOnce(ctx context.Context, w *collectionAwait) (agai
 	if len(w.left) == 0 {
 		return false, nil
 	}
-	stream, err := c.rest.Get().AbsPath(w.path).Param(w.selector, w.value).Param("watch", "1").
+	stream, err := w.selector.Param(w.in.On(c.rest.Get())).Param("watch", "1").
 		Param("resourceVersion", page.Metadata.ResourceVersion).
 		Param("timeoutSeconds", strconv.Itoa(300)).SetHeader("Accept", metadataOnly).Stream(ctx)
 	if err != nil {
@@ -236,8 +242,7 @@ func (a *Applier) acceptable(ctx context.Context, c *client, p place, obj *unstr
 	probe := obj.DeepCopy()
 	probe.SetName("")
 	probe.SetGenerateName("flotilla-check-")
-	dir, _ := path.Split(p.path)
-	_, err := c.create(ctx, strings.TrimSuffix(dir, "/"), probe.Object, "All")
+	_, err := c.create(ctx, p.at.Collection(), probe.Object, "All")
 	var status apierrors.APIStatus
 	if err == nil || !errors.As(err, &status) {
 		return err

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // metadataOnly asks the server to answer with the metadata of an object alone.
@@ -40,10 +41,18 @@ func newClient(cfg *rest.Config, dryRan func(time.Duration, error)) (*client, er
 	return &client{rest: c, dryRan: dryRan}, nil
 }
 
-// place is the address of one object.
+// place is one object, and its address.
 type place struct {
-	ref  api.ObjectRef
-	path string
+	ref api.ObjectRef
+	at  kube.Object
+}
+
+// placeOf is where a resource of ref's version has the object.
+func placeOf(ref api.ObjectRef, resource string) (place, error) {
+	at, err := kube.Address{
+		Group: ref.Group, Version: ref.Version, Resource: resource, Namespace: ref.Namespace, Name: ref.Name,
+	}.Object()
+	return place{ref, at}, err
 }
 
 // send does a request. Unlike rest.Request.DoRaw, its error is the Status that the server sent.
@@ -58,7 +67,7 @@ func send(ctx context.Context, req *rest.Request) (raw []byte, code int, err err
 
 // get reads an object; accept says how much of it ("" is all).
 func (c *client) get(ctx context.Context, p place, accept string) (*unstructured.Unstructured, error) {
-	req := c.rest.Get().AbsPath(p.path)
+	req := p.at.On(c.rest.Get())
 	if accept != "" {
 		req = req.SetHeader("Accept", accept)
 	}
@@ -93,7 +102,7 @@ type patchMode struct {
 func (c *client) apply(ctx context.Context, p place, body []byte, mode patchMode) (written, error) {
 	// Without validation the server does not parse the body a second time only to warn of keys that stand twice in it:
 	// what was marshalled from a map has none. A field that the schema does not know is an error of every apply, with or without.
-	req := c.rest.Patch(types.ApplyPatchType).AbsPath(p.path).
+	req := p.at.On(c.rest.Patch(types.ApplyPatchType)).
 		Param("fieldManager", api.FieldManager).Param("fieldValidation", metav1.FieldValidationIgnore).Body(body)
 	if !mode.polite {
 		req = req.Param("force", "true")
@@ -126,7 +135,7 @@ func (c *client) apply(ctx context.Context, p place, body []byte, mode patchMode
 
 // patch sends any other patch, and returns the object's metadata after it.
 func (c *client) patch(ctx context.Context, p place, kind types.PatchType, body []byte) (answer, error) {
-	raw, _, err := send(ctx, c.rest.Patch(kind).AbsPath(p.path).
+	raw, _, err := send(ctx, p.at.On(c.rest.Patch(kind)).
 		Param("fieldManager", api.FieldManager).SetHeader("Accept", metadataOnly).Body(body))
 	if err != nil {
 		return answer{}, err
@@ -146,12 +155,12 @@ func metadataOf(raw []byte) (answer, error) {
 }
 
 // create posts an object to a collection; dryRun only asks whether it would be accepted.
-func (c *client) create(ctx context.Context, collection string, obj any, dryRun string) ([]byte, error) {
+func (c *client) create(ctx context.Context, in kube.Collection, obj any, dryRun string) ([]byte, error) {
 	body, err := json.Marshal(obj)
 	if err != nil {
 		return nil, err
 	}
-	req := c.rest.Post().AbsPath(collection).Param("fieldManager", api.FieldManager).Body(body)
+	req := in.On(c.rest.Post()).Param("fieldManager", api.FieldManager).Body(body)
 	if dryRun != "" {
 		req = req.Param("dryRun", dryRun)
 	}
@@ -160,12 +169,12 @@ func (c *client) create(ctx context.Context, collection string, obj any, dryRun 
 }
 
 // put replaces an object.
-func (c *client) put(ctx context.Context, path string, obj any) error {
+func (c *client) put(ctx context.Context, p place, obj any) error {
 	body, err := json.Marshal(obj)
 	if err != nil {
 		return err
 	}
-	_, _, err = send(ctx, c.rest.Put().AbsPath(path).Param("fieldManager", api.FieldManager).Body(body))
+	_, _, err = send(ctx, p.at.On(c.rest.Put()).Param("fieldManager", api.FieldManager).Body(body))
 	return err
 }
 
@@ -176,13 +185,10 @@ func (c *client) delete(ctx context.Context, p place, uid types.UID) error {
 }
 
 // list reads a whole collection in pages.
-func (c *client) list(ctx context.Context, path, selector, accept string, each func(*unstructured.Unstructured)) error {
+func (c *client) list(ctx context.Context, in kube.Collection, selector kube.Selector, accept string, each func(*unstructured.Unstructured)) error {
 	token := ""
 	for {
-		req := c.rest.Get().AbsPath(path).Param("limit", "500")
-		if selector != "" {
-			req = req.Param("labelSelector", selector)
-		}
+		req := selector.Param(in.On(c.rest.Get())).Param("limit", "500")
 		if token != "" {
 			req = req.Param("continue", token)
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // EventRequest is one Kubernetes Event.
@@ -61,7 +62,11 @@ func (a *Applier) Event(ctx context.Context, e EventRequest) {
 		"source":             map[string]any{"component": api.FieldManager},
 		"reportingComponent": api.Group + "/agent", "reportingInstance": api.FieldManager,
 	}
-	if _, err := a.own.create(ctx, "/api/v1/namespaces/"+ns+"/events", body, ""); err != nil {
+	in, err := kube.Address{Version: "v1", Resource: "events", Namespace: ns}.Collection()
+	if err == nil {
+		_, err = a.own.create(ctx, in, body, "")
+	}
+	if err != nil {
 		a.log.Debug("event not written", "object", e.Object.String(), "reason", e.Reason, "error", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/discovery"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // factsMemory is what was last known of the groups that the API server offers.
@@ -28,7 +29,7 @@ type factsMemory struct {
 // would else render less, and what it leaves out would be pruned. Where nothing is known of it yet,
 // an aggregated API that is down counts with its version alone; any other gap is an error, and worth another try.
 func (a *Applier) Facts(ctx context.Context) (api.ClusterFacts, error) {
-	raw, _, err := send(ctx, a.own.rest.Get().AbsPath("/version"))
+	raw, _, err := send(ctx, kube.ServerVersion(a.own.rest.Get()))
 	if err != nil {
 		return api.ClusterFacts{}, Classify(api.ObjectRef{Kind: "APIServer", Name: "version"}, "", err)
 	}
@@ -107,7 +108,11 @@ func (a *Applier) discover(ctx context.Context) (map[schema.GroupVersion][]strin
 // downAPIs are the aggregated APIs that other servers than the API server itself should serve, and do not.
 func (a *Applier) downAPIs(ctx context.Context) (map[schema.GroupVersion]bool, error) {
 	out := map[schema.GroupVersion]bool{}
-	err := a.own.list(ctx, "/apis/apiregistration.k8s.io/v1/apiservices", "", "", func(o *unstructured.Unstructured) {
+	services, err := kube.Address{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}.Collection()
+	if err != nil {
+		return nil, err
+	}
+	err = a.own.list(ctx, services, kube.Selector{}, "", func(o *unstructured.Unstructured) {
 		service, _, _ := unstructured.NestedMap(o.Object, "spec", "service")
 		if service == nil {
 			return

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // Happening is one thing that an agent told in a Kubernetes Event.
@@ -23,10 +24,14 @@ type Happening struct {
 
 // Happenings reads the Events of the agent that the cluster still holds (usually of the last hour), newest first.
 func (a *Applier) Happenings(ctx context.Context) ([]Happening, error) {
+	events, err := kube.Address{Version: "v1", Resource: "events"}.Collection()
+	if err != nil {
+		return nil, err
+	}
 	out := []Happening{}
 	for token := ""; ; {
-		req := a.own.rest.Get().AbsPath("/api/v1/events").Param("limit", "500").
-			Param("fieldSelector", "reportingComponent="+api.Group+"/agent").Param("continue", token)
+		req := kube.ByField("reportingComponent", api.Group+"/agent").Param(events.On(a.own.rest.Get())).
+			Param("limit", "500").Param("continue", token)
 		raw, _, err := send(ctx, req)
 		if err != nil {
 			return nil, Classify(api.ObjectRef{Version: "v1", Kind: "Event", Name: "*"}, "", err)

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/url"
-	"path"
 	"reflect"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -41,7 +39,11 @@ func (c *client) asNew(ctx context.Context, at place, body *unstructured.Unstruc
 	if err != nil {
 		return nil
 	}
-	out, err := c.apply(ctx, place{ref: at.ref, path: path.Dir(at.path) + "/" + url.PathEscape(other.GetName())}, raw, patchMode{dryRun: true, whole: true})
+	beside, err := at.at.Named(other.GetName())
+	if err != nil {
+		return nil
+	}
+	out, err := c.apply(ctx, place{at.ref, beside}, raw, patchMode{dryRun: true, whole: true})
 	if err != nil {
 		return nil
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // Inventory finds all objects that carry the ApplySet label of one of our bundles.
@@ -62,8 +63,15 @@ func (a *Applier) members(ctx context.Context, gk schema.GroupKind, bundles map[
 	if err != nil {
 		return a.kindGone(ctx, api.ObjectRef{Group: gk.Group, Kind: gk.Kind}, err)
 	}
-	selector := api.LabelManagedBy + "=" + api.ManagedBy + "," + api.LabelPartOf
-	err = a.own.list(ctx, m.collection(gvk.GroupVersion(), ""), selector, metadataListOnly, func(o *unstructured.Unstructured) {
+	in, err := m.everywhere(gvk.GroupVersion())
+	if err != nil {
+		return err
+	}
+	selector, err := kube.ByLabels(map[string]string{api.LabelManagedBy: api.ManagedBy}, api.LabelPartOf)
+	if err != nil {
+		return err
+	}
+	err = a.own.list(ctx, in, selector, metadataListOnly, func(o *unstructured.Unstructured) {
 		labels := o.GetLabels()
 		set := labels[api.LabelPartOf]
 		bundle, ok := bundles[set]
@@ -105,12 +113,12 @@ func (a *Applier) kindGone(ctx context.Context, ref api.ObjectRef, cause error) 
 		return nil
 	}
 	var group metav1.APIGroup
-	if err := a.ask(ctx, "/apis/"+ref.Group, &group); err != nil {
+	if err := a.ask(ctx, ref.Group, "", &group); err != nil {
 		return ignoreNotFound(err)
 	}
 	for _, v := range group.Versions {
 		var list metav1.APIResourceList
-		if err := ignoreNotFound(a.ask(ctx, "/apis/"+v.GroupVersion, &list)); err != nil {
+		if err := ignoreNotFound(a.ask(ctx, ref.Group, v.Version, &list)); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Kind == ref.Kind }) {
@@ -128,9 +136,13 @@ func unserved(ref api.ObjectRef) error {
 	}
 }
 
-// ask reads what discovery has at a path.
-func (a *Applier) ask(ctx context.Context, path string, into any) error {
-	raw, _, err := send(ctx, a.own.rest.Get().AbsPath(path))
+// ask reads what discovery tells of a group, or of one version of it.
+func (a *Applier) ask(ctx context.Context, group, version string, into any) error {
+	req, err := kube.Discovery(a.own.rest.Get(), group, version)
+	if err != nil {
+		return err
+	}
+	raw, _, err := send(ctx, req)
 	if err != nil {
 		return err
 	}
@@ -154,7 +166,10 @@ func (a *Applier) identity(ctx context.Context, c *client, ref api.ObjectRef, ac
 			return at, live, nil
 		}
 	}
-	if _, reason := kindOf(err); reason != "KindMissing" {
+	switch _, reason := kindOf(err); {
+	case isImpossible(err):
+		return at, nil, apierrors.NewNotFound(groupResource(ref), ref.Name) // no API server has it
+	case reason != "KindMissing":
 		return at, nil, err
 	}
 	gk := ref.GVK().GroupKind()
@@ -179,6 +194,11 @@ func (a *Applier) identity(ctx context.Context, c *client, ref api.ObjectRef, ac
 		}
 	}
 	return at, live, err
+}
+
+func isImpossible(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Reason == api.ReasonImpossibleName
 }
 
 // preferred returns the version of a kind that the server prefers, and its address.

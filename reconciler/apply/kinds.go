@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"net/url"
 	"sync"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // forgetAfter is how long an unknown kind is believed to be unknown before discovery is asked again.
@@ -150,16 +150,9 @@ func kindsOf(crd *unstructured.Unstructured) map[schema.GroupVersionKind]mapping
 	return out
 }
 
-// collection is the path under which objects of a kind are listed and created.
-func (m mapping) collection(gv schema.GroupVersion, namespace string) string {
-	p := "/apis/" + gv.Group + "/" + gv.Version
-	if gv.Group == "" {
-		p = "/api/" + gv.Version
-	}
-	if m.namespaced && namespace != "" {
-		p += "/namespaces/" + url.PathEscape(namespace)
-	}
-	return p + "/" + m.resource
+// everywhere is where objects of a kind are listed, of all namespaces.
+func (m mapping) everywhere(gv schema.GroupVersion) (kube.Collection, error) {
+	return kube.Address{Group: gv.Group, Version: gv.Version, Resource: m.resource}.Collection()
 }
 
 // place returns the address of an object; ref's version must be set.
@@ -168,7 +161,12 @@ func (k *kinds) place(ref api.ObjectRef) (place, error) {
 	if err != nil {
 		return place{}, err
 	}
-	return place{ref: ref, path: m.collection(ref.GVK().GroupVersion(), ref.Namespace) + "/" + url.PathEscape(ref.Name)}, nil
+	scoped := ref
+	if !m.namespaced {
+		scoped.Namespace = ""
+	}
+	p, err := placeOf(scoped, m.resource)
+	return place{ref, p.at}, err
 }
 
 // Resolve returns the rendering with the namespaces of its objects as the cluster will have them:

@@ -21,8 +21,7 @@ import (
 // A holder that lives sees that by its watch and answers with a new renewTime;
 // one that does not answer for DefaultChallenge has lost the cluster.
 const (
-	leasesPath = "/apis/coordination.k8s.io/v1/namespaces/" + api.SystemNamespace + "/leases"
-	leaseName  = "flotilla-agent"
+	leaseName = "flotilla-agent"
 	// annotationChallenge holds the identity of the agent that asks whether the holder lives.
 	annotationChallenge = api.Group + "/challenge"
 	// DefaultChallenge is how long a holder has to answer.
@@ -61,6 +60,8 @@ func LeaseRef() api.ObjectRef {
 	return api.ObjectRef{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Namespace: api.SystemNamespace, Name: leaseName}
 }
 
+func leasePlace() (place, error) { return placeOf(LeaseRef(), "leases") }
+
 // AcquireLease makes this agent the only one on the cluster.
 // The holder itself has it at once. Another agent gets it when the holder released it or does not answer a challenge;
 // otherwise the error's kind is Forbidden and names the holder.
@@ -95,7 +96,10 @@ func (a *Applier) challenge(ctx context.Context, identity string, held lease) (l
 	if err != nil {
 		return lease{}, false, err
 	}
-	at := place{LeaseRef(), leasesPath + "/" + leaseName}
+	at, err := leasePlace()
+	if err != nil {
+		return lease{}, false, err
+	}
 	if _, err := a.own.patch(ctx, at, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
 		return lease{}, false, err
 	}
@@ -162,7 +166,11 @@ func (a *Applier) ReleaseLease(ctx context.Context, identity string) error {
 
 // readLease returns the lease; found is false if there is none.
 func (a *Applier) readLease(ctx context.Context) (l lease, found bool, err error) {
-	raw, _, err := send(ctx, a.own.rest.Get().AbsPath(leasesPath+"/"+leaseName))
+	at, err := leasePlace()
+	if err != nil {
+		return lease{}, false, err
+	}
+	raw, _, err := send(ctx, at.at.On(a.own.rest.Get()))
 	switch {
 	case apierrors.IsNotFound(err):
 	case err != nil:
@@ -184,11 +192,15 @@ func (a *Applier) writeLease(ctx context.Context, l lease, found bool) error {
 	l.Metadata.Labels = map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(agentsOwner)}
 	l.Metadata.Annotations = nil
 	l.Spec.LeaseDurationSeconds = int(DefaultChallenge.Seconds())
-	if !found {
-		_, err := a.own.create(ctx, leasesPath, l, "")
+	at, err := leasePlace()
+	if err != nil {
 		return err
 	}
-	return a.own.put(ctx, leasesPath+"/"+leaseName, l)
+	if !found {
+		_, err := a.own.create(ctx, at.at.Collection(), l, "")
+		return err
+	}
+	return a.own.put(ctx, at, l)
 }
 
 // serverNow is the API server's time, so that agents with different clocks agree.

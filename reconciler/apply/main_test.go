@@ -249,6 +249,13 @@ func (c *calls) reset() {
 	c.made = nil
 }
 
+// all returns the requests as "METHOD path".
+func (c *calls) all() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.made)
+}
+
 // verbs counts the requests by method.
 func (c *calls) verbs() map[string]int {
 	c.mu.Lock()

@@ -3,7 +3,6 @@ package apply
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"slices"
 	"time"
 
@@ -354,7 +353,11 @@ func (w *writer) kindAppears(ctx context.Context, err error) bool {
 		w.a.kinds.forget(w.at.ref.GVK().GroupKind())
 	case "NamespaceMissing":
 		ns := api.ObjectRef{Version: "v1", Kind: "Namespace", Name: w.at.ref.Namespace}
-		live, err := w.a.own.get(ctx, place{ns, "/api/v1/namespaces/" + url.PathEscape(ns.Name)}, metadataOnly)
+		at, err := placeOf(ns, "namespaces")
+		if err != nil {
+			return false
+		}
+		live, err := w.a.own.get(ctx, at, metadataOnly)
 		if err != nil || live.GetDeletionTimestamp() != nil {
 			return false
 		}

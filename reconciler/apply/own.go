@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // User is the name that the API server knows us by.
@@ -60,9 +61,9 @@ func kindOfNil(err error) (api.ErrorKind, string) {
 }
 
 // scalerKinds are the kinds that set other objects' replicas.
-var scalerKinds = []struct{ apiVersion, kind, resource string }{
-	{"autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"},
-	{"keda.sh/v1alpha1", "ScaledObject", "scaledobjects"},
+var scalerKinds = []struct{ group, version, kind, resource string }{
+	{"autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers"},
+	{"keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"},
 }
 
 // Autoscalers reads what scales objects in a namespace, whoever made it.
@@ -70,9 +71,12 @@ var scalerKinds = []struct{ apiVersion, kind, resource string }{
 func (a *Applier) Autoscalers(ctx context.Context, namespace string) ([]*unstructured.Unstructured, error) {
 	var out []*unstructured.Unstructured
 	for _, k := range scalerKinds {
-		path := "/apis/" + k.apiVersion + "/namespaces/" + namespace + "/" + k.resource
-		err := a.own.list(ctx, path, "", "", func(o *unstructured.Unstructured) {
-			o.SetAPIVersion(k.apiVersion) // items of a list leave it out
+		in, err := kube.Address{Group: k.group, Version: k.version, Resource: k.resource, Namespace: namespace}.Collection()
+		if err != nil {
+			return nil, err
+		}
+		err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
+			o.SetAPIVersion(k.group + "/" + k.version) // items of a list leave it out
 			o.SetKind(k.kind)
 			out = append(out, o)
 		})

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -180,7 +179,7 @@ func (c *client) deleteOnly(ctx context.Context, p place, uid types.UID, resourc
 	if err != nil {
 		return nil, err
 	}
-	raw, _, err := send(ctx, c.rest.Delete().AbsPath(p.path).SetHeader("Accept", metadataOnly).Body(body))
+	raw, _, err := send(ctx, p.at.On(c.rest.Delete()).SetHeader("Accept", metadataOnly).Body(body))
 	if err != nil {
 		return nil, err
 	}
@@ -200,27 +199,18 @@ func waitsToGo(left *unstructured.Unstructured) bool {
 // awaitRemovals waits until the pending ones are gone, with one list and one watch for each kind and namespace,
 // and completes their steps.
 func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest, removals []removal) {
-	waits := map[string]*collectionAwait{} // path of the collection -> its part
-	for _, r := range removals {
-		if !r.pending {
-			continue
+	waits, err := collectionAwaits(req.Bundle, removals)
+	if err != nil {
+		for i := range removals {
+			if r := &removals[i]; r.pending {
+				r.step = notGone(r.step.Object, r.live, err)
+			}
 		}
-		dir, name := path.Split(r.at.path)
-		w := waits[dir]
-		if w == nil {
-			// For a single object this asks for no more rights than the object itself needs.
-			w = &collectionAwait{path: strings.TrimSuffix(dir, "/"), selector: "fieldSelector", value: "metadata.name=" + name}
-			w.left = map[types.UID]*unstructured.Unstructured{}
-			waits[dir] = w
-		} else {
-			w.selector, w.value = "labelSelector", api.LabelPartOf+"="+ApplySetID(req.Bundle)
-		}
-		w.left[r.live.GetUID()] = r.live
 	}
 	if len(waits) == 0 {
 		return
 	}
-	err := req.Waiting.during(ctx, func(ctx context.Context) error {
+	err = req.Waiting.during(ctx, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, min(goneTimeout, req.Spec.WaitTimeout()))
 		defer cancel()
 		errs := make(chan error, len(waits))
@@ -238,14 +228,38 @@ func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest
 		if !r.pending {
 			continue
 		}
-		dir, _ := path.Split(r.at.path)
-		if left := waits[dir].left[r.live.GetUID()]; left != nil {
+		if left := waits[r.at.at.Collection()].left[r.live.GetUID()]; left != nil {
 			r.live = left
 			r.step = notGone(r.step.Object, left, err)
 			continue
 		}
 		r.step.Action, r.step.Reason, r.step.Forget = api.Pruned, "left Git", true
 	}
+}
+
+// collectionAwaits groups the pending removals by their collections.
+func collectionAwaits(bundle string, removals []removal) (map[kube.Collection]*collectionAwait, error) {
+	ofBundle, err := kube.ByLabels(map[string]string{api.LabelPartOf: ApplySetID(bundle)})
+	if err != nil {
+		return nil, err
+	}
+	waits := map[kube.Collection]*collectionAwait{}
+	for _, r := range removals {
+		if !r.pending {
+			continue
+		}
+		in := r.at.at.Collection()
+		w := waits[in]
+		if w == nil {
+			// For a single object this asks for no more rights than the object itself needs.
+			w = &collectionAwait{in: in, selector: kube.ByName(r.at.at.Name()), left: map[types.UID]*unstructured.Unstructured{}}
+			waits[in] = w
+		} else {
+			w.selector = ofBundle
+		}
+		w.left[r.live.GetUID()] = r.live
+	}
+	return waits, nil
 }
 
 // notGone is the step about an object whose deletion was accepted and that is still there. Nothing can take that back,

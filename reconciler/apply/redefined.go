@@ -3,7 +3,6 @@ package apply
 import (
 	"context"
 	"maps"
-	"net/url"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -29,7 +28,11 @@ func (r DiffRequest) definition(ref api.ObjectRef) *unstructured.Unstructured {
 // liveDefinition reads the CRD as it is on the cluster; nil if it is not there.
 func (a *Applier) liveDefinition(ctx context.Context, crd *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	ref := api.RefOf(crd)
-	live, err := a.own.get(ctx, place{ref, "/apis/apiextensions.k8s.io/" + ref.Version + "/customresourcedefinitions/" + url.PathEscape(ref.Name)}, "")
+	at, err := placeOf(ref, "customresourcedefinitions")
+	if err != nil {
+		return nil, err
+	}
+	live, err := a.own.get(ctx, at, "")
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -44,7 +45,6 @@ const (
 	AnnotationSync = api.Group + "/sync"
 
 	reportName  = "flotilla-agent"
-	configMaps  = "/api/v1/namespaces/" + api.SystemNamespace + "/configmaps"
 	statusKey   = "status.json"
 	driftKey    = "drift.json"
 	omittedKey  = "driftOmitted"
@@ -56,7 +56,7 @@ func ReportRef() api.ObjectRef {
 	return api.ObjectRef{Version: "v1", Kind: "ConfigMap", Namespace: api.SystemNamespace, Name: reportName}
 }
 
-func reportPlace() place { return place{ReportRef(), configMaps + "/" + reportName} }
+func reportPlace() (place, error) { return placeOf(ReportRef(), "configmaps") }
 
 // PublishReport writes the report. The caller knows whether it changed.
 func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
@@ -84,7 +84,11 @@ func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.own.apply(ctx, reportPlace(), body, patchMode{})
+	at, err := reportPlace()
+	if err != nil {
+		return err
+	}
+	_, err = a.own.apply(ctx, at, body, patchMode{})
 	return Classify(ReportRef(), "", err)
 }
 
@@ -150,7 +154,11 @@ func (a *Applier) Report(ctx context.Context) (ClusterReport, error) {
 
 func (a *Applier) readReport(ctx context.Context) (corev1.ConfigMap, error) {
 	var m corev1.ConfigMap
-	raw, _, err := send(ctx, a.own.rest.Get().AbsPath(configMaps+"/"+reportName))
+	at, err := reportPlace()
+	if err != nil {
+		return m, err
+	}
+	raw, _, err := send(ctx, at.at.On(a.own.rest.Get()))
 	if apierrors.IsNotFound(err) {
 		return m, &api.Error{
 			Kind: api.Stalled, Reason: "NoAgent", Err: errors.New("no flotilla agent has been on this cluster"),
@@ -176,7 +184,11 @@ func (a *Applier) OrderSync(ctx context.Context, bundle string) error {
 	}
 	order := strings.TrimSpace(a.now().UTC().Format(time.RFC3339Nano) + " " + bundle)
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, AnnotationSync, order)
-	_, err := a.own.patch(ctx, reportPlace(), types.MergePatchType, patch)
+	at, err := reportPlace()
+	if err != nil {
+		return err
+	}
+	_, err = a.own.patch(ctx, at, types.MergePatchType, patch)
 	return Classify(ReportRef(), "", err)
 }
 
@@ -196,7 +208,11 @@ func (a *Applier) SyncOrder(ctx context.Context) (order, bundle string, err erro
 // BundleStatuses reads the BundleDeployments, sorted by name. A cluster without the CRD has none.
 func (a *Applier) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error) {
 	out := []api.BundleStatus{}
-	err := a.own.list(ctx, bundleDeploymentsPath, "", "", func(o *unstructured.Unstructured) {
+	in, err := bundleDeployments()
+	if err != nil {
+		return nil, err
+	}
+	err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
 		raw, err := json.Marshal(o.Object)
 		var d bundleDeployment
 		if err == nil && json.Unmarshal(raw, &d) == nil {

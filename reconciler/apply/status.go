@@ -16,9 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
-const bundleDeploymentsPath = "/apis/" + api.Group + "/" + api.Version + "/namespaces/" + api.SystemNamespace + "/bundledeployments"
+// bundleDeployments is where the BundleDeployments are.
+func bundleDeployments() (kube.Collection, error) {
+	return kube.Address{Group: api.Group, Version: api.Version, Resource: "bundledeployments", Namespace: api.SystemNamespace}.Collection()
+}
 
 // Bounds of a BundleDeployment's message, and of each text that says where its error is.
 const (
@@ -126,8 +130,12 @@ func (s *statusCache) loadLocked(ctx context.Context, a *Applier) error {
 	if s.loaded {
 		return nil
 	}
+	in, err := bundleDeployments()
+	if err != nil {
+		return err
+	}
 	var all []bundleDeployment
-	err := a.own.list(ctx, bundleDeploymentsPath, "", "", func(o *unstructured.Unstructured) {
+	err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
 		var d bundleDeployment
 		raw, err := json.Marshal(o.Object)
 		if err != nil || json.Unmarshal(raw, &d) != nil {
@@ -189,7 +197,11 @@ func (a *Applier) writeStatus(ctx context.Context, d bundleDeployment) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.own.apply(ctx, deploymentPlace(d.Metadata.Name), body, patchMode{}); err != nil {
+	at, err := deploymentPlace(d.Metadata.Name)
+	if err != nil {
+		return err
+	}
+	if _, err := a.own.apply(ctx, at, body, patchMode{}); err != nil {
 		return err
 	}
 	a.status.mu.Lock()
@@ -227,7 +239,10 @@ func (a *Applier) announceKinds(ctx context.Context, req Request) error {
 
 // DeleteStatus deletes the BundleDeployment of a bundle of which nothing is left.
 func (a *Applier) DeleteStatus(ctx context.Context, bundle string) error {
-	err := a.own.delete(ctx, deploymentPlace(bundle), "")
+	at, err := deploymentPlace(bundle)
+	if err == nil {
+		err = a.own.delete(ctx, at, "")
+	}
 	if err != nil && !apierrors.IsNotFound(err) {
 		return Classify(bundleRef(bundle), "", err)
 	}
@@ -381,8 +396,8 @@ func groupKind(ref api.ObjectRef) string {
 	return ref.Kind + "." + ref.Group
 }
 
-func deploymentPlace(bundle string) place {
-	return place{bundleRef(bundle), bundleDeploymentsPath + "/" + bundle}
+func deploymentPlace(bundle string) (place, error) {
+	return placeOf(bundleRef(bundle), "bundledeployments")
 }
 
 func equalJSON(a, b bundleDeployment) bool {
@@ -456,7 +471,11 @@ func (s *statusCache) setHookMemory(ctx context.Context, a *Applier, bundle stri
 	if err != nil {
 		return err
 	}
-	_, _, err = send(ctx, a.own.rest.Patch(types.ApplyPatchType).AbsPath(deploymentPlace(bundle).path).
+	at, err := deploymentPlace(bundle)
+	if err != nil {
+		return err
+	}
+	_, _, err = send(ctx, at.at.On(a.own.rest.Patch(types.ApplyPatchType)).
 		Param("fieldManager", hooksManager).Param("force", "true").SetHeader("Accept", metadataOnly).Body(body))
 	if err != nil {
 		return err

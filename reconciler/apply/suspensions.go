@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,9 +13,13 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
-const suspensionsPath = "/apis/" + api.Group + "/" + api.Version + "/suspensions"
+// suspensions is where the Suspensions are.
+func suspensions() (kube.Collection, error) {
+	return kube.Address{Group: api.Group, Version: api.Version, Resource: "suspensions"}.Collection()
+}
 
 // suspensionObject is a Suspension as the cluster holds it.
 type suspensionObject struct {
@@ -44,9 +49,13 @@ type suspensionSpec struct {
 // Ends are given in our own time: if our clock differs from the API server's, they are moved,
 // so that a wrong clock on our side neither ends nor prolongs a suspension.
 func (a *Applier) Suspensions(ctx context.Context) (api.Suspensions, error) {
+	in, err := suspensions()
+	if err != nil {
+		return nil, err
+	}
 	var out api.Suspensions
 	var bad []error
-	err := a.own.list(ctx, suspensionsPath, "", "", func(o *unstructured.Unstructured) {
+	err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
 		s, err := a.suspension(o)
 		if err != nil {
 			bad = append(bad, err)
@@ -78,12 +87,16 @@ func (a *Applier) ClockSkew() time.Duration { return a.clock.Skew() }
 // Without a name it gets one; without an actor, the name that the API server knows us by.
 // The end is given in our own time. One that has ended by the API server's time is an error.
 func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension, error) {
-	if err := s.Scope.Validate(); err != nil {
+	if err := cmp.Or(s.Scope.Validate(), s.CheckNames()); err != nil {
 		return api.Suspension{}, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
+	}
+	in, err := suspensions()
+	if err != nil {
+		return api.Suspension{}, err
 	}
 	// The end is moved into the API server's time, which any answer tells, even a refusal.
 	// Where there is none, the create below says why.
-	_, _, _ = send(ctx, a.own.rest.Get().AbsPath("/version"))
+	_, _, _ = send(ctx, kube.ServerVersion(a.own.rest.Get()))
 	if s.Actor == "" {
 		s.Actor = a.whoAmI(ctx)
 	}
@@ -96,7 +109,7 @@ func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension
 		obj.Metadata.GenerateName = "suspension-"
 	}
 	ref := api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindSuspension, Name: s.Name}
-	raw, err := a.own.create(ctx, suspensionsPath, obj, "")
+	raw, err := a.own.create(ctx, in, obj, "")
 	if err != nil {
 		return api.Suspension{}, Classify(ref, "", err)
 	}
@@ -122,7 +135,14 @@ func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension
 // Resume deletes a suspension. One that is gone already is no error.
 func (a *Applier) Resume(ctx context.Context, name string) error {
 	ref := api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindSuspension, Name: name}
-	err := a.own.delete(ctx, place{ref, suspensionsPath + "/" + name}, "")
+	err := api.CheckSuspensionName(name)
+	if err != nil {
+		return err
+	}
+	at, err := placeOf(ref, "suspensions")
+	if err == nil {
+		err = a.own.delete(ctx, at, "")
+	}
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -131,7 +151,11 @@ func (a *Applier) Resume(ctx context.Context, name string) error {
 
 // whoAmI is the user name that the API server knows us by; empty if it does not tell.
 func (a *Applier) whoAmI(ctx context.Context) string {
-	raw, err := a.own.create(ctx, "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+	reviews, err := kube.Address{Group: "authentication.k8s.io", Version: "v1", Resource: "selfsubjectreviews"}.Collection()
+	if err != nil {
+		return ""
+	}
+	raw, err := a.own.create(ctx, reviews,
 		map[string]any{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}, "")
 	if err != nil {
 		return ""

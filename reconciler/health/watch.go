@@ -19,6 +19,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/kubejson"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 const selector = api.LabelManagedBy + "=" + api.ManagedBy + "," + api.LabelPartOf
@@ -163,11 +164,11 @@ func (t *Tracker) listAndWatch(ctx context.Context, k *kind) (worked bool, err e
 
 // watch takes in what changes from a version on, until the watch ends. It returns the version to go on from.
 func (t *Tracker) watch(ctx context.Context, k *kind, resource schema.GroupVersionResource, version string) (string, error) {
-	at := []string{"apis", resource.Group, resource.Version, resource.Resource}
-	if resource.Group == "" {
-		at = []string{"api", resource.Version, resource.Resource}
+	at, err := kube.Address{Group: resource.Group, Version: resource.Version, Resource: resource.Resource}.Collection()
+	if err != nil {
+		return version, err
 	}
-	body, err := t.rest.Get().AbsPath(at...).Param("watch", "true").Param("labelSelector", selector).Param("resourceVersion", version).
+	body, err := at.On(t.rest.Get()).Param("watch", "true").Param("labelSelector", selector).Param("resourceVersion", version).
 		Param("allowWatchBookmarks", "true").Param("timeoutSeconds", "300").Stream(ctx)
 	if err != nil {
 		return version, err
