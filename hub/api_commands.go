@@ -40,6 +40,10 @@ func (h *Hub) postSync(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &req) {
 		return
 	}
+	if req.Bundle != "" && !api.ValidName(req.Bundle) {
+		badRequest(w, fmt.Errorf("bundle: %q is not a name of at most 63 lower-case letters, digits and dashes", req.Bundle))
+		return
+	}
 	h.answer(w, r, &hubv1.Command{Kind: "sync", Name: req.Bundle})
 }
 
@@ -47,6 +51,12 @@ func (h *Hub) postResume(w http.ResponseWriter, r *http.Request) {
 	var req ResumeRequest
 	if !readJSON(w, r, &req) {
 		return
+	}
+	if req.Name != "" {
+		if err := api.CheckSuspensionName(req.Name); err != nil {
+			badRequest(w, fmt.Errorf("name: %w", err))
+			return
+		}
 	}
 	h.answer(w, r, &hubv1.Command{Kind: "resume", Name: req.Name})
 }

@@ -412,6 +412,17 @@ func TestCommands(t *testing.T) {
 		c.Suspension.Until.Sub(c.Suspension.Created) != 10*time.Minute {
 		t.Errorf("the agent got %+v", c)
 	}
+	for path, bodies := range map[string][]string{
+		"resume":  {`{"name": "../../../../api/v1/namespaces/victim/configmaps/a"}`, `{"name": ".."}`, `{"name": "a/b"}`, `{"name": "A"}`, `{"name": "a%2fb"}`},
+		"sync":    {`{"bundle": "../x"}`, `{"bundle": "a\nb"}`},
+		"suspend": {`{"scope": {"bundles": ["../x"]}, "reason": "r", "for": "1h"}`, `{"scope": {"objects": [{"kind": "ConfigMap", "namespace": "..", "name": "x"}]}, "reason": "r", "for": "1h"}`},
+	} {
+		for _, bad := range bodies {
+			if status, body := h.Do(http.MethodPost, "/api/v1/clusters/prod-eu/"+path, bad); status != http.StatusBadRequest {
+				t.Errorf("%s %s: %d %s, and no refusal", path, bad, status, body)
+			}
+		}
+	}
 	if status, body := h.Do(http.MethodPost, "/api/v1/clusters/prod-eu/resume", `{"name": "x"}`); status != http.StatusUnprocessableEntity ||
 		!strings.Contains(string(body), `no suspension`) {
 		t.Errorf("resume: %d %s", status, body)

@@ -254,6 +254,63 @@ func TestRender_errorsOfOneBundle(t *testing.T) {
 			"unknown field",
 		},
 		{
+			"a name that is a path",
+			[]string{"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: ../secrets/foo\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Line: 4, Field: "metadata.name"},
+			`"../secrets/foo" cannot be a name: may not contain '/'`,
+		},
+		{
+			"a name with a terminal's escape",
+			[]string{"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: \"a\\e[2Jb\"\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Line: 4, Field: "metadata.name"},
+			"cannot be printed",
+		},
+		{
+			"a namespace that is a path",
+			[]string{"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: foo\n  namespace: ../../../api\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Line: 5, Field: "metadata.namespace"},
+			`"../../../api" cannot be a namespace`,
+		},
+		{
+			"an apiVersion that is a path",
+			[]string{"b/cm.yaml", "apiVersion: ../v1\nkind: ConfigMap\nmetadata: {name: foo}\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Line: 1, Field: "apiVersion"},
+			`".." cannot be a group`,
+		},
+		{
+			"an apiVersion of three parts",
+			[]string{"b/cm.yaml", "apiVersion: a/b/v1\nkind: ConfigMap\nmetadata: {name: foo}\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Line: 1, Field: "apiVersion"},
+			"unexpected GroupVersion string: a/b/v1",
+		},
+		{
+			"a kind that is a path",
+			[]string{"b/cm.yaml", "apiVersion: v1\nkind: Config/Map\nmetadata: {name: foo}\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Line: 2, Field: "kind"},
+			`"Config/Map" cannot be a kind`,
+		},
+		{
+			"a namespace that Kustomize puts in",
+			[]string{
+				"b/kustomization.yaml", "namespace: One_Apps\nresources: [cm.yaml]\n",
+				"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: foo}\n",
+			},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/cm.yaml", Field: "metadata.namespace"},
+			`"One_Apps" cannot be a namespace`,
+		},
+		{
+			"the bundle's namespace, which is not what variables are for",
+			[]string{"b/bundle.yaml", head + "kind: Bundle\nmetadata: {name: b}\nspec:\n  substitute: true\n  namespace: ${CLUSTER_NAME}_Apps\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/bundle.yaml", Line: 6, Field: "spec.namespace"},
+			"variables are put into manifests only",
+		},
+		{
+			"a namespace of a service account with a colon",
+			[]string{"b/bundle.yaml", head + "kind: Bundle\nmetadata: {name: b}\nspec:\n  serviceAccount: {namespace: \"a:b\", name: c}\n"},
+			api.Error{Reason: api.ReasonImpossibleName, File: "b/bundle.yaml", Line: 5, Field: "spec.serviceAccount.namespace"},
+			`"a:b" cannot be a namespace`,
+		},
+		{
 			"bad value, and targets that would exclude the cluster",
 			[]string{"b/bundle.yaml", bundleYAML("b", "{targets: [{clusters: [two]}], timeout: soon}")},
 			api.Error{File: "b/bundle.yaml", Line: 4},

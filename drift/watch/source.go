@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/flotilla-fleet/flotilla/api"
 )
 
 // How soon a server that is down, or a kind that is not there, is asked again.
@@ -125,6 +128,10 @@ func (s *source) pause(ctx context.Context, d time.Duration) bool {
 // find asks the cluster for the resource of the kind.
 func (s *source) find(ctx context.Context) (schema.GroupVersionResource, error) {
 	gv := s.gvk.GroupVersion()
+	// Both become parts of a URL.
+	if err := cmp.Or(api.CheckGroup(gv.Group), api.CheckVersion(gv.Version)); err != nil {
+		return schema.GroupVersionResource{}, fmt.Errorf("find %s: %w", s.gvk.Kind, err)
+	}
 	list, err := s.discovery.ServerResourcesForGroupVersionWithContext(ctx, gv.String())
 	if err != nil {
 		return schema.GroupVersionResource{}, fmt.Errorf("find %s: %w", s.gvk.Kind, err)

@@ -166,8 +166,12 @@ func (j *joiner) tell(err error) {
 
 // command does what somebody ordered through the hub.
 func (a *Agent) command(ctx context.Context, c client.Command) (any, error) {
+	// A hub that was taken over may order anything.
 	switch c.Kind {
 	case client.CommandSync:
+		if c.Name != "" && !api.ValidName(c.Name) {
+			return nil, &api.Error{Kind: api.Stalled, Reason: api.ReasonImpossibleName, Err: fmt.Errorf("no bundle can have the name %.100q", c.Name)}
+		}
 		return nil, a.reconciler.Sync(c.Name)
 	case client.CommandSuspend:
 		s := *c.Suspension
@@ -186,6 +190,9 @@ func (a *Agent) command(ctx context.Context, c client.Command) (any, error) {
 // resume ends one suspension, or all.
 func (a *Agent) resume(ctx context.Context, name string) error {
 	if name != "" {
+		if err := api.CheckSuspensionName(name); err != nil {
+			return err
+		}
 		return a.applier.Resume(ctx, name)
 	}
 	all, err := a.applier.Suspensions(ctx)

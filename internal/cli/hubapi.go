@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	gopath "path"
 	"strconv"
 	"strings"
 	"time"
@@ -87,6 +88,10 @@ type hubClient struct {
 const maxAnswer = 64 << 20
 
 func (c *hubClient) do(ctx context.Context, method, path string, query url.Values, body, into any) error {
+	// What a name cannot have is escaped, and what stands for a directory is cleaned away: neither is a place of the hub's.
+	if gopath.Clean(path) != path || strings.Contains(path, "%") {
+		return usageError{fmt.Errorf("%q cannot be asked for: a name on the command line has a slash or another character that no name has", path)}
+	}
 	u := *c.base
 	u.Path += path
 	u.RawQuery = query.Encode()

@@ -1,11 +1,13 @@
 package manifest
 
 import (
+	"cmp"
 	"encoding/base64"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
@@ -207,6 +209,11 @@ func (d Document) check(u *unstructured.Unstructured) error {
 			}
 		}
 	}
+	return d.checkNames(u)
+}
+
+// checkNames refuses an object that no API server can have: what its name, namespace and apiVersion say become parts of URLs.
+func (d Document) checkNames(u *unstructured.Unstructured) error {
 	for _, field := range []string{"name", "namespace"} {
 		m, _ := u.Object["metadata"].(map[string]any)
 		if v, there := m[field]; there {
@@ -218,7 +225,32 @@ func (d Document) check(u *unstructured.Unstructured) error {
 			}
 		}
 	}
+	ref := api.RefOf(u)
+	if err := api.CheckName(ref.Name); err != nil {
+		return d.impossible("metadata.name", err, "metadata", "name")
+	}
+	if ref.Namespace != "" {
+		if err := api.CheckNamespace(ref.Namespace); err != nil {
+			return d.impossible("metadata.namespace", err, "metadata", "namespace")
+		}
+	}
+	gv, err := schema.ParseGroupVersion(u.GetAPIVersion())
+	if err == nil {
+		err = cmp.Or(api.CheckGroup(gv.Group), api.CheckVersion(gv.Version))
+	}
+	if err != nil {
+		return d.impossible("apiVersion", err, "apiVersion")
+	}
+	if err := api.CheckKind(u.GetKind()); err != nil {
+		return d.impossible("kind", err, "kind")
+	}
 	return nil
+}
+
+func (d Document) impossible(field string, err error, path ...string) error {
+	e := d.errorf(Get(d.Node, path...), field, "%w", err)
+	e.Reason = api.ReasonImpossibleName
+	return e
 }
 
 // clean removes what only a server may write, and the nulls that generators leave behind.
