@@ -38,9 +38,7 @@ func (h agents) Connect(ctx context.Context, st *stream) error {
 
 	s, hello, err := h.greet(ctx, c, st, end)
 	if err != nil {
-		h.metrics.refused(err)
-		h.log.Warn("agent refused", "remote", remote(ctx), "error", err)
-		return wireError(err)
+		return wireError(h.turnAway(ctx, "agent", err))
 	}
 	defer func() {
 		h.sessions.close(s)

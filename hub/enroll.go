@@ -4,15 +4,18 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
+	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/pki"
 	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+	"github.com/flotilla-fleet/flotilla/hub/store"
 )
 
 var validAgentID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
@@ -23,36 +26,53 @@ type enrollment struct{ *Hub }
 // Join trades a join token for a certificate.
 func (h enrollment) Join(ctx context.Context, req *connect.Request[hubv1.JoinRequest]) (*connect.Response[hubv1.JoinResponse], error) {
 	m := req.Msg
-	h.joining.Lock()
-	defer h.joining.Unlock()
-	res, err := h.join(ctx, m)
-	h.audit(ctx, "agent "+m.GetAgentId(), "join", m.GetCluster(), err)
+	res, err := h.admit(ctx, m)
 	if err != nil {
-		h.metrics.refused(err)
-		h.log.Warn("join refused", "cluster", m.GetCluster(), "agent", m.GetAgentId(), "error", err)
-		return nil, wireError(err)
+		h.auditSpent(ctx, m, err)
+		return nil, wireError(h.turnAway(ctx, "join", err))
 	}
+	h.audit(ctx, "agent "+m.GetAgentId(), "join", m.GetCluster(), nil)
 	h.log.Info("agent joined", "cluster", m.GetCluster(), "agent", m.GetAgentId())
 	h.changed(m.GetCluster())
 	return connect.NewResponse(res), nil
 }
 
+// Bounds of what stands in a request to join.
+const (
+	maxToken   = 256
+	maxCSR     = 8 << 10
+	maxVersion = 64
+)
+
+// admit looks at the token before anything else: nobody without one learns which clusters there are,
+// has a signature verified, or holds up others.
+func (h enrollment) admit(ctx context.Context, m *hubv1.JoinRequest) (*hubv1.JoinResponse, error) {
+	switch {
+	case !api.ValidName(m.GetCluster()):
+		return nil, refused(reasonBadRequest, "", "%s is not a cluster's name", quoted(m.GetCluster()))
+	case !validAgentID.MatchString(m.GetAgentId()):
+		return nil, refused(reasonBadRequest, "", "%s is not an agent's id", quoted(m.GetAgentId()))
+	case len(m.GetToken()) > maxToken:
+		return nil, refused(reasonBadRequest, "", "the token has %d bytes, and may have %d", len(m.GetToken()), maxToken)
+	case len(m.GetCsr()) > maxCSR:
+		return nil, refused(reasonBadRequest, "", "the certificate request has %d bytes, and may have %d", len(m.GetCsr()), maxCSR)
+	case len(m.GetAgentVersion()) > maxVersion:
+		return nil, refused(reasonBadRequest, "", "the agent's version has %d bytes, and may have %d", len(m.GetAgentVersion()), maxVersion)
+	}
+	if _, err := h.store.CheckJoinToken(ctx, m.GetToken(), m.GetCluster(), h.now()); err != nil {
+		return nil, err
+	}
+	h.joining.Lock()
+	defer h.joining.Unlock()
+	return h.join(ctx, m)
+}
+
 // join runs under the lock joining: two agents must not both find the cluster free.
 func (h enrollment) join(ctx context.Context, m *hubv1.JoinRequest) (*hubv1.JoinResponse, error) {
-	if !api.ValidName(m.GetCluster()) {
-		return nil, refused(reasonBadRequest, "", "%q is not a cluster's name", m.GetCluster())
-	}
-	if !validAgentID.MatchString(m.GetAgentId()) {
-		return nil, refused(reasonBadRequest, "", "%q is not an agent's id", m.GetAgentId())
-	}
 	now := h.now()
 	cert, id, err := h.ca.Client(m.GetCsr(), m.GetCluster(), m.GetAgentId(), now, h.cfg.CertificateLife)
 	if err != nil {
 		return nil, refused(reasonBadRequest, "", "%w", err)
-	}
-	// The token first: nobody without one learns which clusters there are.
-	if _, err := h.store.CheckJoinToken(ctx, m.GetToken(), m.GetCluster(), now); err != nil {
-		return nil, err
 	}
 	if err := h.checkHolder(ctx, m.GetCluster(), m.GetAgentId()); err != nil {
 		return nil, err
@@ -69,6 +89,38 @@ func (h enrollment) join(ctx context.Context, m *hubv1.JoinRequest) (*hubv1.Join
 	return &hubv1.JoinResponse{Certificate: cert, CaBundle: h.ca.CertificatePEM()}, nil
 }
 
+// turnAway counts a refusal, and tells some of them to the process's log: whoever is refused has not said who they are.
+// An address that is refused too often is only told so.
+func (h *Hub) turnAway(ctx context.Context, action string, err error) error {
+	if !h.metrics.refused(err) { // the hub's own trouble
+		h.log.Warn("request failed", "what", action, "remote", remote(ctx), "error", err)
+		return err
+	}
+	now := h.now()
+	if ok, left := h.refusals.take(now); ok {
+		h.log.Warn("request refused", "what", action, "remote", remote(ctx), "error", err, "not_logged", left)
+	}
+	if !h.strangers.allow(site(remote(ctx)), now) {
+		return &api.Error{
+			Kind: api.Waiting, Reason: reasonTooMany, After: time.Minute,
+			Err: errors.New("too many refused requests came from this address: wait a minute"),
+		}
+	}
+	return err
+}
+
+// auditSpent notes some of the refusals of a token that the hub did give out: it is in wrong hands, or was used twice.
+// What is refused without such a token is not in the audit log at all.
+func (h *Hub) auditSpent(ctx context.Context, m *hubv1.JoinRequest, err error) {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Kind != api.Forbidden || errors.Is(err, store.ErrTokenUnknown) || e.Reason == reasonBadRequest {
+		return
+	}
+	if h.spent.allow(store.TokenID(m.GetToken()), h.now()) {
+		h.audit(ctx, "agent "+m.GetAgentId(), "join", m.GetCluster(), err)
+	}
+}
+
 // checkHolder refuses a second agent for a cluster.
 func (h *Hub) checkHolder(ctx context.Context, cluster, agentID string) error {
 	holder, err := h.holder(ctx, cluster)
@@ -81,13 +133,30 @@ func (h *Hub) checkHolder(ctx context.Context, cluster, agentID string) error {
 	return nil
 }
 
+// How often an agent may have its certificate renewed: an honest one does it once in two thirds of its life,
+// and tries again where it could not keep the new one.
+const renewalBurst = 10
+
+func renewalEvery(life time.Duration) time.Duration {
+	if life == 0 {
+		life = DefaultCertificateLife
+	}
+	return min(time.Hour, life/10)
+}
+
 // Renew trades a new key for a new certificate of the same agent.
 func (h agents) Renew(ctx context.Context, req *connect.Request[hubv1.RenewRequest]) (*connect.Response[hubv1.RenewResponse], error) {
 	id, err := h.identify(ctx)
 	if err != nil {
-		return nil, wireError(err)
+		return nil, wireError(h.turnAway(ctx, "renewal", err))
 	}
 	now := h.now()
+	if !h.renewals.allow(id.Cluster, now) {
+		return nil, wireError(&api.Error{
+			Kind: api.Waiting, Reason: reasonTooMany, After: time.Minute,
+			Err: fmt.Errorf("cluster %q asks for too many certificates", id.Cluster),
+		})
+	}
 	cert, fresh, err := h.ca.Client(req.Msg.GetCsr(), id.Cluster, id.AgentID, now, h.cfg.CertificateLife)
 	if err != nil {
 		return nil, wireError(refused(reasonBadRequest, "", "%w", err))

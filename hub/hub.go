@@ -19,6 +19,7 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/flotilla-fleet/flotilla/hub/pki"
 	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
@@ -89,6 +90,12 @@ type Hub struct {
 	pages    *web.Pages
 
 	agentLn, httpLn net.Listener
+	// strangers limits what is refused by address, and renewals what an agent asks of its certificate by cluster.
+	strangers, renewals *limits
+	// spent limits what the audit log tells of one join token that is refused.
+	spent *limits
+	// refusals is which refusals come into the process's log.
+	refusals sample
 	// joining makes the check for a second agent and the new certificate one step.
 	joining  sync.Mutex
 	stopping chan struct{}
@@ -111,7 +118,11 @@ func New(cfg Config) (*Hub, error) {
 	h := &Hub{
 		cfg: cfg, log: cfg.Log, now: cfg.Now,
 		sessions: &sessions{live: map[string]*session{}}, events: newBroker(), fleet: newFleet(),
-		stopping: make(chan struct{}),
+		stopping:  make(chan struct{}),
+		strangers: newLimits(refusalsPerSecond, refusalBurst),
+		spent:     newLimits(rate.Every(time.Hour/auditedPerHour), auditedPerHour),
+		renewals:  newLimits(rate.Every(renewalEvery(cfg.CertificateLife)), renewalBurst),
+		refusals:  sample{limit: rate.NewLimiter(linesPerSecond, lineBurst)},
 	}
 	if err := h.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("hub: %w", err), h.Close())
@@ -288,14 +299,19 @@ func (h *Hub) tick(ctx context.Context) error {
 
 func (h *Hub) agentServer() *http.Server {
 	mux := http.NewServeMux()
-	limit := connect.WithReadMaxBytes(maxMessage)
-	mux.Handle(hubv1.NewEnrollmentServiceHandler(enrollment{h}, limit))
-	mux.Handle(hubv1.NewAgentServiceHandler(agents{h}, limit))
+	// A message that unpacks to many times its size would pass the bound on what is read.
+	plain := connect.WithCompression("gzip", nil, nil)
+	mux.Handle(hubv1.NewEnrollmentServiceHandler(enrollment{h}, connect.WithReadMaxBytes(maxEnroll), plain))
+	mux.Handle(hubv1.NewAgentServiceHandler(agents{h}, connect.WithReadMaxBytes(maxMessage), plain))
 	return &http.Server{
-		Handler:           withConn(mux),
+		Handler:           withConn(bounded(maxEnroll, mux)),
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeaders,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
-		HTTP2:             &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: maxStreams,
+		},
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13,
 			NextProtos: []string{"h2"},
@@ -312,10 +328,11 @@ func (h *Hub) peopleServer() *http.Server {
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           h.handler(),
+		Handler:           bounded(maxBody, h.handler()),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		IdleTimeout:       idleTime,
+		MaxHeaderBytes:    maxHeaders,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 	}
 }

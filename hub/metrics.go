@@ -93,12 +93,14 @@ func (m *metrics) received(reports []api.Report, took time.Duration) {
 	}
 }
 
-// refused counts a refusal; other errors are none.
-func (m *metrics) refused(err error) {
-	var e *api.Error
-	if errors.As(err, &e) && e.Kind == api.Forbidden {
-		m.refusals.WithLabelValues(e.Reason).Inc()
+// refused counts a refusal, and reports whether the error is one.
+func (m *metrics) refused(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Kind != api.Forbidden {
+		return false
 	}
+	m.refusals.WithLabelValues(e.Reason).Inc()
+	return true
 }
 
 func (m *metrics) fleet(cs []view.Cluster) {

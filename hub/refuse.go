@@ -3,6 +3,7 @@ package hub
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
@@ -31,10 +32,20 @@ const (
 	reasonBadToken      = "BadToken"
 	reasonBadRequest    = "BadRequest"
 	reasonBadReport     = "BadReport"
+	reasonTooMany       = "TooManyRequests"
 )
 
 func refused(reason, hint, format string, args ...any) error {
 	return &api.Error{Kind: api.Forbidden, Reason: reason, Hint: hint, Err: fmt.Errorf(format, args...)}
+}
+
+// quoted shows what somebody sent, up to a length that a message has room for.
+func quoted(s string) string {
+	const most = 80
+	if len(s) <= most {
+		return strconv.Quote(s)
+	}
+	return fmt.Sprintf("%q… (%d bytes)", s[:most], len(s))
 }
 
 func secondAgent(cluster, holder string) error {

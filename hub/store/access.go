@@ -52,6 +52,12 @@ func hashToken(secret string) []byte {
 	return hex.AppendEncode(nil, sum[:])
 }
 
+// TokenID is the ID that a token has in lists.
+func TokenID(secret string) string { return string(hashToken(secret)[:tokenIDSize]) }
+
+// tokenIDSize is how much of a token's hash names it.
+const tokenIDSize = 12
+
 // minToken is the shortest token accepted: shorter ones could be guessed from their hash.
 const minToken = 16
 
@@ -82,7 +88,7 @@ func create(ctx context.Context, s *Store, bucket, secret string, token any, id 
 		return err
 	}
 	hash := hashToken(secret)
-	*id = string(hash[:12])
+	*id = string(hash[:tokenIDSize])
 	return s.update(ctx, func(tx *boltfile.Tx) error {
 		return tx.Bucket(bucket).Save(hash, token)
 	})
@@ -192,7 +198,7 @@ func (s *Store) deleteToken(ctx context.Context, bucket, id string) (found bool,
 		b := tx.Bucket(bucket)
 		var key []byte
 		err := b.Keys(nil, func(k []byte, _ int) error {
-			if len(k) >= 12 && string(k[:12]) == id {
+			if len(k) >= tokenIDSize && string(k[:tokenIDSize]) == id {
 				key, found = slices.Clone(k), true
 				return boltfile.ErrStop
 			}

@@ -3,7 +3,9 @@ package store
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/internal/boltfile"
@@ -26,8 +28,31 @@ type AuditEntry struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// Audit appends an entry to the audit log. An entry without a time gets the present one.
+// Bounds of an entry: of its detail, and of every other text.
+const (
+	maxAuditText   = 1 << 10
+	maxAuditDetail = 8 << 10
+)
+
+// bounded cuts what is too long for an entry, and says so in its place.
+func (e AuditEntry) bounded() AuditEntry {
+	for _, f := range []*string{&e.Actor, &e.Remote, &e.Action, &e.Cluster, &e.Target, &e.Result} {
+		*f = cut(*f, maxAuditText)
+	}
+	e.Detail = cut(e.Detail, maxAuditDetail)
+	return e
+}
+
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(s[:most], ""), len(s))
+}
+
+// Audit appends an entry to the audit log. An entry without a time gets the present one, and what is too long in it is cut.
 func (s *Store) Audit(ctx context.Context, e AuditEntry) error {
+	e = e.bounded()
 	if e.At.IsZero() {
 		e.At = s.now()
 	}
