@@ -200,7 +200,7 @@ func extra(in Input, r Result) Result {
 	r.Class, r.By = api.ClassExtra, attribution(by)
 	r.Evidence = in.evidence(nil)
 	if in.Spec.Extra == api.ExtraRemove && r.Mode == api.DriftCorrect &&
-		annotations(in.Live)[api.AnnotationPrune] != api.ValueDisabled {
+		api.Keeps(annotations(in.Live)) == "" {
 		r.Action = Remove
 	}
 	return r

@@ -188,10 +188,16 @@ func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
 	return s
 }
 
-// exempt lists the objects in Git that an annotation on the cluster takes out.
+// exempt lists the objects in Git that an annotation on the cluster takes out, and those that left Git and an annotation keeps.
 func (b *bundle) exempt() (first []string, omitted int) {
 	for id, live := range b.orders {
-		if git := b.appliedObjects[id]; git != nil && hasEntry(b, id) && !b.gone {
+		if !hasEntry(b, id) {
+			continue
+		}
+		switch git := b.appliedObjects[id]; {
+		case git == nil && live.Keep != "":
+			first = append(first, fmt.Sprintf("%s: left Git, and stays: %s", b.entries[id].Object, live.Keep))
+		case git != nil && !b.gone:
 			if what := plan.Exempt(api.OrdersIn(git.GetAnnotations()), live, b.applied.Spec.Drift); what != "" {
 				first = append(first, api.RefOf(git).String()+": "+what)
 			}

@@ -114,7 +114,7 @@ func (k *kind) trim(o runtime.Object) {
 	case *metav1.PartialObjectMetadata:
 		// managedFields are most of it, and a whole list is held in memory before any of it is kept.
 		kept := map[string]string{digested: api.MetaDigest(o)}
-		for _, key := range []string{api.AnnotationReconcile, api.AnnotationDrift, api.AnnotationSSA, api.AnnotationPrune} {
+		for _, key := range api.OrderAnnotations() {
 			if v := o.Annotations[key]; v != "" {
 				kept[key] = v
 			}

@@ -121,6 +121,7 @@ func (w *world) annotate(o *unstructured.Unstructured) *unstructured.Unstructure
 	for _, kv := range [][2]string{
 		{api.AnnotationReconcile, "disabled"},
 		{api.AnnotationPrune, "disabled"},
+		{api.AnnotationHelmPolicy, "keep"},
 		{api.AnnotationForce, "enabled"},
 		{api.AnnotationSSA, "IfNotPresent"},
 		{api.AnnotationSSA, "Merge"},
@@ -222,7 +223,7 @@ func (w *world) pass(t *testing.T, reliable bool) []Step {
 			if got := label(w.live[id], api.LabelPartOf); got != ApplySetID(w.bundle) {
 				t.Fatalf("deletes %s, which carries %q", s.Object, got)
 			}
-			if annotated(w.live[id], api.AnnotationPrune, api.ValueDisabled) {
+			if api.Keeps(w.live[id].GetAnnotations()) != "" {
 				t.Fatalf("deletes %s, which is protected", s.Object)
 			}
 			switch {

@@ -111,6 +111,7 @@ func TestRejected(t *testing.T) {
 		{"moved from another bundle", Input{Desired: tObj(force), Live: tLive("other")}, invalid(immutable), Recreate, true},
 		{"kept in Git", Input{Desired: tObj(force, api.AnnotationPrune+"=disabled"), Live: tLive("b")}, invalid(immutable), Done, true},
 		{"kept on the live object", Input{Desired: tObj(force), Live: tLive("b", api.AnnotationPrune+"=disabled")}, invalid(immutable), Done, true},
+		{"kept by Helm", Input{Desired: tObj(force), Live: tLive("b", api.AnnotationHelmPolicy+"=keep")}, invalid(immutable), Done, true},
 		{"a claim, in Git", claim(Input{Desired: tObj(force), Live: tLive("b")}), invalid(immutable), Recreate, true},
 		{"a claim, on the live object", claim(Input{Desired: tObj(), Live: tLive("b", force)}), invalid(immutable), Done, true},
 		{"only that word", Input{Desired: tObj(api.AnnotationForce + "=true"), Live: tLive("b")}, invalid(immutable), Done, true},

@@ -36,7 +36,7 @@ type PruneInput struct {
 // Leaves reports whether Prune would not delete an object of the bundle, by what is known of it without a look:
 // its entry, the ApplySet that its label names, and the orders on it.
 func Leaves(bundle string, e api.InventoryEntry, partOf string, live api.Orders) bool {
-	return e.HandsOff || partOf != ApplySetID(bundle) || live.Prune == api.ValueDisabled || live.Reconcile == api.ValueDisabled
+	return e.HandsOff || partOf != ApplySetID(bundle) || live.Keep != "" || live.Reconcile == api.ValueDisabled
 }
 
 // Prune says what to do with one object that a bundle owns and no longer declares.
@@ -80,8 +80,8 @@ func prunePresent(in PruneInput, s Step) Step {
 	case !o.ours:
 		s.Forget = true
 		return s.skipped("does not carry the bundle's label " + api.LabelPartOf + " any more")
-	case annotated(in.Live, api.AnnotationPrune, api.ValueDisabled):
-		return s.skipped(api.AnnotationPrune + ": disabled on the live object")
+	case api.Keeps(in.Live.GetAnnotations()) != "":
+		return s.skipped(api.Keeps(in.Live.GetAnnotations()) + " on the live object")
 	case annotated(in.Live, api.AnnotationReconcile, api.ValueDisabled):
 		return s.skipped(api.AnnotationReconcile + ": disabled on the live object")
 	case in.Entry.HandsOff:

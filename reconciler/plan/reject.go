@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -65,8 +66,8 @@ func Rejected(in Input, err error) (Step, bool) {
 	asked, ours := forced(in), owned(in)
 	// What a claim holds is lost with it: only Git may ask for that.
 	inGit := annotated(in.Desired, api.AnnotationForce, api.ValueEnabled)
-	kept := annotated(in.Desired, api.AnnotationPrune, api.ValueDisabled) || annotated(in.Live, api.AnnotationPrune, api.ValueDisabled)
-	if asked && ours && !kept && !irreplaceable(s.Object) && (inGit || !Protected(s.Object)) {
+	kept := cmp.Or(api.Keeps(in.Desired.GetAnnotations()), api.Keeps(in.Live.GetAnnotations()))
+	if asked && ours && kept == "" && !irreplaceable(s.Object) && (inGit || !Protected(s.Object)) {
 		s.Next, s.Action = Recreate, api.Recreated
 		s.Reason = "immutable " + strings.Join(fields, ", ") + " changed, and " + api.AnnotationForce + " is enabled"
 		return s, true
@@ -75,8 +76,8 @@ func Rejected(in Input, err error) (Step, bool) {
 	if asked && !ours {
 		hint = "it was not made by flotilla, which does not delete it: delete it by hand, or give it another name in Git"
 	}
-	if kept {
-		hint = fmt.Sprintf("the annotation %s: %s keeps it from being deleted and created anew", api.AnnotationPrune, api.ValueDisabled)
+	if kept != "" {
+		hint = fmt.Sprintf("the annotation %s keeps it from being deleted and created anew", kept)
 	}
 	if irreplaceable(s.Object) {
 		hint = "flotilla never recreates this kind: everything in it would be lost"

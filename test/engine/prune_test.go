@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -292,4 +293,50 @@ func TestPrune_whatNobodyAnsweredFor(t *testing.T) {
 	r.gone("restarted")
 	r.Ready("NS-a", "")
 	r.same(copied)
+}
+
+// What Helm, Argo CD or Flux would keep is kept, in a chart as elsewhere: its status says so, nothing of it is drift,
+// and an annotation of ours lets it go.
+func TestPrune_keepsWhatOtherToolsKeep(t *testing.T) {
+	const (
+		secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: root, annotations: {helm.sh/resource-policy: keep}}\nstringData: {p: x}\n"
+		stays  = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: stays}\n"
+	)
+	r := start(t, files{
+		"a/bundle.yaml": bundle("a", "namespace: NS, helm: {chart: ./chart}"), "a/chart/Chart.yaml": "{apiVersion: v2, name: demo, version: 1.0.0}",
+		"a/chart/templates/a.yaml": secret + stays,
+		"b/bundle.yaml":            bundle("b", ""), "b/x.yaml": configMap("x", "one"), "b/other.yaml": configMap("other", "one"),
+		"b/argo.yaml": annotated("argo", "one", "argocd.argoproj.io/sync-options: 'Replace=true,Delete=false'"),
+		"b/flux.yaml": annotated("flux", "one", "kustomize.toolkit.fluxcd.io/prune: disabled"),
+	})
+	r.Ready("NS-a", "")
+	r.Ready("NS-b", "")
+	argo, flux := r.get("argo"), r.get("flux")
+	r.Delete("b/argo.yaml", "b/flux.yaml", "b/other.yaml")
+	revision := r.Commit(files{"a/chart/templates/a.yaml": stays})
+	r.gone("other")
+	r.Ready("NS-a", revision)
+	r.Ready("NS-b", "")
+	r.same(argo)
+	r.same(flux)
+	says := func(bundle string, want ...string) {
+		t.Helper()
+		r.Eventually("the status of "+bundle+" tells what stays", func(ctx context.Context) error {
+			b, err := r.Bundle(ctx, r.NS+bundle)
+			if err == nil && (!slices.Equal(b.Exempt, want) || b.Drifted > 0) {
+				err = fmt.Errorf("it tells of %q, and %d drifted", b.Exempt, b.Drifted)
+			}
+			return err
+		})
+	}
+	in := r.NS + "/"
+	says("-a", "Secret/"+in+"root: left Git, and stays: helm.sh/resource-policy: keep")
+	says("-b", "ConfigMap/"+in+"argo: left Git, and stays: argocd.argoproj.io/sync-options: Delete=false",
+		"ConfigMap/"+in+"flux: left Git, and stays: kustomize.toolkit.fluxcd.io/prune: disabled")
+	r.patch("argo", `{"metadata":{"annotations":{"flotilla.dev/prune":"enabled"}}}`)
+	r.gone("argo")
+	r.same(flux)
+	if _, err := r.Kube.CoreV1().Secrets(r.NS).Get(t.Context(), "root", metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
 }
