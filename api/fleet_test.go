@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -39,31 +40,82 @@ func TestDecodeBundle_unknownField(t *testing.T) {
 }
 
 func TestDecodeFleet_tenants(t *testing.T) {
-	const head = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  tenants:\n  - {name: a, path: teams/a}\n"
+	const head = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  tenants:\n  - {name: a, path: teams/a, " + bound + "}\n"
+	b := func(path, more string) string { return "{name: b, path: " + path + ", " + bound + more + "}" }
 	for _, tt := range []struct{ name, text, field string }{
-		{"another one", "  - {name: b, path: teams/ab, keys: [b]}\n", ""},
-		{"no name", "  - {path: teams/b}\n", "spec.tenants.1.name"},
-		{"the same name", "  - {name: a, path: teams/b}\n", "spec.tenants.1.name"},
-		{"no path", "  - {name: b}\n", "spec.tenants.1.path"},
-		{"the root", "  - {name: b, path: .}\n", "spec.tenants.1.path"},
-		{"not from the root", "  - {name: b, path: /teams/b}\n", "spec.tenants.1.path"},
-		{"out of the repository", "  - {name: b, path: ../b}\n", "spec.tenants.1.path"},
-		{"not clean", "  - {name: b, path: teams/b/}\n", "spec.tenants.1.path"},
-		{"over a dot", "  - {name: b, path: teams/./b}\n", "spec.tenants.1.path"},
-		{"hidden", "  - {name: b, path: .github}\n", "spec.tenants.1.path"},
-		{"the clusters", "  - {name: b, path: clusters}\n", "spec.tenants.1.path"},
-		{"a cluster", "  - {name: b, path: clusters/one}\n", "spec.tenants.1.path"},
-		{"the same path", "  - {name: b, path: teams/a}\n", "spec.tenants.1.path"},
-		{"inside of another", "  - {name: b, path: teams/a/b}\n", "spec.tenants.1.path"},
-		{"around another", "  - {name: b, path: teams}\n", "spec.tenants.1.path"},
-		{"a key's file", "  - {name: b, path: teams/b, keys: [b.txt]}\n", "spec.tenants.1.keys.0"},
-		{"another field", "  - {name: b, path: teams/b, namespace: b}\n", "spec.tenants.1.namespace"},
+		{"another one", b("teams/ab", ", keys: [b], kinds: {allow: [ConfigMap, '*.apps', Widget.example.com, '*']}, charts: ['oci://x/*'], images: ['x.io/*']"), ""},
+		{"no name", "{path: teams/b, " + bound + "}", "name"},
+		{"the same name", "{name: a, path: teams/b, " + bound + "}", "name"},
+		{"no path", "{name: b, " + bound + "}", "path"},
+		{"the root", b(".", ""), "path"},
+		{"not from the root", b("/teams/b", ""), "path"},
+		{"out of the repository", b("../b", ""), "path"},
+		{"not clean", b("teams/b/", ""), "path"},
+		{"over a dot", b("teams/./b", ""), "path"},
+		{"hidden", b(".github", ""), "path"},
+		{"the clusters", b("clusters", ""), "path"},
+		{"a cluster", b("clusters/one", ""), "path"},
+		{"the same path", b("teams/a", ""), "path"},
+		{"inside of another", b("teams/a/b", ""), "path"},
+		{"around another", b("teams", ""), "path"},
+		{"a key's file", b("teams/b", ", keys: [b.txt]"), "keys.0"},
+		{"no service account", "{name: b, path: teams/b, namespaces: [b]}", "serviceAccount"},
+		{"the agent's service account", "{name: b, path: teams/b, serviceAccount: {namespace: flotilla-system, name: agent}, namespaces: [b]}", "serviceAccount.namespace"},
+		{"no namespace", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}}", "namespaces"},
+		{"the agent's namespace", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}, namespaces: [flotilla-system]}", "namespaces.0"},
+		{"no namespace's name", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}, namespaces: [a/b]}", "namespaces.0"},
+		{"a kind in small letters", b("teams/b", ", kinds: {allow: [configmaps]}"), "kinds.allow.0"},
+		{"a kind with a version", b("teams/b", ", kinds: {deny: [apps/v1/Deployment]}"), "kinds.deny.0"},
+		{"flotilla's kinds", b("teams/b", ", kinds: {allow: [Suspension.flotilla.dev]}"), "kinds.allow.0"},
+		{"charts over http", b("teams/b", ", charts: ['http://x/*']"), "charts.0"},
+		{"charts of any machine", b("teams/b", ", charts: ['https://*/x']"), "charts.0"},
+		{"images of any machine", b("teams/b", ", images: ['*/x']"), "images.0"},
+		{"images without a machine", b("teams/b", ", images: ['library/nginx']"), "images.0"},
+		{"a selector", b("teams/b", ", clusterSelector: {matchExpressions: [{key: x, operator: Like}]}"), "clusterSelector"},
+		{"a drift mode", b("teams/b", ", rights: {drift: [never]}"), "rights.drift.0"},
+		{"a negative quota", b("teams/b", ", quotas: {objects: -1}"), "quotas"},
+		{"another field", b("teams/b", ", namespace: b"), "namespace"},
 	} {
-		_, err := api.DecodeFleet("fleet.yaml", []byte(head+tt.text))
+		_, err := api.DecodeFleet("fleet.yaml", []byte(head+"  - "+tt.text+"\n"))
 		switch e, ok := err.(*api.Error); { //nolint:errorlint // it is documented
 		case tt.field == "" && err == nil:
-		case !ok || e.Field != tt.field || e.Line != 6:
+		case !ok || strings.TrimPrefix(e.Field, "spec.tenants.1.") != tt.field || e.Line != 6:
 			t.Errorf("%s: %+v", tt.name, err)
+		}
+	}
+}
+
+// bound is what every tenant needs beside its name and path.
+const bound = "serviceAccount: {namespace: x, name: deployer}, namespaces: [x]"
+
+func TestTenant_admits(t *testing.T) {
+	tenant := api.Tenant{Charts: []string{"oci://registry.example.com/a/*", "https://charts.example.com/a/web"}, Images: []string{"registry.example.com:5000/a/*", "docker.io/library/*"}}
+	for image, want := range map[string]bool{
+		"registry.example.com:5000/a/x": true, "registry.example.com:5000/a/x:1.2@sha256:0": true, "registry.example.com:5000/a/x/y": true,
+		"nginx": true, "nginx:1.2": true, "docker.io/library/nginx": true, "index.docker.io/library/nginx": true,
+		"": false, "a/nginx": false, "registry.example.com/a/x": false, "registry.example.com:5000/b/x": false,
+		"registry.example.com:5000/a/../b/x": false, "localhost/a": false, "evil.com/registry.example.com:5000/a/x": false,
+	} {
+		if got := tenant.AdmitsImage(image); got != want {
+			t.Errorf("image %q: %v", image, got)
+		}
+	}
+	for _, tt := range []struct {
+		repo, name string
+		want       bool
+	}{
+		{"oci://registry.example.com/a", "web", true},
+		{"oci://registry.example.com/a/b", "web", true},
+		{"https://charts.example.com/a/", "web", true},
+		{"https://charts.example.com/a", "other", false},
+		{"oci://registry.example.com/b", "web", false},
+		{"oci://registry.example.com/a/..", "web", false},
+		{"oci://registry.example.com/a/%2e%2e", "web", false},
+		{"oci://registry.example.com/a?x=/", "web", false},
+		{"oci://u@registry.example.com/a", "web", false},
+	} {
+		if got := tenant.AdmitsChart(tt.repo, tt.name); got != tt.want {
+			t.Errorf("chart %s/%s: %v", tt.repo, tt.name, got)
 		}
 	}
 }

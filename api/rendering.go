@@ -76,6 +76,8 @@ type RenderedBundle struct {
 	Kustomization string
 	// Spec has the fleet's defaults filled in, and Targets left out.
 	Spec BundleSpec
+	// Tenant is whose bundle it is; nil is the platform's. Its service account is in Spec.
+	Tenant *Tenant
 	// Objects is what is applied, in a stable order, all namespaces resolved as far as
 	// the files tell. Nil when Err is set.
 	Objects []*unstructured.Unstructured

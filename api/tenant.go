@@ -2,8 +2,14 @@ package api
 
 import (
 	"fmt"
+	"net/url"
 	"path"
+	"regexp"
+	"slices"
 	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 )
 
 // Tenant is a part of the fleet repository whose authors are trusted with that part alone: fleet.yaml, spec.tenants.
@@ -17,6 +23,136 @@ type Tenant struct {
 	// Keys are the names of the age keys that decrypt the tenant's files. They decrypt nobody else's,
 	// unless another tenant names them, too.
 	Keys []string `yaml:"keys,omitempty" json:"keys,omitempty"`
+	// ServiceAccount is impersonated for every bundle of the tenant. A bundle cannot name another.
+	ServiceAccount ServiceAccount `yaml:"serviceAccount" json:"serviceAccount"`
+	// Namespaces are those where the tenant may have objects. "*" in one stands for any run of characters;
+	// a namespace that begins with "kube-" is meant only by its whole name.
+	Namespaces []string `yaml:"namespaces" json:"namespaces"`
+	// Kinds say what the objects may be.
+	Kinds TenantKinds `yaml:"kinds,omitempty" json:"kinds"`
+	// ClusterSelector chooses the clusters where the tenant's bundles are. Nil means all.
+	ClusterSelector *Selector `yaml:"clusterSelector,omitempty" json:"clusterSelector,omitempty"`
+	// Charts are where charts may come from, beside the tenant's path: REPOSITORY/NAME, with "*" for any run of characters.
+	// They are fetched with the agent's credentials. Empty means nowhere.
+	Charts []string `yaml:"charts,omitempty" json:"charts,omitempty"`
+	// Images are what containers may run: REGISTRY/NAME without tag, with "*" for any run of characters. Empty means any.
+	Images []string     `yaml:"images,omitempty" json:"images,omitempty"`
+	Rights TenantRights `yaml:"rights,omitempty" json:"rights"`
+	Quotas TenantQuotas `yaml:"quotas,omitempty" json:"quotas"`
+}
+
+// TenantKinds are patterns of kinds, each as KIND.GROUP, or KIND for the core group, with "*" for any run of characters.
+type TenantKinds struct {
+	// Allow is what the tenant may have. Empty means every namespaced kind.
+	// A cluster-scoped kind is allowed by its whole name only.
+	Allow []string `yaml:"allow,omitempty" json:"allow,omitempty"`
+	// Deny goes before Allow.
+	Deny []string `yaml:"deny,omitempty" json:"deny,omitempty"`
+}
+
+// TenantRights say which of flotilla's own words a tenant may use.
+type TenantRights struct {
+	// Drift are the drift modes that bundles and annotations may choose. Where DriftIgnore is not among them,
+	// there may be no ignore rules either. Empty means all.
+	Drift []DriftMode `yaml:"drift,omitempty" json:"drift,omitempty"`
+	// Annotations are those of flotilla that objects may carry. Nil means all.
+	Annotations *[]string `yaml:"annotations,omitempty" json:"annotations,omitempty"`
+	// Suspend allows Suspensions in Git whose scope is the tenant's own bundles.
+	Suspend bool `yaml:"suspend,omitempty" json:"suspend,omitempty"`
+}
+
+// TenantQuotas bound what a tenant has on each cluster. Zero means no bound.
+type TenantQuotas struct {
+	Bundles int `yaml:"bundles,omitempty" json:"bundles,omitempty"`
+	// Objects counts those of all its bundles, hooks included.
+	Objects int `yaml:"objects,omitempty" json:"objects,omitempty"`
+}
+
+// ReasonTenantDenied is the reason of every error about what a tenant may not do.
+const ReasonTenantDenied = "TenantDenied"
+
+// Admits says why a tenant may not have an object; nil if it may.
+func (t Tenant) Admits(ref ObjectRef, namespaced bool) error {
+	kind := ref.Kind
+	if ref.Group != "" {
+		kind += "." + ref.Group
+	}
+	matches := func(pattern string) bool { return wild(pattern, kind) }
+	switch {
+	case ref.Group == Group:
+		if ref.Kind != KindSuspension || !t.Rights.Suspend {
+			return fmt.Errorf("tenant %q may not have %s: it has no right to suspend, and other kinds of %s are the agent's", t.Name, ref, Group)
+		}
+		return nil
+	case slices.ContainsFunc(t.Kinds.Deny, matches):
+		return fmt.Errorf("tenant %q may not have %s: the kind is denied", t.Name, ref)
+	case !namespaced && !slices.Contains(t.Kinds.Allow, kind):
+		return fmt.Errorf("tenant %q may not have %s: the kind has no namespace, and kinds.allow does not name it", t.Name, ref)
+	case !namespaced:
+		return nil
+	case len(t.Kinds.Allow) > 0 && !slices.ContainsFunc(t.Kinds.Allow, matches):
+		return fmt.Errorf("tenant %q may not have %s: the kind is not among those of kinds.allow", t.Name, ref)
+	case !t.AdmitsNamespace(ref.Namespace):
+		return fmt.Errorf("tenant %q may not have %s: the namespace %q is not one of %s", t.Name, ref, ref.Namespace, strings.Join(t.Namespaces, ", "))
+	}
+	return nil
+}
+
+// AdmitsNamespace reports whether the tenant may have objects in a namespace: never in the agent's own.
+func (t Tenant) AdmitsNamespace(name string) bool {
+	if name == "" || name == SystemNamespace {
+		return false
+	}
+	if strings.HasPrefix(name, "kube-") {
+		return slices.Contains(t.Namespaces, name)
+	}
+	return slices.ContainsFunc(t.Namespaces, func(pattern string) bool { return wild(pattern, name) })
+}
+
+// AdmitsChart reports whether a chart may come from a repository: an https:// address, or oci://… without the name.
+// An address that does not mean what it reads like never may.
+func (t Tenant) AdmitsChart(repo, name string) bool {
+	address := strings.TrimSuffix(repo, "/") + "/" + name
+	u, err := url.Parse(address)
+	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || path.Clean(u.Path) != u.Path || strings.ContainsAny(address, "%\\") {
+		return false
+	}
+	return slices.ContainsFunc(t.Charts, func(pattern string) bool { return wild(pattern, address) })
+}
+
+// AdmitsImage reports whether a container may run an image. Names are compared as container runtimes complete them.
+func (t Tenant) AdmitsImage(image string) bool {
+	if len(t.Images) == 0 {
+		return true
+	}
+	name, _, _ := strings.Cut(image, "@")
+	if colon := strings.LastIndexByte(name, ':'); colon > strings.LastIndexByte(name, '/') {
+		name = name[:colon]
+	}
+	host, rest, found := strings.Cut(name, "/")
+	switch {
+	case !found:
+		name = "docker.io/library/" + name
+	case !strings.ContainsAny(host, ".:") && host != "localhost":
+		name = "docker.io/" + name
+	case host == "index.docker.io":
+		name = "docker.io/" + rest
+	}
+	return path.Clean(name) == name && slices.ContainsFunc(t.Images, func(pattern string) bool { return wild(pattern, name) })
+}
+
+// AdmitsDrift reports whether bundles and objects may choose a drift mode.
+func (t Tenant) AdmitsDrift(mode DriftMode) bool {
+	return len(t.Rights.Drift) == 0 || mode == "" || slices.Contains(t.Rights.Drift, mode)
+}
+
+// OnCluster reports whether the tenant's bundles may be on a cluster with these labels.
+func (t Tenant) OnCluster(set map[string]string) bool {
+	if t.ClusterSelector == nil {
+		return true
+	}
+	sel, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector())
+	return err == nil && sel.Matches(labels.Set(set)) // err: refused when decoded
 }
 
 // TenantAt returns the tenant whose path holds a file or directory of the repository; nil if none does.
@@ -60,6 +196,84 @@ func (t Tenant) validate(at locator, field string) error {
 	for i, k := range t.Keys {
 		if !ValidName(k) {
 			return at.errorf(fmt.Sprintf("%s.keys.%d", field, i), "%q is not a key's name: the NAME of --age-key NAME=FILE", k)
+		}
+	}
+	if !ValidName(t.ServiceAccount.Namespace) || t.ServiceAccount.Name == "" {
+		return at.errorf(field+".serviceAccount", "a tenant needs the namespace and the name of a service account, with whose rights it is applied")
+	}
+	if t.ServiceAccount.Namespace == SystemNamespace {
+		return at.errorf(field+".serviceAccount.namespace", "%s is the agent's own", SystemNamespace)
+	}
+	if err := t.validObjects(at, field); err != nil {
+		return err
+	}
+	if _, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector()); err != nil {
+		return at.errorf(field+".clusterSelector", "%v", err)
+	}
+	if err := t.validSources(at, field); err != nil {
+		return err
+	}
+	for i, m := range t.Rights.Drift {
+		if m != DriftCorrect && m != DriftReport && m != DriftIgnore {
+			return at.errorf(fmt.Sprintf("%s.rights.drift.%d", field, i), "%q is not one of correct, report, ignore", m)
+		}
+	}
+	if t.Quotas.Bundles < 0 || t.Quotas.Objects < 0 {
+		return at.errorf(field+".quotas", "a quota cannot be negative")
+	}
+	return nil
+}
+
+// validNamespace is a namespace's name, in which stars stand for any run of characters.
+var validNamespace = regexp.MustCompile(`^[a-z0-9*]([-a-z0-9*]{0,61}[a-z0-9*])?$`)
+
+// validKind is a kind and its group, in which stars stand for any run of characters.
+var validKind = regexp.MustCompile(`^[A-Z*][A-Za-z0-9*]*(\.[-a-z0-9.*]+)?$`)
+
+func (t Tenant) validObjects(at locator, field string) error {
+	if len(t.Namespaces) == 0 {
+		return at.errorf(field+".namespaces", "a tenant needs at least one namespace")
+	}
+	for i, n := range t.Namespaces {
+		if !validNamespace.MatchString(n) || n == SystemNamespace {
+			return at.errorf(fmt.Sprintf("%s.namespaces.%d", field, i), "%q is not a namespace that a tenant may have", n)
+		}
+	}
+	for i, k := range t.Kinds.Allow {
+		if strings.HasSuffix(k, "."+Group) {
+			return at.errorf(fmt.Sprintf("%s.kinds.allow.%d", field, i),
+				"%q: kinds of %s are no tenant's; rights.suspend allows Suspensions of its own bundles", k, Group)
+		}
+	}
+	if err := validKinds(at, field+".kinds.allow", t.Kinds.Allow); err != nil {
+		return err
+	}
+	return validKinds(at, field+".kinds.deny", t.Kinds.Deny)
+}
+
+func validKinds(at locator, field string, kinds []string) error {
+	for i, k := range kinds {
+		if !validKind.MatchString(k) {
+			return at.errorf(fmt.Sprintf("%s.%d", field, i), "%q is not a kind such as ConfigMap, Deployment.apps or *.apps", k)
+		}
+	}
+	return nil
+}
+
+func (t Tenant) validSources(at locator, field string) error {
+	for i, c := range t.Charts {
+		scheme, rest, _ := strings.Cut(c, "://")
+		host, name, _ := strings.Cut(rest, "/")
+		if scheme != "https" && scheme != "oci" || host == "" || name == "" || strings.Contains(host, "*") {
+			return at.errorf(fmt.Sprintf("%s.charts.%d", field, i),
+				"%q is not where charts come from, such as oci://registry.example.com/charts/* or https://charts.example.com/*", c)
+		}
+	}
+	for i, image := range t.Images {
+		host, name, _ := strings.Cut(image, "/")
+		if host == "" || name == "" || strings.Contains(host, "*") || !strings.ContainsAny(host, ".:") && host != "localhost" {
+			return at.errorf(fmt.Sprintf("%s.images.%d", field, i),
+				"%q is not where images come from, such as registry.example.com/team/* or docker.io/library/*", image)
 		}
 	}
 	return nil

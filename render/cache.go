@@ -65,7 +65,7 @@ func (c *cache) get(ctx context.Context, p *pass, b resolved) (*entry, error) {
 
 // keyOf is a digest of what a rendering depends on beside the files it reads.
 func keyOf(p *pass, b resolved) string {
-	in := []any{b.dir, b.file, b.spec, b.target, b.overlay, b.values, b.overlays, b.warnings, b.tenant}
+	in := []any{b.dir, b.file, b.spec, b.target, b.overlay, b.values, b.overlays, b.warnings, b.tenant, b.siblings}
 	if b.tenant == nil {
 		in = append(in, p.tenantsDigest) // what they have is not the platform's
 	}
@@ -112,6 +112,9 @@ func newEntry(ctx context.Context, p *pass, b resolved) (*entry, error) {
 		e.fingerprint = p.keys.Fingerprint()
 	}
 	e.prepare(b)
+	if err := e.admit(b); err != nil {
+		return nil, scrub(err, v.secrets)
+	}
 	return e, nil
 }
 

@@ -139,10 +139,11 @@ func scopesOf(objects []manifest.Object) scopes {
 
 // of tells whether a kind is namespaced, and whether that is known at all.
 func (s scopes) of(gk schema.GroupKind) (namespaced, known bool) {
-	if n, ok := s[gk]; ok {
+	if n, ok := builtinScope(gk); ok { // a CRD that says otherwise is not served
 		return n, true
 	}
-	return builtinScope(gk)
+	n, ok := s[gk]
+	return n, ok
 }
 
 // prepare gives namespaces to the objects whose scope is known within the bundle.
@@ -204,7 +205,7 @@ func finish(here []resolved, entries []*entry, errs []error) []api.RenderedBundl
 	}
 	out := make([]api.RenderedBundle, len(here))
 	for i, b := range here {
-		out[i] = api.RenderedBundle{Name: b.name, Dir: b.dir, Spec: b.spec, Warnings: b.warnings}
+		out[i] = api.RenderedBundle{Name: b.name, Dir: b.dir, Spec: b.spec, Tenant: b.tenant, Warnings: b.warnings}
 		if errs[i] == nil && entries[i] != nil {
 			var final api.RenderedBundle
 			if final, errs[i] = entries[i].rendered(b, all); errs[i] == nil {
@@ -215,12 +216,13 @@ func finish(here []resolved, entries []*entry, errs []error) []api.RenderedBundl
 			out[i] = failedBundle(out[i], errs[i])
 		}
 	}
+	limitObjects(here, out)
 	refuseShared(out)
 	return out
 }
 
 func failedBundle(b api.RenderedBundle, err error) api.RenderedBundle {
-	return api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Warnings: b.Warnings, Err: err}
+	return api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Tenant: b.Tenant, Warnings: b.Warnings, Err: err}
 }
 
 // rendered is the bundle in its final form; the same value as last time if nothing that concerns it changed.
@@ -237,13 +239,16 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 		o.Unstructured = o.DeepCopy()
 		namespaced, known := all.of(o.GroupVersionKind().GroupKind())
 		setNamespace(o.Unstructured, b.spec.Namespace, namespaced || !known)
+		if err := admitObject(b, o); err != nil {
+			return api.RenderedBundle{}, err
+		}
 		objects[i] = o
 	}
 	slices.SortStableFunc(objects, func(x, y manifest.Object) int {
 		return api.CompareRefs(api.RefOf(x.Unstructured), api.RefOf(y.Unstructured))
 	})
 	final := api.RenderedBundle{
-		Name: b.name, Dir: b.dir, Kustomization: e.built.kustomization, Spec: b.spec, Hooks: e.built.hooks,
+		Name: b.name, Dir: b.dir, Kustomization: e.built.kustomization, Spec: b.spec, Tenant: b.tenant, Hooks: e.built.hooks,
 		Warnings: slices.Concat(b.warnings, e.built.warnings),
 		Objects:  make([]*unstructured.Unstructured, len(objects)),
 		Origin:   make(map[string]string, len(objects)),

@@ -22,8 +22,9 @@ type resolved struct {
 	// data is the bundle.yaml's text.
 	data []byte
 	spec api.BundleSpec
-	// tenant is nil for the platform's.
-	tenant *api.Tenant
+	// tenant is nil for the platform's. siblings are the names of all its bundles, on whatever clusters.
+	tenant   *api.Tenant
+	siblings []string
 	// target is the index of the target that matched, -1 for none; overlays are those of all targets.
 	target   int
 	overlay  string
@@ -39,9 +40,13 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 	if err != nil {
 		return nil, nil, err
 	}
+	siblings := siblingsOf(fleet, all)
 	for _, f := range all {
 		b, on := onCluster(f, fleet, cluster, names)
 		if on {
+			if b.tenant != nil {
+				b.siblings = siblings[b.tenant.Name]
+			}
 			here = append(here, b)
 			continue
 		}
@@ -61,6 +66,7 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 		here = append(here, b)
 	}
 	slices.SortFunc(here, func(a, b resolved) int { return strings.Compare(a.name, b.name) })
+	limitBundles(here)
 	checkDependencies(here, all)
 	if err := findCycle(here); err != nil {
 		return nil, nil, err
@@ -68,15 +74,28 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 	return here, warnings, nil
 }
 
+// siblingsOf returns the names of each tenant's bundles.
+func siblingsOf(fleet api.Fleet, all []*found) map[string][]string {
+	out := map[string][]string{}
+	for _, f := range all {
+		if t := fleet.Spec.TenantAt(f.dir); t != nil {
+			out[t.Name] = append(out[t.Name], f.bundle.Metadata.Name)
+		}
+	}
+	return out
+}
+
 func onCluster(f *found, fleet api.Fleet, cluster api.Cluster, names []string) (resolved, bool) {
 	b := resolved{name: f.bundle.Metadata.Name, dir: f.dir, file: f.file, data: f.data, target: -1, err: f.err, tenant: fleet.Spec.TenantAt(f.dir)}
+	away := b.tenant != nil && !b.tenant.OnCluster(cluster.Metadata.Labels)
 	if f.err != nil {
-		return b, true
+		return b, !away
 	}
 	b.spec = withDefaults(f.bundle.Spec, fleet.Spec.Defaults)
 	b.spec.Targets = nil
+	b.err = b.bind(f.bundle.Spec)
 	if f.bundle.Spec.Targets == nil {
-		return b, true
+		return b, !away
 	}
 	for i, t := range f.bundle.Spec.Targets {
 		if t.Overlay != "" {
@@ -91,7 +110,10 @@ func onCluster(f *found, fleet api.Fleet, cluster api.Cluster, names []string) (
 			b.target, b.overlay, b.values = i, t.Overlay, t.Values
 		}
 	}
-	return b, b.target >= 0
+	if away && b.target >= 0 {
+		b.warnings = append(b.warnings, fmt.Sprintf("spec.targets.%d chooses a cluster where tenant %q is not", b.target, b.tenant.Name))
+	}
+	return b, b.target >= 0 && !away
 }
 
 // matches reports whether a target chooses a cluster.

@@ -28,9 +28,19 @@ spec:
   - name: a
     path: teams/a
     keys: [a]
+    serviceAccount: {namespace: a, name: deployer}
+    namespaces: [a, a-*]
+    kinds: {deny: [ResourceQuota]}
+    clusterSelector: {matchLabels: {env: prod}}
+    charts: [oci://registry.example.com/a/*, https://charts.example.com/a/*]
+    images: [registry.example.com/a/*, docker.io/library/*]
+    rights: {drift: [correct, report], annotations: [flotilla.dev/prune, flotilla.dev/drift], suspend: true}
   - name: b
     path: teams/b
     keys: [b]
+    serviceAccount: {namespace: b, name: deployer}
+    namespaces: ["*"]
+    kinds: {allow: [ConfigMap, Secret, "*.apps", "*.example.com", Widget.widgets.example.com, Namespace]}
 `
 
 func newTown(t *testing.T) town {
@@ -61,6 +71,7 @@ func newTown(t *testing.T) town {
 	out.files = rendertest.Files{
 		"fleet.yaml":                townFleet,
 		"clusters/one/cluster.yaml": clusterYAML("one", "prod", "color: blue"),
+		"clusters/two/cluster.yaml": clusterYAML("two", "staging", "color: red"),
 		"platform/bundle.yaml":      bundleYAML("platform", ""),
 		"platform/s.yaml":           out.secret["platform"],
 		"teams/a/app/bundle.yaml":   bundleYAML("a-app", ""),
@@ -113,7 +124,7 @@ func (e escape) run(t *testing.T, in town) {
 
 // denied is an error about what a tenant may not do.
 func denied(file string, line int, field string) api.Error {
-	return api.Error{Kind: api.Forbidden, Reason: render.ReasonTenant, File: file, Line: line, Field: field}
+	return api.Error{Kind: api.Forbidden, Reason: api.ReasonTenantDenied, File: file, Line: line, Field: field}
 }
 
 func noKey(file string) api.Error {
@@ -293,4 +304,198 @@ func TestTenancy_begins(t *testing.T) {
 	}
 	unbound := strings.ReplaceAll(townFleet, "keys: [a]", "keys: [b]")
 	wantError(t, bundle(t, mustRender(t, r, in.files.With("fleet.yaml", unbound).Snapshot(), "one"), "a-app").Err, noKey("teams/a/app/s.yaml"), "")
+}
+
+// What tenant a declares, and may not have. Most of it stands in a file of its own.
+func TestTenancy_objects(t *testing.T) {
+	in := newTown(t)
+	const x = "teams/a/app/x.yaml"
+	file := func(text string) []string { return []string{x, text} }
+	pod := func(spec string) []string {
+		return file("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: a}\nspec: {template: {spec: " + spec + "}}\n")
+	}
+	app := func(spec string) []string { return []string{"teams/a/app/bundle.yaml", bundleYAML("a-app", spec)} }
+	annotated := func(annotation string) []string {
+		return file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: a, annotations: {" + annotation + "}}\n")
+	}
+	clusterRole := "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {name: x, namespace: a}\n"
+	suspension := func(scope string) []string {
+		return file("apiVersion: flotilla.dev/v1alpha1\nkind: Suspension\nmetadata: {name: x}\nspec: {reason: r, until: 2030-01-31T10:00:00Z, scope: " + scope + "}\n")
+	}
+	const crd = `apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: clusterrolebindings.rbac.authorization.k8s.io}
+spec:
+  group: rbac.authorization.k8s.io
+  names: {kind: ClusterRoleBinding, plural: clusterrolebindings}
+  scope: Namespaced
+`
+	at := denied(x, 1, "")
+	for _, e := range []escape{
+		{name: "another tenant's namespace", change: file(configMapIn("b", "x")), want: at, text: `tenant "a" may not have ConfigMap/b/x: the namespace "b" is not one of a, a-*`},
+		{name: "the agent's namespace", change: file(configMapIn("flotilla-system", "x")), want: at, text: `the namespace "flotilla-system"`},
+		{name: "the default namespace", change: file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n"), want: at, text: `the namespace "default"`},
+		{
+			name: "a namespace of the bundle", change: append(app("{namespace: kube-system}"), file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n")...),
+			want: at, text: `the namespace "kube-system"`,
+		},
+		{
+			name: "a namespace of a kustomization", change: []string{"teams/a/app/kustomization.yaml", "namespace: b\nresources: [cm.yaml]\n"},
+			want: denied("teams/a/app/cm.yaml", 0, ""), text: `the namespace "b"`,
+		},
+		{
+			name: "a namespace of a variable", change: append(app("{substitute: true}"), file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: \"${color}\"}\n")...),
+			want: at, text: `the namespace "blue"`,
+		},
+		{
+			name: "a namespace of a chart", change: append(app("{helm: {chart: ../c, values: {ns: b}}}"), "teams/a/c/Chart.yaml", "{apiVersion: v2, name: c, version: 1.0.0}",
+				"teams/a/c/templates/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: {{ .Values.ns }} }\n"),
+			want: denied("teams/a/c/templates/cm.yaml", 1, ""), text: `the namespace "b"`,
+		},
+		{
+			name: "a hook elsewhere", change: append(app("{helm: {chart: ../c}}"), "teams/a/c/Chart.yaml", "{apiVersion: v2, name: c, version: 1.0.0}",
+				"teams/a/c/templates/job.yaml", "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x, namespace: b, annotations: {helm.sh/hook: pre-install}}\n"),
+			want: denied("teams/a/app/bundle.yaml", 0, ""), text: `Job.batch/b/x: the namespace "b"`,
+		},
+		{name: "an item of a List", change: file("apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(configMapIn("b", "x")), "\n", "\n  ") + "\n"), want: denied(x, 4, ""), text: `the namespace "b"`},
+		{name: "a binding of the cluster's roles", change: file(clusterRole), want: at, text: "ClusterRoleBinding.rbac.authorization.k8s.io/x: the kind has no namespace, and kinds.allow does not name it"},
+		{name: "a Namespace", change: file("apiVersion: v1\nkind: Namespace\nmetadata: {name: a-2}\n"), want: at, text: "the kind has no namespace"},
+		{name: "a CRD that gives a kind another scope", change: file(clusterRole + "---\n" + crd), want: at, text: "the kind has no namespace"},
+		{name: "a CRD", change: file(crd), want: at, text: "CustomResourceDefinition"},
+		{name: "a webhook", change: file("apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {name: x}\n"), want: at, text: "the kind has no namespace"},
+		{name: "an APIService", change: file("apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: v1.x}\n"), want: at, text: "the kind has no namespace"},
+		{name: "a kind that is denied", change: file("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: x, namespace: a}\n"), want: at, text: "the kind is denied"},
+		{
+			name: "a kind that is not among those allowed", bundle: "b-app", change: []string{"teams/b/app/x.yaml", "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x, namespace: b}\n"},
+			want: denied("teams/b/app/x.yaml", 1, ""), text: "not among those of kinds.allow",
+		},
+		{
+			name: "a namespace of Kubernetes through a star", bundle: "b-app", change: []string{"teams/b/app/x.yaml", configMapIn("kube-system", "x")},
+			want: denied("teams/b/app/x.yaml", 1, ""), text: `the namespace "kube-system"`,
+		},
+		{
+			name: "a cluster-scoped kind through a star", bundle: "b-app",
+			change: []string{"platform/crd.yaml", crdOf("Cluster"), "teams/b/app/x.yaml", "apiVersion: things.example.com/v1\nkind: Thing\nmetadata: {name: x, namespace: b}\n"},
+			want:   denied("teams/b/app/x.yaml", 1, ""), text: "Thing.things.example.com/x: the kind has no namespace",
+		},
+		{name: "a BundleDeployment", change: file("apiVersion: flotilla.dev/v1alpha1\nkind: BundleDeployment\nmetadata: {name: b-app, namespace: flotilla-system}\n"), want: api.Error{Reason: "BadManifest", File: x, Line: 1, Field: "kind"}, text: "written by the agent only"},
+		{name: "a suspension of everything", change: suspension("{all: true}"), want: denied(x, 1, "spec.scope"), text: "may suspend its own bundles"},
+		{name: "a suspension of another's bundle", change: suspension("{bundles: [a-app, platform]}"), want: denied(x, 1, "spec.scope"), text: `may not suspend bundle "platform"`},
+		{name: "a suspension of an object", change: suspension("{objects: [{kind: Secret, namespace: b, name: s}]}"), want: denied(x, 1, "spec.scope"), text: "may suspend its own bundles"},
+		{name: "a suspension that cannot be read", change: suspension("{bundle: [a-app]}"), want: denied(x, 1, "spec.scope"), text: "cannot be read"},
+		{name: "a suspension without the right", bundle: "b-app", change: []string{"teams/b/app/x.yaml", suspension("{bundles: [b-app]}")[1]}, want: denied("teams/b/app/x.yaml", 1, ""), text: "no right to suspend"},
+		{name: "another service account", change: app("{serviceAccount: {namespace: b, name: deployer}}"), want: denied("teams/a/app/bundle.yaml", 4, "spec.serviceAccount"), text: `tenant "a" is applied as the service account a/deployer, and not as b/deployer`},
+		{name: "an image of others", change: pod("{containers: [{name: c, image: registry.example.com/b/x:1}]}"), want: at, text: `tenant "a" may not run the image "registry.example.com/b/x:1" in Deployment.apps/a/d`},
+		{name: "an image in an init container", change: pod("{initContainers: [{name: c, image: evil/x}], containers: [{name: c, image: nginx}]}"), want: at, text: `the image "evil/x"`},
+		{name: "an image that reads like another", change: pod("{containers: [{name: c, image: registry.example.com/a/../b/x}]}"), want: at, text: "may not run the image"},
+		{name: "an image as a volume", change: pod("{volumes: [{name: v, image: {reference: registry.example.com/b/x}}]}"), want: at, text: "may not run the image"},
+		{name: "the label of another's ApplySet", change: file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: a, labels: {applyset.kubernetes.io/part-of: x}}\n"), want: at, text: "may not set the label applyset.kubernetes.io/part-of in ConfigMap/a/x"},
+		{name: "the label of another's bundle on Pods", change: file("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: a}\nspec: {template: {metadata: {labels: {flotilla.dev/bundle: platform}}}}\n"), want: at, text: "may not set the label flotilla.dev/bundle"},
+		{name: "an ApplySet", change: annotated("applyset.kubernetes.io/tooling: flotilla"), want: denied(x, 1, "metadata.annotations.applyset.kubernetes.io/tooling"), text: "only flotilla writes it"},
+		{name: "another person's name", change: annotated("flotilla.dev/last-editor: alice"), want: denied(x, 1, "metadata.annotations.flotilla.dev/last-editor"), text: "only flotilla writes it"},
+		{name: "what is not corrected", change: annotated("flotilla.dev/reconcile: disabled"), want: denied(x, 1, "metadata.annotations.flotilla.dev/reconcile"), text: "has no right"},
+		{name: "what is deleted and created anew", change: annotated("flotilla.dev/force: enabled"), want: denied(x, 1, "metadata.annotations.flotilla.dev/force"), text: "has no right"},
+		{name: "drift that nobody sees", change: annotated("flotilla.dev/drift: ignore"), want: denied(x, 1, "metadata.annotations.flotilla.dev/drift"), text: "has no right"},
+		{name: "a drift mode", change: app("{drift: {mode: ignore}}"), want: denied("teams/a/app/bundle.yaml", 4, "spec.drift.mode"), text: `may not choose the drift mode "ignore"`},
+		{name: "a rule that ignores", change: app("{drift: {ignore: [{paths: [/]}]}}"), want: denied("teams/a/app/bundle.yaml", 4, "spec.drift.ignore"), text: "may not have drift ignored"},
+		{name: "a chart from elsewhere", change: app("{helm: {chart: c, repo: https://evil.example.com, version: 1.0.0}}"), want: denied("teams/a/app/bundle.yaml", 4, "spec.helm.chart"), text: `tenant "a" may not have the chart https://evil.example.com/c`},
+		{name: "a chart that reads like another", change: app("{helm: {chart: oci://registry.example.com/a/../b/c, version: 1.0.0}}"), want: denied("teams/a/app/bundle.yaml", 4, "spec.helm.chart"), text: "may not have the chart"},
+		{name: "a chart of another machine", change: app("{helm: {chart: c, repo: \"https://charts.example.com@evil.example.com/a\", version: 1.0.0}}"), want: denied("teams/a/app/bundle.yaml", 4, "spec.helm.chart"), text: "may not have the chart"},
+		{name: "a chart where none may be from elsewhere", bundle: "b-app", change: []string{"teams/b/app/bundle.yaml", bundleYAML("b-app", "{helm: {chart: oci://registry.example.com/a/c, version: 1.0.0}}")}, want: denied("teams/b/app/bundle.yaml", 4, "spec.helm.chart"), text: "its charts come from its own path alone"},
+	} {
+		t.Run(e.name, func(t *testing.T) { e.run(t, in) })
+	}
+}
+
+func crdOf(scope string) string {
+	return "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: things.things.example.com}\n" +
+		"spec: {group: things.example.com, names: {kind: Thing, plural: things}, scope: " + scope + "}\n"
+}
+
+// A CRD that a tenant may not have gives nobody's objects another scope.
+func TestTenancy_refusedCRD(t *testing.T) {
+	in := newTown(t)
+	files := in.files.With("teams/a/app/crd.yaml", crdOf("Cluster"), "platform/thing.yaml", "apiVersion: things.example.com/v1\nkind: Thing\nmetadata: {name: x, namespace: p}\n")
+	out := mustRender(t, newRenderer(t, render.Config{Keys: in.keys}), files.Snapshot(), "one")
+	wantError(t, bundle(t, out, "a-app").Err, denied("teams/a/app/crd.yaml", 1, ""), "CustomResourceDefinition")
+	if got := strings.Join(refs(bundle(t, out, "platform")), " "); !strings.Contains(got, "Thing.things.example.com/p/x") {
+		t.Errorf("the platform has %s", got)
+	}
+}
+
+func TestTenancy_allowed(t *testing.T) {
+	in := newTown(t)
+	files := in.files.With(
+		"teams/a/app/bundle.yaml", bundleYAML("a-app", "{serviceAccount: {namespace: a, name: deployer}, drift: {mode: report}}"),
+		"teams/a/app/x.yaml", "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: a-2, annotations: {flotilla.dev/prune: disabled, flotilla.dev/drift: report}}\n"+
+			"spec: {template: {metadata: {labels: {app: d}}, spec: {containers: [{name: c, image: \"registry.example.com/a/x:1@sha256:0\"}, {name: d, image: nginx}]}}}\n",
+		"teams/a/app/y.yaml", "apiVersion: flotilla.dev/v1alpha1\nkind: Suspension\nmetadata: {name: x}\nspec: {reason: r, until: 2030-01-31T10:00:00Z, scope: {bundles: [a-app]}}\n",
+		"teams/b/app/x.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n",
+		"platform/x.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n",
+	)
+	r := newRenderer(t, render.Config{Keys: in.keys})
+	out := mustRender(t, r, files.Snapshot(), "one")
+	for _, b := range out.Bundles {
+		if b.Err != nil {
+			t.Error(b.Err)
+		}
+	}
+	if a := bundle(t, out, "a-app"); a.Spec.ServiceAccount == nil || *a.Spec.ServiceAccount != (api.ServiceAccount{Namespace: "a", Name: "deployer"}) || a.Tenant == nil || a.Tenant.Name != "a" {
+		t.Errorf("a-app is applied as %v for %v", a.Spec.ServiceAccount, a.Tenant)
+	}
+	if p := bundle(t, out, "platform"); p.Spec.ServiceAccount != nil || p.Tenant != nil {
+		t.Errorf("the platform is applied as %v for %v", p.Spec.ServiceAccount, p.Tenant)
+	}
+	// What a tenant may have can change without its files.
+	less := strings.Replace(townFleet, "namespaces: [a, a-*]", "namespaces: [a]", 1)
+	wantError(t, bundle(t, mustRender(t, r, files.With("fleet.yaml", less).Snapshot(), "one"), "a-app").Err, denied("teams/a/app/x.yaml", 1, ""), `the namespace "a-2"`)
+}
+
+// Where a tenant is not, its bundles are not; who asks for such a cluster is told.
+func TestTenancy_clusters(t *testing.T) {
+	in := newTown(t)
+	r := newRenderer(t, render.Config{Keys: in.keys})
+	for _, tt := range []struct{ spec, warning string }{
+		{"{}", ""},
+		{"{targets: [{clusters: [one]}, {clusters: [two]}]}", `teams/a/app/bundle.yaml: spec.targets.1 chooses a cluster where tenant "a" is not; the bundle is not on cluster "two"`},
+		{"{targets: [{clusterSelector: {matchLabels: {env: staging}}}, {}]}", `spec.targets.0 chooses a cluster where tenant "a" is not`},
+		{"{nonsense: true}", ""},
+	} {
+		files := in.files.With("teams/a/app/bundle.yaml", bundleYAML("a-app", tt.spec))
+		out := mustRender(t, r, files.Snapshot(), "two")
+		if got := names(out); got != "b-app platform" {
+			t.Errorf("%s: cluster two has %s", tt.spec, got)
+		}
+		if got := strings.Join(out.Warnings, "\n"); !strings.Contains(got, tt.warning) || (tt.warning == "") != (got == "") {
+			t.Errorf("%s: the warning is %q, want %q", tt.spec, got, tt.warning)
+		}
+		if got := names(mustRender(t, r, files.Snapshot(), "one")); got != "a-app b-app platform" {
+			t.Errorf("%s: cluster one has %s", tt.spec, got)
+		}
+	}
+}
+
+func TestTenancy_quotas(t *testing.T) {
+	in := newTown(t)
+	more := in.files.With(
+		"teams/b/more/bundle.yaml", bundleYAML("b-more", ""), "teams/b/more/x.yaml", configMapIn("b", "x"),
+		"teams/b/last/bundle.yaml", bundleYAML("b-zoo", ""), "teams/b/last/x.yaml", configMapIn("b", "z"),
+	)
+	limited := func(quotas string) string {
+		return strings.Replace(townFleet, `namespaces: ["*"]`, `namespaces: ["*"]`+"\n    quotas: {"+quotas+"}", 1)
+	}
+	for _, tt := range []struct{ quotas, fails, text string }{
+		{"bundles: 3, objects: 3", "", ""},
+		{"bundles: 2", "b-zoo", `teams/b/last/bundle.yaml:3: metadata.name: tenant "b" may have 2 bundles on a cluster, and this is one more`},
+		{"objects: 2", "b-zoo", `tenant "b" may have 2 objects on a cluster: it has 2 in bundles before this one, and 1 here`},
+	} {
+		for _, b := range mustRender(t, newRenderer(t, render.Config{Keys: in.keys}), more.With("fleet.yaml", limited(tt.quotas)).Snapshot(), "one").Bundles {
+			switch {
+			case b.Name != tt.fails && b.Err != nil:
+				t.Errorf("%s: %v", tt.quotas, b.Err)
+			case b.Name == tt.fails && (b.Err == nil || !strings.Contains(b.Err.Error(), tt.text) || api.KindOf(b.Err) != api.Forbidden):
+				t.Errorf("%s: got %v, want %q", tt.quotas, b.Err, tt.text)
+			}
+		}
+	}
 }

@@ -146,7 +146,7 @@ func (w *walled) refuse(op, name, at string) error {
 	if at != path.Clean(name) {
 		it = fmt.Sprintf("it is a symbolic link to %q, which", at)
 	}
-	e := &api.Error{Kind: api.Forbidden, Reason: ReasonTenant, File: name}
+	e := &api.Error{Kind: api.Forbidden, Reason: api.ReasonTenantDenied, File: name}
 	switch owner := w.fleet.TenantAt(at); {
 	case w.tenant == nil:
 		e.Err = fmt.Errorf("cannot read %q: %s belongs to tenant %q, and only bundles below %s read that", name, it, owner.Name, owner.Path)
@@ -159,14 +159,11 @@ func (w *walled) refuse(op, name, at string) error {
 	return &fs.PathError{Op: op, Path: name, Err: e}
 }
 
-// ReasonTenant is the reason of every error about what a tenant may not do.
-const ReasonTenant = "TenantDenied"
-
 // denied finds in an error why a tenant was refused something.
 func denied(err error) (*api.Error, bool) {
 	for {
 		e, ok := errors.AsType[*api.Error](err)
-		if !ok || e.Reason == ReasonTenant {
+		if !ok || e.Reason == api.ReasonTenantDenied {
 			return e, ok
 		}
 		err = e.Err

@@ -62,7 +62,7 @@ func (c Checked) Render(ctx context.Context, snap api.Snapshot, cluster string, 
 			continue
 		}
 		if err := health.Validate(b.Spec.Health); err != nil {
-			r.Bundles[i] = api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Warnings: b.Warnings, Err: inBundleFile(err, snap.Tree, b.Dir)}
+			r.Bundles[i] = api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Tenant: b.Tenant, Warnings: b.Warnings, Err: inBundleFile(err, snap.Tree, b.Dir)}
 		}
 	}
 	return r, nil

@@ -203,7 +203,26 @@ func (a *Applier) newRun(req Request) (*run, error) {
 		seen[id] = true
 		r.objects = append(r.objects, o)
 	}
-	return r, nil
+	return r, r.admit()
+}
+
+// admit refuses the whole bundle if one of its objects or hooks is not for its tenant: only here is the scope of every kind known.
+func (r *run) admit() error {
+	t := r.req.Bundle.Tenant
+	if t == nil {
+		return nil
+	}
+	all := slices.Clone(r.objects)
+	for _, h := range r.req.Bundle.Hooks {
+		all = append(all, r.a.resolve(h.Object, r.req.Bundle.Spec.Namespace, nil))
+	}
+	for _, o := range all {
+		ref := api.RefOf(o)
+		if err := t.Admits(ref, ref.Namespace != ""); err != nil {
+			return &api.Error{Kind: api.Forbidden, Reason: api.ReasonTenantDenied, File: r.origin(ref), Err: err}
+		}
+	}
+	return nil
 }
 
 // settled reports whether an object is in the inventory under its own name.
