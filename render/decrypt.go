@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
@@ -38,9 +37,7 @@ func decrypt(keys sops.Keys, name string, data []byte) ([]byte, []string, error)
 			}
 		}
 		locate(err, nodes)
-		if path.Ext(name) == ".env" {
-			locateLine(err, data)
-		}
+		locateLine(err, data)
 		return nil, nil, err
 	}
 	return plain, secretsIn(name, plain), nil
@@ -169,9 +166,6 @@ type part struct {
 // encryptedParts splits a YAML file into its documents if each must be decrypted alone:
 // when only some are encrypted, or when they were encrypted one by one.
 func encryptedParts(name string, data []byte) ([]part, bool) {
-	if ext := path.Ext(name); ext != ".yaml" && ext != ".yml" {
-		return nil, false
-	}
 	docs, err := manifest.Parse(name, data)
 	if err != nil || len(docs) < 2 {
 		return nil, false

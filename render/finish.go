@@ -3,10 +3,12 @@ package render
 import (
 	"cmp"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -34,6 +36,11 @@ func check(b resolved, out built) error {
 			return err
 		}
 		if err := orders(o); err != nil {
+			return err
+		}
+	}
+	for _, h := range out.hooks {
+		if err := stillEncrypted(manifest.Object{Unstructured: h.Object, File: b.file}); err != nil {
 			return err
 		}
 	}
@@ -85,24 +92,43 @@ func stillEncrypted(o manifest.Object) error {
 	return &api.Error{
 		Kind: api.Stalled, Reason: "StillEncrypted", File: o.File, Line: o.Line, Field: strings.TrimPrefix(field, "."),
 		Err:  fmt.Errorf("%s still holds a value that is encrypted with sops", api.RefOf(o.Unstructured)),
-		Hint: "its sops metadata was lost, or its file is of a kind that sops did not write",
+		Hint: "its sops metadata was lost, or it was put into another file after it was encrypted: encrypt the file that Git holds",
 	}
 }
 
-const (
-	sopsMark       = "ENC[AES256_GCM,"
-	sopsMarkBase64 = "RU5DW0FFUzI1Nl9HQ00s" // of sopsMark
-)
+const sopsMark = "ENC[AES256_GCM,"
 
+// sopsValue is a value that SOPS encrypted, wherever it stands in a text.
+var sopsValue = regexp.MustCompile(`ENC\[AES256_GCM,data:[A-Za-z0-9+/=]*,iv:[A-Za-z0-9+/=]+,tag:[A-Za-z0-9+/=]+,type:[a-z]+\]`)
+
+// encrypted reports whether a text is, or holds, a value that SOPS encrypted; base64 is looked into.
+func encrypted(s string) bool {
+	for range 3 { // a Secret in a Secret in a file
+		if strings.HasPrefix(s, sopsMark) || strings.Contains(s, sopsMark) && sopsValue.MatchString(s) {
+			return true
+		}
+		if len(s) < len(sopsMark) || strings.ContainsAny(s[:len(sopsMark)], " .,:{[-_\"") {
+			return false // no base64
+		}
+		plain, err := base64.StdEncoding.DecodeString(s)
+		if err != nil {
+			return false
+		}
+		s = string(plain)
+	}
+	return false
+}
+
+// encryptedField is the path of the first encrypted value, in the order of the keys; empty if there is none.
 func encryptedField(v any, at string) string {
 	switch x := v.(type) {
 	case string:
-		if strings.HasPrefix(x, sopsMark) || strings.HasPrefix(x, sopsMarkBase64) {
+		if encrypted(x) {
 			return at
 		}
 	case map[string]any:
-		for k, e := range x {
-			if f := encryptedField(e, at+"."+k); f != "" {
+		for _, k := range slices.Sorted(maps.Keys(x)) {
+			if f := encryptedField(x[k], at+"."+k); f != "" {
 				return f
 			}
 		}

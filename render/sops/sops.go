@@ -8,9 +8,11 @@ package sops
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -27,6 +29,7 @@ import (
 	"github.com/getsops/sops/v3/cmd/sops/common"
 	"github.com/getsops/sops/v3/cmd/sops/formats"
 	"github.com/getsops/sops/v3/config"
+	"github.com/getsops/sops/v3/keys"
 	"github.com/getsops/sops/v3/keyservice"
 	"google.golang.org/grpc"
 
@@ -237,38 +240,71 @@ func (k *Keyring) Fingerprint() string {
 	return k.print
 }
 
-// Encrypted reports whether SOPS wrote the data of a file of that name. It is cheap for plain files.
+// Encrypted reports whether SOPS wrote the data, whatever the file's name. It is cheap for plain files.
 func Encrypted(name string, data []byte) bool {
-	if !bytes.Contains(data, []byte("sops")) {
+	_, ok := formatOf(name, data)
+	return ok
+}
+
+// named are the parts of file names that say in which format SOPS wrote, as in config.yaml.enc.
+var named = map[string]formats.Format{
+	"yaml": formats.Yaml, "yml": formats.Yaml, "json": formats.Json, "env": formats.Dotenv, "ini": formats.Ini,
+}
+
+// formatOf finds the format in which SOPS wrote the data: the first that has SOPS's metadata where that format keeps it.
+// The name only says which is tried first.
+func formatOf(name string, data []byte) (formats.Format, bool) {
+	if !bytes.Contains(data, []byte("sops")) || !bytes.Contains(data, []byte("ENC[")) {
+		return 0, false
+	}
+	var candidates []formats.Format
+	for _, part := range slices.Backward(strings.Split(path.Base(name), ".")) {
+		if f, ok := named[strings.ToLower(part)]; ok {
+			candidates = append(candidates, f)
+			break
+		}
+	}
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		if binary(data) {
+			candidates = append(candidates, formats.Binary)
+		}
+		candidates = append(candidates, formats.Json)
+	}
+	for _, f := range append(candidates, formats.Yaml, formats.Dotenv, formats.Ini) {
+		tree, err := storeOf(f).LoadEncryptedFile(data)
+		if err == nil && len(tree.Metadata.KeyGroups) > 0 && tree.Metadata.MessageAuthenticationCode != "" {
+			return f, true
+		}
+	}
+	return 0, false
+}
+
+// binary reports whether the data is what SOPS makes of a file of no format: JSON with the whole file as one value.
+func binary(data []byte) bool {
+	var m map[string]json.RawMessage
+	if json.Unmarshal(data, &m) != nil || len(m) != 2 {
 		return false
 	}
-	tree, err := load(name, data)
-	return err == nil && len(tree.Metadata.KeyGroups) > 0 && tree.Metadata.MessageAuthenticationCode != ""
+	var text string
+	return m["sops"] != nil && json.Unmarshal(m["data"], &text) == nil
 }
 
-func formatOf(name string, _ []byte) formats.Format {
-	f := formats.FormatForPath(path.Base(name))
-	if base := path.Base(name); strings.HasSuffix(base, ".yml") {
-		f = formats.Yaml
-	}
-	return f
-}
-
-func load(name string, data []byte) (sopslib.Tree, error) {
-	return common.StoreForFormat(formatOf(name, data), config.NewStoresConfig()).LoadEncryptedFile(data)
+func storeOf(f formats.Format) common.Store {
+	return common.StoreForFormat(f, config.NewStoresConfig())
 }
 
 // Decrypt returns the plain bytes of a file that is Encrypted.
 func (k Keys) Decrypt(name string, data []byte) ([]byte, error) {
-	store := common.StoreForFormat(formatOf(name, data), config.NewStoresConfig())
+	format, ok := formatOf(name, data)
+	store := storeOf(format)
 	tree, err := store.LoadEncryptedFile(data)
-	if err != nil {
+	if err != nil || !ok {
 		return nil, k.fail(name, "sops", "NotDecrypted", errors.New("the sops metadata cannot be read"), "")
 	}
 	svc := &ageOnly{identities: k.identities()}
 	key, err := tree.Metadata.GetDataKeyWithKeyServices([]keyservice.KeyServiceClient{svc}, []string{"age"})
 	if err != nil {
-		return nil, k.noKey(name, strings.Join(recipients(tree.Metadata), ", "), len(svc.identities))
+		return nil, k.noKey(name, tree.Metadata, svc)
 	}
 	cipher := &tracker{Cipher: aes.NewCipher()}
 	mac, err := tree.Decrypt(key, cipher)
@@ -302,15 +338,27 @@ func (t *tracker) Decrypt(ciphertext string, key []byte, additionalData string) 
 }
 
 // noKey says that none of n identities decrypts a file that was encrypted for recipients.
-func (k Keys) noKey(name, recipients string, n int) error {
-	err, hint := fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", recipients, n), ""
+func (k Keys) noKey(name string, m sopslib.Metadata, svc *ageOnly) error {
+	to, n := strings.Join(recipients(m), ", "), len(svc.identities)
+	err, hint := fmt.Errorf("encrypted with sops for %s, and none of the %d age keys is one of these", to, n), ""
+	opened := 0
+	for _, group := range m.KeyGroups {
+		if slices.ContainsFunc(group, svc.opens) {
+			opened++
+		}
+	}
 	switch {
 	case k.owner != "":
-		err = fmt.Errorf("encrypted with sops for %s, and none of the %d age keys of %s is one of these", recipients, n, k.owner)
+		err = fmt.Errorf("encrypted with sops for %s, and none of the %d age keys of %s is one of these", to, n, k.owner)
 		hint = "a tenant's files are decrypted with the keys that fleet.yaml names for it: give the agent or the command --age-key NAME=FILE"
 	case n == 0:
-		err = fmt.Errorf("encrypted with sops for %s, and there is no age key", recipients)
+		err = fmt.Errorf("encrypted with sops for %s, and there is no age key", to)
 		hint = "give the agent or the command an age key file"
+	}
+	if opened > 0 { // but not enough
+		err = fmt.Errorf("encrypted with sops for %d groups of keys, of which %d are needed together (the Shamir threshold), and the %d age keys open %d",
+			len(m.KeyGroups), cmp.Or(m.ShamirThreshold, len(m.KeyGroups)), n, opened)
+		hint = "the groups are for " + to
 	}
 	return k.fail(name, "", "NoKey", err, hint)
 }
@@ -341,6 +389,13 @@ func recipients(m sopslib.Metadata) []string {
 type ageOnly struct{ identities sopsage.ParsedIdentities }
 
 var errNoKey = errors.New("no key for it")
+
+// opens reports whether one of the identities is that of a key.
+func (a *ageOnly) opens(key keys.MasterKey) bool {
+	k := keyservice.KeyFromMasterKey(key)
+	_, err := a.Decrypt(context.Background(), &keyservice.DecryptRequest{Key: &k, Ciphertext: key.EncryptedDataKey()})
+	return err == nil
+}
 
 // Decrypt implements keyservice.KeyServiceClient.
 func (a *ageOnly) Decrypt(_ context.Context, in *keyservice.DecryptRequest, _ ...grpc.CallOption) (*keyservice.DecryptResponse, error) {

@@ -27,19 +27,28 @@ func Key() (identity, recipient string, err error) {
 // Encrypt encrypts a file of that name for a recipient.
 // Only the keys that match the pattern are encrypted; an empty pattern means all.
 func Encrypt(recipient, name, pattern string, plain []byte) ([]byte, error) {
+	return EncryptShared([]string{recipient}, 0, name, pattern, plain)
+}
+
+// EncryptShared is Encrypt for groups of one recipient each, of which a number are needed together.
+func EncryptShared(recipients []string, threshold int, name, pattern string, plain []byte) ([]byte, error) {
 	store := common.StoreForFormat(formats.FormatForPath(path.Base(name)), config.NewStoresConfig())
 	branches, err := store.LoadPlainFile(plain)
 	if err != nil {
 		return nil, err
 	}
-	key, err := sopsage.MasterKeyFromRecipient(recipient)
-	if err != nil {
-		return nil, err
+	var groups []sopslib.KeyGroup
+	for _, r := range recipients {
+		key, err := sopsage.MasterKeyFromRecipient(r)
+		if err != nil {
+			return nil, err
+		}
+		groups = append(groups, sopslib.KeyGroup{key})
 	}
 	tree := sopslib.Tree{
 		Branches: branches,
 		Metadata: sopslib.Metadata{
-			KeyGroups: []sopslib.KeyGroup{{key}}, EncryptedRegex: pattern, Version: "3.13.3",
+			KeyGroups: groups, ShamirThreshold: threshold, EncryptedRegex: pattern, Version: "3.13.3",
 		},
 	}
 	if pattern == "" {
