@@ -40,6 +40,9 @@ type ClusterFacts struct {
 	// APIVersions are what a chart sees as .Capabilities.APIVersions:
 	// "apps/v1" and "apps/v1/Deployment". Sorted.
 	APIVersions []string
+	// Holders: name of a bundle that the cluster has -> its tenant's; empty for the platform's.
+	// Where two bundles want one name, it stays with who had it first.
+	Holders map[string]string `json:"-"`
 }
 
 // Rendering is what one snapshot says about one cluster.
@@ -47,6 +50,9 @@ type Rendering struct {
 	Revision string
 	Fleet    Fleet
 	Cluster  Cluster
+	// Stopped: tenant -> why nothing of it is applied or deleted: not all of its bundles are known.
+	// All its bundles that are known have this as their Err.
+	Stopped map[string]error
 	// Bundles belong on the cluster; sorted by name.
 	// A bundle that cannot be rendered is there, with its Err.
 	Bundles []RenderedBundle

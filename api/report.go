@@ -131,9 +131,11 @@ type BundleStatus struct {
 	Keep bool `json:"keep,omitempty"`
 	// ServiceAccount is whom the bundle is applied as, and pruned as once it has left Git; nil for the agent itself.
 	ServiceAccount *ServiceAccount `json:"serviceAccount,omitempty"`
-	DependsOn      []string        `json:"dependsOn,omitempty"`
-	Error          *StatusError    `json:"error,omitempty"`
-	Warnings       []string        `json:"warnings,omitempty"`
+	// Tenant is whose bundle it is; empty for the platform's.
+	Tenant    string       `json:"tenant,omitempty"`
+	DependsOn []string     `json:"dependsOn,omitempty"`
+	Error     *StatusError `json:"error,omitempty"`
+	Warnings  []string     `json:"warnings,omitempty"`
 	// Message says what is going on, such as which object is not healthy yet.
 	Message string `json:"message,omitempty"`
 	// Changes is what the last pass that changed anything did, bounded to MaxChanges.

@@ -122,7 +122,7 @@ func (r *Reconciler) rebuild(ctx context.Context) ([]api.BundleRecord, error) {
 			Status: api.BundleStatus{
 				Name: name, Phase: api.PhasePending, Objects: len(ours),
 				// A bundle whose BundleDeployment is gone has left Git, and left this behind.
-				Keep: st.Keep || !told, ServiceAccount: st.ServiceAccount,
+				Keep: st.Keep || !told, ServiceAccount: st.ServiceAccount, Tenant: st.Tenant,
 				AppliedRevision: st.AppliedRevision,
 			},
 			Inventory: ours,
@@ -153,7 +153,7 @@ func (r *Reconciler) pass(ctx context.Context) error {
 	if err == nil {
 		keys := rendering.Keys // and not a pointer into all that was rendered
 		r.tried = &keys
-		err = r.gate(rendering)
+		rendering, err = r.gate(rendering)
 	}
 	if err != nil {
 		r.refuse(err)
@@ -176,6 +176,9 @@ func passing(rendering api.Rendering) error {
 		case api.Transient, api.Waiting, api.Internal:
 			return fmt.Errorf("bundle %s: %w", rb.Name, rb.Err)
 		case api.Forbidden:
+			if e, ok := errors.AsType[*api.Error](rb.Err); ok && e.Reason == api.ReasonTenantDenied {
+				continue // by Git, and so until the next commit
+			}
 			out = fmt.Errorf("bundle %s: %w", rb.Name, rb.Err)
 		case api.Stalled, "":
 		}
@@ -185,6 +188,7 @@ func passing(rendering api.Rendering) error {
 
 // render renders a snapshot for this cluster, with the namespaces that its objects will have there.
 func (r *Reconciler) render(ctx context.Context, snap api.Snapshot, facts api.ClusterFacts) (api.Rendering, error) {
+	facts.Holders = r.holders()
 	rendering, err := r.Renderer.Render(ctx, snap, r.Cluster, facts)
 	if err != nil {
 		return api.Rendering{}, err
@@ -206,12 +210,14 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 }
 
 // gate refuses a rendering that would empty the cluster, before anything is touched.
-func (r *Reconciler) gate(rendering api.Rendering) error {
+// It returns the rendering, in which tenants that would delete too much are stopped.
+func (r *Reconciler) gate(rendering api.Rendering) (api.Rendering, error) {
 	claims, _, broken := claimsOf(rendering)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := plan.Outlook{
-		Cluster: r.Cluster, Revision: rendering.Revision, Broken: len(broken) > 0, Guards: rendering.Guards(),
+		Cluster: r.Cluster, Revision: rendering.Revision, Broken: broken, Guards: rendering.Guards(),
+		Tenant:  func(bundle string) string { return r.bundles[bundle].status.Tenant },
 		Owned:   map[string][]api.ObjectRef{},
 		Claimed: func(ref api.ObjectRef) bool { return claims[ref.ID()] != "" },
 	}
@@ -230,7 +236,8 @@ func (r *Reconciler) gate(rendering api.Rendering) error {
 	o.Leaves = func(bundle string, ref api.ObjectRef) bool {
 		return r.leaves(bundle, r.bundles[bundle].entries[ref.ID()])
 	}
-	return plan.Gate(o)
+	stopped, err := plan.Gate(o)
+	return r.stopLocked(rendering, stopped), err
 }
 
 // leaves reports whether a prune is known, from the watch, not to delete something that the bundle owns:
@@ -244,12 +251,12 @@ func (r *Reconciler) leaves(bundle string, e api.InventoryEntry) bool {
 }
 
 // claimsOf says which bundle each object is to belong to, which of them several bundles declare,
-// and which bundles could not be rendered.
+// and which tenants have bundles that could not be rendered: the platform is the empty one.
 func claimsOf(rendering api.Rendering) (claims map[string]string, twice map[string][]string, broken map[string]bool) {
 	claims, twice, broken = map[string]string{}, map[string][]string{}, map[string]bool{}
 	for _, rb := range rendering.Bundles {
 		if rb.Err != nil {
-			broken[rb.Name] = true
+			broken[tenantOf(&rb)] = true
 		}
 		for _, o := range rb.Objects {
 			claim(claims, twice, api.RefOf(o).ID(), rb.Name)
@@ -302,6 +309,9 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		for _, w := range rendering.Warnings {
 			r.Log.Warn("a bundle is not on this cluster", "warning", w, "revision", rendering.Revision)
 		}
+		for _, tenant := range slices.Sorted(maps.Keys(rendering.Stopped)) {
+			r.Log.Error("a tenant is stopped", "tenant", tenant, "error", rendering.Stopped[tenant], "revision", rendering.Revision)
+		}
 	}
 	r.rendering = &rendering
 	r.claims, r.twice, _ = claimsOf(rendering)
@@ -342,9 +352,8 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		}
 		r.recordLocked(b)
 	}
-	whole := r.brokenLocked() == ""
 	for name, b := range r.bundles {
-		if b.strays && b.settled || b.kept > 0 && whole {
+		if b.strays && b.settled || b.kept > 0 && r.brokenLocked(b.status.Tenant) == "" {
 			b.settled, b.stalled, b.retry = false, false, time.Time{}
 		}
 		if !there[name] {

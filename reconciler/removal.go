@@ -94,7 +94,7 @@ func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
 // staleLocked tells apart what the bundle owns: what is to be deleted, unless the guard of this revision refuses,
 // and what stays, because Git names it, another bundle is taking it over, or not all of Git is known.
 func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (stale, keep []api.InventoryEntry, guard error) {
-	broken := r.brokenLocked()
+	broken := r.brokenLocked(b.status.Tenant)
 	b.kept, b.strays = 0, false
 	for _, e := range inventory {
 		id := e.Object.ID()
@@ -126,7 +126,7 @@ func (r *Reconciler) stays(b *bundle) func(api.ObjectRef) (string, error) {
 	return func(ref api.ObjectRef) (string, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		owner, broken := r.desiredByLocked(ref.ID()), r.brokenLocked()
+		owner, broken := r.desiredByLocked(ref.ID()), r.brokenLocked(b.status.Tenant)
 		switch {
 		case owner == b.name:
 			return "it is in Git again", nil
@@ -241,14 +241,16 @@ func (r *Reconciler) heirsLocked(b *bundle) []*bundle {
 	return heirs
 }
 
-// brokenLocked names a bundle of the adopted revision that cannot be rendered; empty if there is none.
+// brokenLocked names a bundle of the adopted revision that cannot be rendered, and that objects of a tenant may have moved into:
+// one of the same tenant or of the platform. It is empty if there is none.
 // What it holds is not known, so nothing is known to have left Git either.
-func (r *Reconciler) brokenLocked() string {
+func (r *Reconciler) brokenLocked(tenant string) string {
 	if r.rendering == nil {
 		return ""
 	}
-	for _, rb := range r.rendering.Bundles {
-		if rb.Err != nil {
+	for i := range r.rendering.Bundles {
+		rb := &r.rendering.Bundles[i]
+		if of := tenantOf(rb); rb.Err != nil && (of == "" || of == tenant) {
 			return rb.Name
 		}
 	}

@@ -87,12 +87,12 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 // staysLocked says how many objects of a bundle that is ready are still there although they left Git; empty for none.
 func (r *Reconciler) staysLocked(b *bundle) string {
 	left := b.gone && b.desired == nil
-	if b.kept > 0 && r.brokenLocked() != "" {
+	if b.kept > 0 && r.brokenLocked(b.status.Tenant) != "" {
 		what := "objects that left Git and stay"
 		if left {
 			what = "has left Git; objects that stay"
 		}
-		return fmt.Sprintf("%s until bundle %s can be rendered: %d", what, r.brokenLocked(), b.kept)
+		return fmt.Sprintf("%s until bundle %s can be rendered: %d", what, r.brokenLocked(b.status.Tenant), b.kept)
 	}
 	if n := len(b.entries); left && n > 0 {
 		return fmt.Sprintf("has left Git; objects that stay: %d", n)

@@ -2,6 +2,7 @@ package render
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
-// found is a bundle.yaml.
+// found is a bundle.yaml. Without a name in bundle, nothing is known of it but err: it may also be a bundle.yml.
 type found struct {
 	file   string
 	dir    string
@@ -44,8 +45,7 @@ type listing struct {
 
 func newFinder() *finder { return &finder{seen: map[string]listing{}} }
 
-// bundles returns every bundle of the tree, sorted by name.
-// It is an error if one has no readable name, or if two have the same.
+// bundles returns every bundle of the tree, sorted by name, and those of one name by file.
 func (f *finder) bundles(tree api.Tree) ([]*found, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,16 +56,9 @@ func (f *finder) bundles(tree api.Tree) ([]*found, error) {
 	}
 	f.seen = fresh
 	all = slices.Clone(all)
-	slices.SortStableFunc(all, func(a, b *found) int { return strings.Compare(a.bundle.Metadata.Name, b.bundle.Metadata.Name) })
-	for i := 1; i < len(all); i++ {
-		a, b := all[i-1], all[i]
-		if a.bundle.Metadata.Name == b.bundle.Metadata.Name {
-			return nil, &api.Error{
-				Kind: api.Stalled, Reason: "DuplicateBundle", File: b.file, Line: LineOf(b.data, "metadata", "name"), Field: "metadata.name",
-				Err: fmt.Errorf("bundle %q is also in %s", b.bundle.Metadata.Name, a.file),
-			}
-		}
-	}
+	slices.SortFunc(all, func(a, b *found) int {
+		return cmp.Or(strings.Compare(a.bundle.Metadata.Name, b.bundle.Metadata.Name), strings.Compare(a.file, b.file))
+	})
 	return all, nil
 }
 
@@ -116,7 +109,7 @@ func (f *finder) below(tree api.Tree, dir string, fresh map[string]listing) ([]*
 			out = append(out, b)
 		case misnamed[e.Name()] != "":
 			if err := refuseMisnamed(tree, name); err != nil {
-				return nil, err
+				out = append(out, &found{file: name, dir: dir, err: err})
 			}
 		}
 	}
@@ -136,15 +129,19 @@ func refuseMisnamed(tree api.Tree, name string) error {
 	}
 }
 
-// readBundle reads a bundle.yaml. It fails only if the bundle's name cannot be told.
+// readBundle reads a bundle.yaml. What is wrong with the file is in the result; the error is for a file that cannot be read
+// now, and may be later.
 func readBundle(tree api.Tree, file string, e fs.DirEntry) (*found, error) {
 	if e.Type()&fs.ModeSymlink != 0 {
-		return nil, &api.Error{
+		return &found{file: file, dir: path.Dir(file), err: &api.Error{
 			Kind: api.Stalled, Reason: "BadFleetFile", File: file,
 			Err: errors.New("is a symbolic link: a bundle is described where it is"),
-		}
+		}}, nil
 	}
 	data, err := tree.ReadFile(file)
+	if api.KindOf(err) == api.Stalled {
+		return &found{file: file, dir: path.Dir(file), err: fmt.Errorf("read %q: %w", file, err)}, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read %q: %w", file, err)
 	}
@@ -152,12 +149,10 @@ func readBundle(tree api.Tree, file string, e fs.DirEntry) (*found, error) {
 	if out.bundle, err = api.DecodeBundle(file, data); err == nil {
 		return out, nil
 	}
-	name := nameOf(data)
-	if !api.ValidName(name) {
-		return nil, err
+	out.err, out.bundle = err, api.Bundle{}
+	if name := nameOf(data); api.ValidName(name) {
+		out.bundle.Metadata.Name = name
 	}
-	out.err = err
-	out.bundle = api.Bundle{Metadata: api.Meta{Name: name}}
 	return out, nil
 }
 

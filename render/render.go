@@ -97,10 +97,11 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	if err != nil {
 		return api.Rendering{}, err
 	}
-	here, warnings, err := resolve(snap.Tree, fleet, c, all)
+	here, stopped, warnings, err := resolve(snap.Tree, fleet, c, all, facts.Holders)
 	if err != nil {
 		return api.Rendering{}, err
 	}
+	facts.Holders = nil // no bundle's objects depend on them
 	r.cfg.Keys.Refresh()
 	print := r.cfg.Keys.Fingerprint()
 	p := &pass{
@@ -112,7 +113,7 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	if err != nil {
 		return api.Rendering{}, err
 	}
-	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles, Keys: print, Warnings: warnings}, nil
+	return api.Rendering{Revision: snap.Revision, Fleet: fleet, Cluster: c, Bundles: bundles, Keys: print, Stopped: stopped, Warnings: warnings}, nil
 }
 
 // Changed reports whether the keys are others than those of api.Rendering.Keys: what could not be decrypted then may be now.

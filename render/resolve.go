@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -35,10 +36,15 @@ type resolved struct {
 }
 
 // resolve decides which bundles are on the cluster, sorted by name. Warnings are about the others.
-func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) (here []resolved, warnings []string, err error) {
+func resolve(
+	tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found, holders map[string]string,
+) (here []resolved, stopped map[string]error, warnings []string, err error) {
 	names, err := clusterNames(tree)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
+	}
+	if all, stopped, err = named(fleet, all, holders); err != nil {
+		return nil, nil, nil, err
 	}
 	siblings := siblingsOf(fleet, all)
 	for _, f := range all {
@@ -46,6 +52,7 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 		if on {
 			if b.tenant != nil {
 				b.siblings = siblings[b.tenant.Name]
+				b.err = cmp.Or(stopped[b.tenant.Name], b.err)
 			}
 			here = append(here, b)
 			continue
@@ -57,7 +64,7 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 	if b, ok := implicit(tree, fleet, cluster, all); ok {
 		for _, f := range all {
 			if f.bundle.Metadata.Name == b.name {
-				return nil, nil, &api.Error{
+				return nil, nil, nil, &api.Error{
 					Kind: api.Stalled, Reason: "DuplicateBundle", File: f.file, Line: LineOf(f.data, "metadata", "name"), Field: "metadata.name",
 					Err: fmt.Errorf("bundle %q is also made by %s", b.name, b.file),
 				}
@@ -65,13 +72,33 @@ func resolve(tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found) 
 		}
 		here = append(here, b)
 	}
+	here = append(here, left(fleet, stopped, here, holders)...)
 	slices.SortFunc(here, func(a, b resolved) int { return strings.Compare(a.name, b.name) })
-	limitBundles(here)
+	limitBundles(here, holders)
 	checkDependencies(here, all)
-	if err := findCycle(here); err != nil {
-		return nil, nil, err
+	if err := refuseCycles(here); err != nil {
+		return nil, nil, nil, err
 	}
-	return here, warnings, nil
+	return here, stopped, warnings, nil
+}
+
+// left are the bundles that the cluster has of tenants that are stopped, and that are not in Git any more as far as can be told:
+// one of them may be what cannot be read.
+func left(fleet api.Fleet, stopped map[string]error, here []resolved, holders map[string]string) []resolved {
+	var out []resolved
+	for i, t := range fleet.Spec.Tenants {
+		for name, tenant := range holders {
+			if tenant != t.Name || stopped[tenant] == nil || slices.ContainsFunc(here, func(b resolved) bool { return b.name == name }) {
+				continue
+			}
+			account := t.ServiceAccount
+			out = append(out, resolved{
+				name: name, dir: t.Path, target: -1, tenant: &fleet.Spec.Tenants[i], err: stopped[tenant],
+				spec: withDefaults(api.BundleSpec{ServiceAccount: &account}, fleet.Spec.Defaults),
+			})
+		}
+	}
+	return out
 }
 
 // siblingsOf returns the names of each tenant's bundles.
@@ -194,8 +221,38 @@ func checkDependencies(here []resolved, all []*found) {
 	}
 }
 
-// findCycle reports bundles that depend on each other.
-func findCycle(here []resolved) error {
+// refuseCycles gives an error to the tenants' bundles among those that depend on each other.
+// Where only the platform's do, that is an error of all.
+func refuseCycles(here []resolved) error {
+	for {
+		cycle := findCycle(here)
+		if cycle == nil {
+			return nil
+		}
+		names := make([]string, len(cycle))
+		for i, b := range cycle {
+			names[i] = b.name
+		}
+		fail := func(b *resolved) error {
+			return &api.Error{
+				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Line: LineOf(b.data, "spec", "dependsOn"), Field: "spec.dependsOn",
+				Err: fmt.Errorf("the bundles depend on each other: %s", strings.Join(append(names, names[0]), " -> ")),
+			}
+		}
+		bound := false
+		for _, b := range cycle {
+			if b.tenant != nil {
+				b.err, bound = fail(b), true
+			}
+		}
+		if !bound {
+			return fail(cycle[0])
+		}
+	}
+}
+
+// findCycle returns bundles each of which depends on the next, and the last on the first. Those with an error depend on nothing.
+func findCycle(here []resolved) []*resolved {
 	byName := make(map[string]*resolved, len(here))
 	for i := range here {
 		byName[here[i].name] = &here[i]
@@ -205,25 +262,21 @@ func findCycle(here []resolved) error {
 		done     = 2
 	)
 	state := make(map[string]int, len(here))
-	var trail []string
-	var visit func(name string) error
-	visit = func(name string) error {
+	var trail []*resolved
+	var visit func(name string) []*resolved
+	visit = func(name string) []*resolved {
 		b := byName[name]
-		if b == nil || state[name] == done {
+		if b == nil || b.err != nil || state[name] == done {
 			return nil
 		}
 		if state[name] == visiting {
-			cycle := append(slices.Clone(trail[slices.Index(trail, name):]), name)
-			return &api.Error{
-				Kind: api.Stalled, Reason: "DependencyCycle", File: b.file, Line: LineOf(b.data, "spec", "dependsOn"), Field: "spec.dependsOn",
-				Err: fmt.Errorf("the bundles depend on each other: %s", strings.Join(cycle, " -> ")),
-			}
+			return trail[slices.Index(trail, b):]
 		}
 		state[name] = visiting
-		trail = append(trail, name)
+		trail = append(trail, b)
 		for _, d := range b.spec.DependsOn {
-			if err := visit(d); err != nil {
-				return err
+			if cycle := visit(d); cycle != nil {
+				return cycle
 			}
 		}
 		trail = trail[:len(trail)-1]
@@ -231,8 +284,8 @@ func findCycle(here []resolved) error {
 		return nil
 	}
 	for _, b := range here {
-		if err := visit(b.name); err != nil {
-			return err
+		if cycle := visit(b.name); cycle != nil {
+			return cycle
 		}
 	}
 	return nil

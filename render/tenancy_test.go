@@ -499,3 +499,122 @@ func TestTenancy_quotas(t *testing.T) {
 		}
 	}
 }
+
+// A bundle.yaml that nobody can place stops its own tenant, and nobody else.
+func TestTenancy_stopped(t *testing.T) {
+	in := newTown(t)
+	holders := map[string]string{"a-app": "a", "a-old": "a", "b-app": "b", "platform": "", "gone": ""}
+	for _, tt := range []struct {
+		name   string
+		change []string
+		links  []string
+		text   string
+	}{
+		{"no YAML", []string{"teams/a/x/bundle.yaml", "{{{"}, nil, "teams/a/x/bundle.yaml:1"},
+		{"no name", []string{"teams/a/x/bundle.yaml", head + "kind: Bundle\nspec: {}\n"}, nil, "teams/a/x/bundle.yaml"},
+		{"a name that no bundle can have", []string{"teams/a/x/bundle.yaml", bundleYAML("../b", "")}, nil, "teams/a/x/bundle.yaml:3: metadata.name"},
+		{"another kind", []string{"teams/a/x/bundle.yaml", head + "kind: Fleet\n"}, nil, "teams/a/x/bundle.yaml:2: kind"},
+		{"another ending", []string{"teams/a/x/bundle.yml", bundleYAML("x", "")}, nil, "teams/a/x/bundle.yml: flotilla reads this only as bundle.yaml"},
+		{"a link", nil, []string{"teams/a/x/bundle.yaml", "../../b/app/bundle.yaml"}, "teams/a/x/bundle.yaml: is a symbolic link"},
+		{"the name of the platform's bundle", []string{"teams/a/x/bundle.yaml", bundleYAML("platform", "")}, nil, `teams/a/x/bundle.yaml:3: metadata.name: bundle "platform" is also in platform/bundle.yaml`},
+		{"the name of another tenant's bundle", []string{"teams/a/x/bundle.yaml", bundleYAML("b-app", "")}, nil, `bundle "b-app" is also in teams/b/app/bundle.yaml`},
+		{"the name of one's own bundle", []string{"teams/a/x/bundle.yaml", bundleYAML("a-app", "")}, nil, `bundle "a-app" is also in teams/a/app/bundle.yaml`},
+		{"the name of a cluster's own bundle", []string{"teams/a/x/bundle.yaml", bundleYAML("cluster", "")}, nil, `the name "cluster" is that of the bundle in clusters/<name>`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newRenderer(t, render.Config{Keys: in.keys})
+			snap := in.files.With(tt.change...).Snapshot(tt.links...)
+			for range 2 { // what was found before is remembered
+				out, err := r.Render(t.Context(), snap, "one", api.ClusterFacts{Holders: holders})
+				if err != nil {
+					t.Fatal(err)
+				}
+				// What the cluster has of the tenant, and Git has not, may be what cannot be read.
+				if got := names(out); got != "a-app a-old b-app platform" {
+					t.Errorf("the cluster has %s", got)
+				}
+				for _, b := range out.Bundles {
+					switch mine := b.Tenant != nil && b.Tenant.Name == "a"; {
+					case !mine && b.Err != nil:
+						t.Errorf("bundle %s fails, too: %v", b.Name, b.Err)
+					case mine && (b.Err == nil || !strings.Contains(b.Err.Error(), tt.text)):
+						t.Errorf("bundle %s: got %v, want %q", b.Name, b.Err, tt.text)
+					case mine && (b.Spec.ServiceAccount == nil || b.Spec.ServiceAccount.Namespace != "a"):
+						t.Errorf("bundle %s is the service account %v", b.Name, b.Spec.ServiceAccount)
+					}
+				}
+				if err := out.Stopped["a"]; len(out.Stopped) != 1 || err == nil {
+					t.Errorf("stopped are %v", out.Stopped)
+				}
+			}
+		})
+	}
+	for _, change := range [][]string{{"x/bundle.yaml", "{{{"}, {"x/bundle.yaml", bundleYAML("platform", "")}} {
+		if _, err := newRenderer(t, render.Config{}).Render(t.Context(), in.files.With(change...).Snapshot(), "one", api.ClusterFacts{}); err == nil {
+			t.Errorf("%v outside of all tenants stops nothing", change)
+		}
+	}
+}
+
+// A name stays with who has it on the cluster; else it is the platform's, and then the first tenant's.
+func TestTenancy_names(t *testing.T) {
+	in := newTown(t)
+	claim := []string{"teams/a/x/bundle.yaml", bundleYAML("x", ""), "teams/a/x/x.yaml", configMapIn("a", "x"), "teams/b/x/bundle.yaml", bundleYAML("x", ""), "teams/b/x/x.yaml", configMapIn("b", "x")}
+	platforms := []string{"x/bundle.yaml", bundleYAML("x", ""), "x/x.yaml", configMapIn("p", "x")}
+	for _, tt := range []struct {
+		name    string
+		change  []string
+		holders map[string]string
+		dir     string // of the bundle x
+		stopped string
+	}{
+		{"nobody had it", claim, nil, "teams/a/x", "b"},
+		{"the second tenant had it", claim, map[string]string{"x": "b"}, "teams/b/x", "a"},
+		{"a tenant had it that is no more", claim, map[string]string{"x": "c"}, "teams/a/x", "b"},
+		{"the platform wants it", append(claim, platforms...), nil, "x", "a b"},
+		{"the platform had it", append(claim, platforms...), map[string]string{"x": ""}, "x", "a b"},
+	} {
+		out, err := newRenderer(t, render.Config{Keys: in.keys}).Render(t.Context(), in.files.With(tt.change...).Snapshot(), "one", api.ClusterFacts{Holders: tt.holders})
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		x := bundle(t, out, "x")
+		if x.Dir != tt.dir || x.Err != nil {
+			t.Errorf("%s: x is that of %s (%v)", tt.name, x.Dir, x.Err)
+		}
+		for _, tenant := range []string{"a", "b"} {
+			if want := strings.Contains(tt.stopped, tenant); (out.Stopped[tenant] != nil) != want {
+				t.Errorf("%s: tenant %s: %v", tt.name, tenant, out.Stopped[tenant])
+			}
+		}
+	}
+	// The platform cannot take what a tenant has: its commit is refused, and says why.
+	_, err := newRenderer(t, render.Config{Keys: in.keys}).Render(t.Context(), in.files.With(append(claim, platforms...)...).Snapshot(), "one", api.ClusterFacts{Holders: map[string]string{"x": "b"}})
+	if err == nil || !strings.Contains(err.Error(), `x/bundle.yaml:3: metadata.name: bundle "x" is also in teams/b/x/bundle.yaml`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Who makes a circle of dependencies fails alone.
+func TestTenancy_cycles(t *testing.T) {
+	in := newTown(t)
+	for _, tt := range []struct {
+		name   string
+		change []string
+		fails  string
+	}{
+		{"of one tenant", []string{"teams/a/app/bundle.yaml", bundleYAML("a-app", "{dependsOn: [a-x]}"), "teams/a/x/bundle.yaml", bundleYAML("a-x", "{dependsOn: [a-app]}"), "teams/a/x/x.yaml", configMapIn("a", "x")}, "a-app a-x"},
+		{"through the platform", []string{"teams/a/app/bundle.yaml", bundleYAML("a-app", "{dependsOn: [platform]}"), "platform/bundle.yaml", bundleYAML("platform", "{dependsOn: [a-app]}")}, "a-app"},
+		{"of two tenants", []string{"teams/a/app/bundle.yaml", bundleYAML("a-app", "{dependsOn: [b-app]}"), "teams/b/app/bundle.yaml", bundleYAML("b-app", "{dependsOn: [a-app]}")}, "a-app b-app"},
+		{"on others alone", []string{"teams/a/app/bundle.yaml", bundleYAML("a-app", "{dependsOn: [platform, b-app]}")}, ""},
+	} {
+		for _, b := range mustRender(t, newRenderer(t, render.Config{Keys: in.keys}), in.files.With(tt.change...).Snapshot(), "one").Bundles {
+			if want := strings.Contains(tt.fails, b.Name); (b.Err != nil) != want {
+				t.Errorf("%s: %s: %v", tt.name, b.Name, b.Err)
+			} else if want {
+				wantError(t, b.Err, api.Error{Reason: "DependencyCycle", File: b.Dir + "/bundle.yaml", Line: 4, Field: "spec.dependsOn"}, "depend on each other: ")
+			}
+		}
+	}
+}

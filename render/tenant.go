@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -188,17 +189,26 @@ func admitSuspension(b resolved, o manifest.Object) error {
 	return nil
 }
 
-// limitBundles fails the bundles of each tenant that are more than it may have on a cluster: the last of them by name.
-func limitBundles(here []resolved) {
-	count := map[string]int{}
+// limitBundles fails the bundles of each tenant that are more than it may have on a cluster:
+// first those that the cluster does not have yet, and of these the last by name.
+func limitBundles(here []resolved, holders map[string]string) {
+	byTenant := map[string][]*resolved{}
 	for i := range here {
-		b := &here[i]
-		if b.tenant == nil || b.tenant.Quotas.Bundles == 0 {
-			continue
+		if b := &here[i]; b.tenant != nil && b.tenant.Quotas.Bundles > 0 {
+			byTenant[b.tenant.Name] = append(byTenant[b.tenant.Name], b)
 		}
-		count[b.tenant.Name]++
-		if most := b.tenant.Quotas.Bundles; count[b.tenant.Name] > most {
-			b.err = b.deniedf("metadata.name", "tenant %q may have %d bundles on a cluster, and this is one more", b.tenant.Name, most)
+	}
+	for tenant, bundles := range byTenant {
+		isNew := func(b *resolved) int {
+			if holder, held := holders[b.name]; held && holder == tenant {
+				return 0
+			}
+			return 1
+		}
+		slices.SortStableFunc(bundles, func(a, b *resolved) int { return cmp.Compare(isNew(a), isNew(b)) })
+		most := bundles[0].tenant.Quotas.Bundles
+		for _, b := range bundles[min(most, len(bundles)):] {
+			b.err = cmp.Or(b.err, error(b.deniedf("metadata.name", "tenant %q may have %d bundles on a cluster, and this is one more", tenant, most)))
 		}
 	}
 }

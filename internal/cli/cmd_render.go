@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -173,6 +175,12 @@ func printRendering(out, talk io.Writer, r api.Rendering, only string, m mask) e
 			if _, err := fmt.Fprintf(out, "---\n# bundle: %s, from: %s\n%s", b.Name, b.Origin[api.RefOf(o).ID()], doc); err != nil {
 				return err
 			}
+		}
+	}
+	for _, tenant := range slices.Sorted(maps.Keys(r.Stopped)) {
+		if only == "" {
+			fmt.Fprintf(talk, "error: nothing of tenant %s is applied: %v\n", tenant, r.Stopped[tenant])
+			failed = append(failed, "tenant "+tenant)
 		}
 	}
 	if only != "" && !found {

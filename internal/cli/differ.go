@@ -44,8 +44,8 @@ type differ struct {
 	coming  []*unstructured.Unstructured // CRDs and namespaces
 	// immutable: bundle -> whether one of its objects cannot be changed into what Git says
 	immutable map[string]bool
-	// broken is the first bundle that cannot be rendered; empty if all can.
-	broken string
+	// broken: tenant -> its first bundle that cannot be rendered; the platform is the empty one
+	broken map[string]string
 	// failures are what the command ends with.
 	failures []error
 }
@@ -70,6 +70,14 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys
 	if err != nil {
 		return nil, err
 	}
+	told, err := applier.BundleStatuses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	facts.Holders = map[string]string{}
+	for _, s := range told {
+		facts.Holders[s.Name] = s.Tenant
+	}
 	rendering, err := renderer.Render(ctx, snap, cluster, facts)
 	if err != nil {
 		return nil, err
@@ -78,7 +86,10 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys
 		applier: applier, talk: cmd.ErrOrStderr(), r: applier.Resolve(ctx, rendering),
 		claims: map[string][]string{}, owned: map[string][]api.InventoryEntry{},
 		told: map[string]api.BundleStatus{}, applied: map[string]*api.RenderedBundle{}, extra: map[string]bool{}, immutable: map[string]bool{},
-		past: &commits{repo: repo, log: quiet(cmd)},
+		past: &commits{repo: repo, log: quiet(cmd)}, broken: map[string]string{},
+	}
+	for _, s := range told {
+		d.told[s.Name] = s
 	}
 	d.history = func(ctx context.Context, revision string) (api.Rendering, error) {
 		if revision == snap.Revision {
@@ -146,7 +157,7 @@ func (c *commits) close() {
 func (d *differ) index() {
 	for _, rb := range d.r.Bundles {
 		if rb.Err != nil {
-			d.broken = cmp.Or(d.broken, rb.Name)
+			d.broken[tenantOf(rb)] = cmp.Or(d.broken[tenantOf(rb)], rb.Name)
 		}
 		for _, o := range rb.Objects {
 			ref := api.RefOf(o)
@@ -188,13 +199,10 @@ func (d *differ) suspensions(ctx context.Context) error {
 
 // inventory finds out what the bundles own. A cluster that never had an agent holds nothing of ours.
 func (d *differ) inventory(ctx context.Context) error {
-	all, err := d.applier.BundleStatuses(ctx)
-	if err != nil || len(all) == 0 {
-		return err
+	if len(d.told) == 0 {
+		return nil
 	}
-	for _, s := range all {
-		d.told[s.Name] = s
-	}
+	var err error
 	d.owned, err = d.applier.Inventory(ctx)
 	return err
 }
@@ -254,22 +262,45 @@ func (d *differ) all(ctx context.Context, only string) ([]planned, error) {
 // one whose BundleDeployment is gone left it behind.
 func (d *differ) left(name string) api.RenderedBundle {
 	rb := api.RenderedBundle{Name: name}
-	if told, ok := d.told[name]; !ok || told.Keep {
+	told, ok := d.told[name]
+	if !ok || told.Keep {
 		rb.Spec.Prune = new(bool)
+	}
+	if told.Tenant != "" {
+		rb.Tenant = &api.Tenant{Name: told.Tenant}
 	}
 	return rb
 }
 
-// gate is what the agent asks before it touches anything.
+// tenantOf names a bundle's tenant; empty for the platform's.
+func tenantOf(rb api.RenderedBundle) string {
+	if rb.Tenant == nil {
+		return ""
+	}
+	return rb.Tenant.Name
+}
+
+// brokenOf names a bundle that cannot be rendered, and that objects of rb may have moved into; empty if there is none.
+func (d *differ) brokenOf(rb api.RenderedBundle) string {
+	return cmp.Or(d.broken[""], d.broken[tenantOf(rb)])
+}
+
+// gate is what the agent asks before it touches anything. Tenants that it stops have its error in their bundles.
 func (d *differ) gate(bundles []api.RenderedBundle) error {
+	tenants, broken := map[string]string{}, map[string]bool{}
+	for tenant := range d.broken {
+		broken[tenant] = true
+	}
 	o := plan.Outlook{
-		Cluster: d.r.Cluster.Metadata.Name, Revision: d.r.Revision, Broken: d.broken != "", Guards: d.r.Guards(),
+		Cluster: d.r.Cluster.Metadata.Name, Revision: d.r.Revision, Broken: broken, Guards: d.r.Guards(),
+		Tenant:  func(bundle string) string { return tenants[bundle] },
 		Owned:   map[string][]api.ObjectRef{},
 		Claimed: func(ref api.ObjectRef) bool { return len(d.claims[ref.ID()]) > 0 },
 	}
 	keep := map[string]bool{}
 	for _, rb := range bundles {
 		o.Rendered += len(rb.Objects)
+		tenants[rb.Name] = tenantOf(rb)
 		keep[rb.Name] = !rb.Spec.PruneEnabled()
 		for _, e := range d.owned[rb.Name] {
 			if !d.extra[e.Object.ID()] {
@@ -278,7 +309,13 @@ func (d *differ) gate(bundles []api.RenderedBundle) error {
 		}
 	}
 	o.Keeps = func(bundle string) bool { return keep[bundle] }
-	return plan.Gate(o)
+	stopped, err := plan.Gate(o)
+	for i, rb := range bundles {
+		if why := stopped[tenantOf(rb)]; why != nil && rb.Err == nil {
+			bundles[i].Err = why
+		}
+	}
+	return err
 }
 
 // bundle is what a pass would do to one bundle.
@@ -286,6 +323,9 @@ func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, 
 	removal := !d.inGit(rb.Name)
 	if removal {
 		rb.Hooks = d.removalHooks(rb)
+		if old := d.applied[rb.Name]; old != nil {
+			rb.Tenant = old.Tenant
+		}
 	}
 	diffs, err := d.look(ctx, rb, removal)
 	if err != nil {
@@ -308,8 +348,8 @@ func (d *differ) bundle(ctx context.Context, rb api.RenderedBundle) ([]planned, 
 		}
 		if row.Action == api.Pruned && row.Outcome == outcomeChange && !d.extra[row.Object.ID()] {
 			switch {
-			case d.broken != "":
-				row.Outcome, row.Reason = outcomeSkipped, fmt.Sprintf("left Git; nothing is pruned before bundle %q can be rendered", d.broken)
+			case d.brokenOf(rb) != "":
+				row.Outcome, row.Reason = outcomeSkipped, fmt.Sprintf("left Git; nothing is pruned before bundle %q can be rendered", d.brokenOf(rb))
 			case failed:
 				row.Outcome, row.Reason = outcomeSkipped, "left Git; nothing is pruned while objects of the bundle fail"
 			default:

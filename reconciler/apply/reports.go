@@ -233,7 +233,7 @@ func (d bundleDeployment) bundleStatus() api.BundleStatus {
 		Objects: s.Objects, ReadyObjects: s.ReadyObjects, Drifted: s.Drifted, Unknown: s.Unknown,
 		Exempt: s.Exempt, ExemptOmitted: s.ExemptOmitted,
 		Suspended: s.SuspendedBy, Message: s.Message, Keep: d.Metadata.Annotations[api.AnnotationPrune] == api.ValueDisabled,
-		ServiceAccount: d.serviceAccount(),
+		ServiceAccount: d.serviceAccount(), Tenant: d.Metadata.Annotations[annotationTenant],
 	}
 	for _, c := range s.Conditions {
 		_, told, ok := strings.Cut(c.Message, "; ")

@@ -230,7 +230,7 @@ func (a *Applier) announceKinds(ctx context.Context, req Request) error {
 	for _, o := range req.Bundle.Objects {
 		entries = append(entries, api.InventoryEntry{Object: api.RefOf(o)})
 	}
-	d := a.deployment(api.BundleStatus{Name: req.Bundle.Name, Phase: api.PhaseApplying, DesiredRevision: req.Revision, Keep: !req.Bundle.Spec.PruneEnabled(), ServiceAccount: req.Bundle.Spec.ServiceAccount}, entries, old)
+	d := a.deployment(api.BundleStatus{Name: req.Bundle.Name, Phase: api.PhaseApplying, DesiredRevision: req.Revision, Keep: !req.Bundle.Spec.PruneEnabled(), ServiceAccount: req.Bundle.Spec.ServiceAccount, Tenant: tenantOf(req.Bundle)}, entries, old)
 	if exists {
 		d.Status = old.Status
 	}
@@ -293,6 +293,9 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 	}
 	if sa := st.ServiceAccount; sa != nil {
 		d.Metadata.Annotations[annotationServiceAccount] = sa.Namespace + "/" + sa.Name
+	}
+	if st.Tenant != "" {
+		d.Metadata.Annotations[annotationTenant] = st.Tenant
 	}
 	d.Status.Conditions = a.conditions(st, old.Status.Conditions)
 	return d
@@ -409,6 +412,16 @@ func equalJSON(a, b bundleDeployment) bool {
 // annotationServiceAccount, on a BundleDeployment, is the bundle's service account as "namespace/name":
 // whoever lost the store prunes the bundle as the same one.
 const annotationServiceAccount = api.Group + "/service-account"
+
+// annotationTenant, on a BundleDeployment, names the bundle's tenant: whoever lost the store knows who had the bundle's name first.
+const annotationTenant = api.Group + "/tenant"
+
+func tenantOf(b api.RenderedBundle) string {
+	if b.Tenant == nil {
+		return ""
+	}
+	return b.Tenant.Name
+}
 
 // annotationHandsOff, on a BundleDeployment, lists the IDs of objects that Git has, or had last, with api.AnnotationReconcile
 // disabled: whoever lost the store leaves them alone. Nothing on the objects themselves says so.

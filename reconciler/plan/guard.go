@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -49,8 +50,11 @@ type Outlook struct {
 	Cluster, Revision string
 	// Rendered counts the objects that Git says there are.
 	Rendered int
-	// Broken says that some bundle cannot be rendered: then nothing is deleted.
-	Broken bool
+	// Tenant returns a bundle's tenant; empty for the platform's. Nil means that all are the platform's.
+	Tenant func(bundle string) string
+	// Broken are the tenants with a bundle that cannot be rendered: nothing of these is deleted, and nothing at all
+	// if the platform is one of them.
+	Broken map[string]bool
 	// Owned: bundle -> what it owns. Those that left Git are among them.
 	Owned map[string][]api.ObjectRef
 	// Keeps reports whether a bundle deletes nothing, Claimed whether a bundle of Git declares an object.
@@ -62,34 +66,74 @@ type Outlook struct {
 }
 
 // Gate refuses a pass that would empty the cluster or delete too much of it, before anything is touched.
-// The error's kind is Forbidden.
-func Gate(o Outlook) error {
-	if o.Broken {
-		return nil
+// Where tenants alone would delete too much, they alone are stopped, each with its error. The errors' kind is Forbidden.
+func Gate(o Outlook) (stopped map[string]error, err error) {
+	if o.Broken[""] {
+		return nil, nil
 	}
 	owned, released := 0, true
-	var gone []Deletion
+	gone := map[string][]Deletion{} // by tenant
 	for bundle, refs := range o.Owned {
 		owned += len(refs)
 		released = released && (len(refs) == 0 || allows(o.Guards, bundle))
-		if o.Keeps(bundle) {
+		tenant := ""
+		if o.Tenant != nil {
+			tenant = o.Tenant(bundle)
+		}
+		if o.Keeps(bundle) || o.Broken[tenant] {
 			continue
 		}
 		for _, ref := range refs {
 			if !o.Claimed(ref) && (o.Leaves == nil || !o.Leaves(bundle, ref)) {
-				gone = append(gone, Deletion{Bundle: bundle, Object: ref})
+				gone[tenant] = append(gone[tenant], Deletion{Bundle: bundle, Object: ref})
 			}
 		}
 	}
-	if o.Rendered == 0 && owned > 0 && !released {
-		return &api.Error{
+	if o.Rendered == 0 && owned > 0 && !released && len(o.Broken) == 0 {
+		return nil, &api.Error{
 			Kind: api.Forbidden, Reason: "EmptyRendering",
 			Err: fmt.Errorf("revision %s renders no object at all for cluster %q, which holds %d: nothing is deleted",
 				o.Revision[:min(len(o.Revision), 10)], o.Cluster, owned),
 			Hint: `to empty the cluster on purpose, set spec.guards.allowDelete: ["*"] in fleet.yaml or cluster.yaml`,
 		}
 	}
-	return GuardShare(owned, gone, o.Guards)
+	return gateShare(owned, gone, o.Guards)
+}
+
+// gateShare measures what all would delete together. If that is too much it is the platform's own share that counts for all,
+// and the tenants stop: first those whose own share is too much, then all that would delete anything.
+func gateShare(owned int, gone map[string][]Deletion, guards api.Guards) (stopped map[string]error, err error) {
+	together := func() []Deletion {
+		var out []Deletion
+		for _, tenant := range slices.Sorted(maps.Keys(gone)) {
+			if stopped[tenant] == nil {
+				out = append(out, gone[tenant]...)
+			}
+		}
+		return out
+	}
+	if err := GuardShare(owned, together(), guards); err == nil {
+		return nil, nil
+	}
+	if err := GuardShare(owned, gone[""], guards); err != nil {
+		return nil, err
+	}
+	stopped = map[string]error{}
+	for tenant, theirs := range gone {
+		if err := GuardShare(owned, theirs, guards); err != nil {
+			stopped[tenant] = err
+		}
+	}
+	err = GuardShare(owned, together(), guards)
+	if err == nil {
+		return stopped, nil
+	}
+	for tenant, theirs := range gone {
+		if tenant != "" && stopped[tenant] == nil && len(guarded(theirs, guards)) > 0 {
+			stopped[tenant] = err
+		}
+	}
+	return stopped, nil
 }
 
 // allows reports whether the repository releases all that a bundle owns.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -168,7 +170,7 @@ func TestGate(t *testing.T) {
 	}{
 		{"nothing at all", Outlook{Owned: owned, Claimed: none}, "EmptyRendering"},
 		{"nothing at all, and nothing owned", Outlook{Claimed: none}, ""},
-		{"nothing at all, since all is broken", Outlook{Owned: owned, Broken: true, Claimed: none}, ""},
+		{"nothing at all, since all is broken", Outlook{Owned: owned, Broken: map[string]bool{"": true}, Claimed: none}, ""},
 		{"nothing at all, as one bundle may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"a"}}}, "EmptyRendering"},
 		{"nothing at all, as each bundle may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"a", "b"}}}, ""},
 		{"nothing at all, as all may", Outlook{Owned: owned, Claimed: none, Guards: api.Guards{AllowDelete: []string{"*"}}}, ""},
@@ -182,12 +184,65 @@ func TestGate(t *testing.T) {
 			if tt.in.Keeps == nil {
 				tt.in.Keeps = func(string) bool { return false }
 			}
-			err := Gate(tt.in)
+			_, err := Gate(tt.in)
 			e, _ := errors.AsType[*api.Error](err)
 			switch {
 			case tt.reason == "" && err != nil, tt.reason != "" && (e == nil || e.Reason != tt.reason || e.Kind != api.Forbidden):
 				t.Errorf("got %v, want %q", err, tt.reason)
 			}
 		})
+	}
+}
+
+// A tenant that would delete too much stops alone.
+func TestGate_tenants(t *testing.T) {
+	refs := func(bundle string, n int) []api.ObjectRef {
+		var out []api.ObjectRef
+		for i := range n {
+			out = append(out, api.ObjectRef{Kind: "ConfigMap", Namespace: bundle, Name: fmt.Sprint(i)})
+		}
+		return out
+	}
+	for _, tt := range []struct {
+		name    string
+		gone    string // bundles of which everything goes
+		broken  map[string]bool
+		allowed []string
+		stopped string
+		refused bool
+	}{
+		{"nothing goes", "", nil, nil, "", false},
+		{"one tenant", "a", nil, nil, "a", false},
+		{"one tenant that may", "a", nil, []string{"a"}, "", false},
+		{"two tenants, one of them too much", "a b", nil, nil, "a", false},
+		{"two tenants, too much together", "b c", nil, nil, "b c", false},
+		{"a tenant, and a little of the platform's", "a small", nil, nil, "a", false},
+		{"tenants, and too little of the platform's", "b c small", nil, nil, "b c", false},
+		{"the platform", "big", nil, nil, "", true},
+		{"the platform, and a tenant", "a big", nil, nil, "", true},
+		{"a tenant of which nothing is deleted, for it is broken", "a", map[string]bool{"a": true}, nil, "", false},
+		{"the platform, beside a tenant that is broken", "big", map[string]bool{"a": true}, nil, "", true},
+		{"the platform is broken", "a big", map[string]bool{"": true}, nil, "", false},
+	} {
+		stopped, err := Gate(Outlook{
+			Rendered: 1, Broken: tt.broken, Guards: api.Guards{AllowDelete: tt.allowed},
+			Owned: map[string][]api.ObjectRef{"a": refs("a", 40), "b": refs("b", 20), "c": refs("c", 20), "small": refs("small", 5), "big": refs("big", 40)},
+			Keeps: func(string) bool { return false },
+			Tenant: func(bundle string) string {
+				if len(bundle) > 1 {
+					return ""
+				}
+				return bundle
+			},
+			Claimed: func(r api.ObjectRef) bool { return !slices.Contains(strings.Fields(tt.gone), r.Namespace) },
+		})
+		if got := strings.Join(slices.Sorted(maps.Keys(stopped)), " "); got != tt.stopped || (err != nil) != tt.refused {
+			t.Errorf("%s: stopped are %q, and all: %v", tt.name, got, err)
+		}
+		for tenant, err := range stopped {
+			if api.KindOf(err) != api.Forbidden {
+				t.Errorf("%s: tenant %s: %v", tt.name, tenant, err)
+			}
+		}
 	}
 }

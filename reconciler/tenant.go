@@ -1,0 +1,64 @@
+package reconciler
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/flotilla-fleet/flotilla/api"
+)
+
+// tenantOf names a bundle's tenant; empty for the platform's.
+func tenantOf(rb *api.RenderedBundle) string {
+	if rb.Tenant == nil {
+		return ""
+	}
+	return rb.Tenant.Name
+}
+
+// holders are the tenants of the bundles that the cluster has.
+func (r *Reconciler) holders() map[string]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make(map[string]string, len(r.bundles))
+	for name, b := range r.bundles {
+		if b.ever() || len(b.entries) > 0 {
+			out[name] = b.status.Tenant
+		}
+	}
+	return out
+}
+
+// stopLocked returns the rendering in which some tenants are stopped: nothing of theirs is applied or deleted,
+// and what the cluster has of them stays as it is.
+func (r *Reconciler) stopLocked(rendering api.Rendering, stopped map[string]error) api.Rendering {
+	if len(stopped) == 0 {
+		return rendering
+	}
+	all := maps.Clone(rendering.Stopped)
+	if all == nil {
+		all = map[string]error{}
+	}
+	maps.Copy(all, stopped)
+	rendering.Stopped = all
+	rendering.Bundles = slices.Clone(rendering.Bundles)
+	there := map[string]bool{}
+	for i, rb := range rendering.Bundles {
+		there[rb.Name] = true
+		if err := stopped[tenantOf(&rb)]; err != nil {
+			rendering.Bundles[i] = api.RenderedBundle{Name: rb.Name, Dir: rb.Dir, Spec: rb.Spec, Tenant: rb.Tenant, Warnings: rb.Warnings, Err: err}
+		}
+	}
+	for name, b := range r.bundles {
+		if err := stopped[b.status.Tenant]; err != nil && !there[name] {
+			rb := api.RenderedBundle{Name: name, Tenant: &api.Tenant{Name: b.status.Tenant}, Err: err}
+			rb.Spec.ServiceAccount = b.status.ServiceAccount
+			if b.applied != nil {
+				rb.Dir, rb.Spec, rb.Tenant = b.applied.Dir, b.applied.Spec, b.applied.Tenant
+			}
+			rendering.Bundles = append(rendering.Bundles, rb)
+		}
+	}
+	slices.SortFunc(rendering.Bundles, func(a, b api.RenderedBundle) int { return strings.Compare(a.Name, b.Name) })
+	return rendering
+}
