@@ -1,10 +1,12 @@
 package hub
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/store"
@@ -38,6 +40,8 @@ func (h *Hub) routes() []route {
 		{"GET", "/api/v1/join-tokens", Admin, h.getJoinTokens},
 		{"POST", "/api/v1/join-tokens", Admin, h.postJoinToken},
 		{"DELETE", "/api/v1/join-tokens/{id}", Admin, h.deleteJoinToken},
+		{"GET", "/api/v1/sessions", Admin, h.getSessions},
+		{"DELETE", "/api/v1/sessions", Admin, h.deleteSessions},
 		{"GET", "/api/v1/audit", Admin, h.getAudit},
 		{"GET", "/api/", anyone, notFound},
 
@@ -98,7 +102,7 @@ func (h *Hub) getCluster(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		h.fail(w, r, err)
 	case !found:
-		writeError(w, http.StatusNotFound, noCluster(r.PathValue("name")))
+		h.fail(w, r, h.noCluster(r.Context(), r.PathValue("name")))
 	default:
 		writeJSON(w, d)
 	}
@@ -146,9 +150,7 @@ func (h *Hub) getEpisode(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		h.fail(w, r, err)
 	case !found:
-		writeError(w, http.StatusNotFound, &api.Error{
-			Kind: api.Stalled, Reason: "NotFound", Err: fmt.Errorf("there is no drift %q", r.PathValue("id")),
-		})
+		h.fail(w, r, missing(fmt.Errorf("there is no drift %q", r.PathValue("id")), "", nil))
 	default:
 		writeJSON(w, e)
 	}
@@ -161,8 +163,32 @@ type stretch[T any] struct {
 	Next string `json:"next,omitempty"`
 }
 
-func noCluster(name string) *api.Error {
-	return &api.Error{Kind: api.Stalled, Reason: "NotFound", Err: fmt.Errorf("the hub knows no cluster %q", name)}
+// namesInHint is how many names an error about what does not exist tells of what does.
+const namesInHint = 20
+
+// missing is the error about something that does not exist; the hint names what does.
+func missing(err error, what string, names []string) *api.Error {
+	e := &api.Error{Kind: api.Stalled, Reason: reasonNotFound, Err: err}
+	switch more := len(names) - namesInHint; {
+	case what == "":
+	case len(names) == 0:
+		e.Hint = "there are none"
+	case more > 0:
+		e.Hint = fmt.Sprintf("there are %s %s and %d more", what, strings.Join(names[:namesInHint], ", "), more)
+	default:
+		e.Hint = fmt.Sprintf("there are %s %s", what, strings.Join(names, ", "))
+	}
+	return e
+}
+
+const reasonNotFound = "NotFound"
+
+func (h *Hub) noCluster(ctx context.Context, name string) error {
+	names, err := h.store.Clusters(ctx)
+	if err != nil {
+		return err
+	}
+	return missing(fmt.Errorf("the hub knows no cluster %q", name), "clusters", names)
 }
 
 // errorBody is every error's JSON.
@@ -197,6 +223,10 @@ func badRequest(w http.ResponseWriter, err error) {
 // fail answers with an error by its kind. What nobody classified is logged, and not told.
 func (h *Hub) fail(w http.ResponseWriter, r *http.Request, err error) {
 	kind := api.KindOf(err)
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonNotFound {
+		writeError(w, http.StatusNotFound, err)
+		return
+	}
 	if kind == api.Internal {
 		h.log.Error("request failed", "path", r.URL.Path, "error", err)
 		err = &api.Error{Kind: api.Internal, Reason: "Internal", Err: errors.New("internal error: see the hub's log")}

@@ -1,9 +1,13 @@
 package hub
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/flotilla-fleet/flotilla/hub/store"
 )
@@ -22,13 +26,35 @@ func (h *Hub) postRevoke(w http.ResponseWriter, r *http.Request) {
 		badRequest(w, errors.New("a revocation needs a reason"))
 		return
 	}
-	n, err := h.Revoke(r.Context(), r.PathValue("name"), req.Reason)
-	h.audit(r.Context(), actor(r.Context()), "revoke", r.PathValue("name"), err)
+	name := r.PathValue("name")
+	n, err := h.revokeKnown(r.Context(), name, req.Reason)
+	h.audit(r.Context(), actor(r.Context()), "revoke", name, err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	writeJSON(w, map[string]any{"status": "done", "revoked": n})
+}
+
+// revokeKnown is Revoke for a cluster that has a certificate; else there is nothing to take back, which is an error.
+func (h *Hub) revokeKnown(ctx context.Context, name, reason string) (int, error) {
+	cs, err := h.store.Certificates(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	if name == "" || len(cs) == 0 {
+		if _, found, err := h.store.Cluster(ctx, name); err != nil {
+			return 0, err
+		} else if !found {
+			return 0, h.noCluster(ctx, name)
+		}
+		return 0, missing(fmt.Errorf("cluster %q has no certificate", name), "", nil)
+	}
+	if last := cs[len(cs)-1]; !slices.ContainsFunc(cs, func(c store.Certificate) bool { return c.Revoked.IsZero() }) {
+		return 0, missing(fmt.Errorf("cluster %q has no certificate that is good: the last was revoked at %s: %s",
+			name, last.Revoked.Format(time.RFC3339), last.Reason), "", nil)
+	}
+	return h.Revoke(ctx, name, reason)
 }
 
 func (h *Hub) deleteCluster(w http.ResponseWriter, r *http.Request) {
@@ -37,7 +63,7 @@ func (h *Hub) deleteCluster(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	} else if !found {
-		writeError(w, http.StatusNotFound, noCluster(name))
+		h.fail(w, r, h.noCluster(r.Context(), name))
 		return
 	}
 	err := h.Forget(r.Context(), name, "the cluster was removed from the hub")
@@ -73,13 +99,78 @@ func (h *Hub) getJoinTokens(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) deleteJoinToken(w http.ResponseWriter, r *http.Request) {
-	found, err := h.store.DeleteJoinToken(r.Context(), r.PathValue("id"))
+	id := r.PathValue("id")
+	found, err := h.store.DeleteJoinToken(r.Context(), id)
+	if err == nil && !found {
+		err = h.noJoinToken(r.Context(), id)
+	}
+	h.audit(r.Context(), actor(r.Context()), "delete-join-token", "", err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	h.audit(r.Context(), actor(r.Context()), "delete-join-token", "", nil)
-	writeJSON(w, map[string]any{"status": "done", "found": found})
+	writeJSON(w, map[string]any{"status": "done", "found": true})
+}
+
+// noJoinToken says which join tokens there are instead.
+func (h *Hub) noJoinToken(ctx context.Context, id string) error {
+	ts, err := h.store.JoinTokens(ctx)
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, t := range ts {
+		ids = append(ids, t.ID)
+	}
+	return missing(fmt.Errorf("there is no join token %q", id), "join tokens", ids)
+}
+
+func (h *Hub) getSessions(w http.ResponseWriter, r *http.Request) {
+	ss, err := h.store.Sessions(r.Context())
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	for i := range ss {
+		ss[i].Fingerprint = "" // the hub's own
+	}
+	writeJSON(w, map[string]any{"items": append([]store.Session{}, ss...)})
+}
+
+// deleteSessions ends all sessions of the tokens of a name, or one session by its ID.
+// The tokens stay good: to take one back, remove it from its file.
+func (h *Hub) deleteSessions(w http.ResponseWriter, r *http.Request) {
+	token, id := r.URL.Query().Get("token"), r.URL.Query().Get("id")
+	if (token == "") == (id == "") {
+		badRequest(w, errors.New("say which sessions: ?token=NAME of the token, or ?id=ID of one session"))
+		return
+	}
+	n, err := h.store.EndSessions(r.Context(), func(s store.Session) bool { return s.Token == token || s.ID == id })
+	if err == nil && n == 0 {
+		err = h.noSession(r.Context(), token+id)
+	}
+	h.auth.ended.ring()
+	h.audit(r.Context(), actor(r.Context()), "end-sessions", "", err)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	writeJSON(w, map[string]any{"status": "done", "ended": n})
+}
+
+// noSession says whose sessions there are instead.
+func (h *Hub) noSession(ctx context.Context, wanted string) error {
+	ss, err := h.store.Sessions(ctx)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, s := range ss {
+		if !slices.Contains(names, s.Token) {
+			names = append(names, s.Token)
+		}
+	}
+	return missing(fmt.Errorf("%q has no session", wanted), "sessions of", names)
 }
 
 func (h *Hub) getAudit(w http.ResponseWriter, r *http.Request) {

@@ -96,10 +96,6 @@ func (h *Hub) answer(w http.ResponseWriter, r *http.Request, c *hubv1.Command) {
 	payload, err := h.command(r.Context(), cluster, c)
 	h.audit(r.Context(), actor(r.Context()), c.GetKind(), cluster, err)
 	if err != nil {
-		if e := (*api.Error)(nil); errors.As(err, &e) && e.Reason == "NotFound" {
-			writeError(w, http.StatusNotFound, err)
-			return
-		}
 		h.fail(w, r, err)
 		return
 	}
@@ -115,7 +111,7 @@ func (h *Hub) command(ctx context.Context, cluster string, c *hubv1.Command) ([]
 		if _, found, err := h.Cluster(ctx, cluster); err != nil {
 			return nil, err
 		} else if !found {
-			return nil, noCluster(cluster)
+			return nil, h.noCluster(ctx, cluster)
 		}
 		return nil, notConnected(cluster)
 	}

@@ -1,198 +1,208 @@
 package hub
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
-	"encoding/hex"
+	"context"
+	"crypto/rand"
 	"errors"
-	"fmt"
-	"net"
+	"log/slog"
 	"net/http"
-	"strconv"
+	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/flotilla-fleet/flotilla/hub/store"
 )
-
-// Role is what a token's holder may do. Each role includes the ones before it.
-type Role int
-
-// The roles.
-const (
-	// anyone needs no token; it is for routes only.
-	anyone Role = iota
-	// Viewer may read.
-	Viewer
-	// Operator may also suspend, resume and sync.
-	Operator
-	// Admin may also make join tokens and revoke certificates.
-	Admin
-)
-
-// String is the role in a word.
-func (r Role) String() string {
-	return [...]string{"anyone", "viewer", "operator", "admin"}[r]
-}
-
-// Token lets a human or a script in.
-type Token struct {
-	// Name is what the audit log says of its holder.
-	Name  string
-	Value string
-	Role  Role
-}
 
 const (
 	sessionCookie = "flotilla_session"
 	sessionLife   = 12 * time.Hour
-	// failuresPerMinute is how many wrong tokens one address may send before it has to wait.
-	failuresPerMinute = 20
 )
 
 // authenticator decides who a request comes from.
 type authenticator struct {
-	tokens []Token
-	// secret signs sessions. It is derived from the CA's key, so sessions survive a restart.
-	secret   []byte
+	// keys are the tokens that are good now; they are replaced as a whole.
+	keys     atomic.Pointer[keyring]
+	sessions Store
+	// proxies may say where a request came from.
+	proxies  []netip.Prefix
 	now      func() time.Time
-	failures limiter
+	log      *slog.Logger
+	failures failures
+	// wrong counts every wrong token.
+	wrong func()
+	// ended rings when a token or a session has ended.
+	ended bell
 }
 
-// errWait is returned to an address that sent too many wrong tokens.
-var errWait = errors.New("too many wrong tokens from this address: wait a minute")
+// caller is who a request comes from.
+type caller struct {
+	Token
+	// cookie is whether a session let it in. A browser sends that by itself, also for another site's page.
+	cookie bool
+}
 
-// identify returns the token that the request carries, by header or by session.
-// found is false when it carries none; a wrong one is an error.
-func (a *authenticator) identify(r *http.Request) (tok Token, found bool, err error) {
+// Why a request is not let in.
+var (
+	errWait     = errors.New("the token is wrong, and too many wrong ones came from this address: wait a minute")
+	errWrong    = errors.New("the token is wrong")
+	errNoBearer = errors.New(`the Authorization header must be "Bearer TOKEN"`)
+)
+
+// identify returns who a request comes from, by its header or its session.
+// found is false when it carries neither; a wrong token is an error.
+func (a *authenticator) identify(r *http.Request) (c caller, found bool, err error) {
+	value, cookie, err := credential(r)
+	switch {
+	case err != nil || value == "":
+		return caller{}, false, err
+	case cookie:
+		tok, found, err := a.session(r.Context(), value)
+		return caller{Token: tok, cookie: true}, found, err
+	}
+	tok, err := a.check(r, value)
+	return caller{Token: tok}, err == nil, err
+}
+
+// credential is what a request carries: a token, or the secret of a session.
+func credential(r *http.Request) (value string, cookie bool, err error) {
 	if h := r.Header.Get("Authorization"); h != "" {
 		value, ok := strings.CutPrefix(h, "Bearer ")
-		if !ok {
-			return Token{}, false, errors.New(`the Authorization header must be "Bearer TOKEN"`)
+		if !ok || value == "" {
+			return "", false, errNoBearer
 		}
-		tok, err = a.check(r, value)
-		return tok, err == nil, err
+		return value, false, nil
 	}
 	if c, err := r.Cookie(sessionCookie); err == nil {
-		if tok, ok := a.session(c.Value); ok {
-			return tok, true, nil
-		}
+		return c.Value, true, nil
 	}
-	return Token{}, false, nil
+	return "", false, nil
 }
 
-// check finds the token with a value, in a time that does not depend on the value.
+// holds is whether what let a request in is still good.
+func (a *authenticator) holds(r *http.Request) bool {
+	value, cookie, err := credential(r)
+	if err != nil {
+		return false
+	}
+	found := false
+	if cookie {
+		_, found, err = a.session(r.Context(), value)
+		// A store that does not answer ends nothing.
+		return found || err != nil
+	}
+	_, found = a.keys.Load().holder(value)
+	return found
+}
+
+// check finds the token with a value. A right one is never refused, whatever else came from its address.
 func (a *authenticator) check(r *http.Request, value string) (Token, error) {
-	from := remoteIP(r)
-	if !a.failures.allowed(from, a.now()) {
+	if tok, ok := a.keys.Load().holder(value); ok {
+		return tok, nil
+	}
+	a.wrong()
+	from := a.address(r)
+	v := a.failures.add(from, a.now())
+	if v.tell {
+		a.log.Warn("a wrong token was refused", "remote", from, "method", r.Method, "wait", v.wait)
+	}
+	if v.wait {
 		return Token{}, errWait
 	}
-	given := sha256.Sum256([]byte(value))
-	var found *Token
-	for i := range a.tokens {
-		want := sha256.Sum256([]byte(a.tokens[i].Value))
-		if subtle.ConstantTimeCompare(given[:], want[:]) == 1 {
-			found = &a.tokens[i]
-		}
-	}
-	if found == nil {
-		a.failures.add(from, a.now())
-		return Token{}, errors.New("the token is wrong")
-	}
-	return *found, nil
+	return Token{}, errWrong
 }
 
-// newSession makes a cookie's value for a token: its fingerprint, an end, and a signature.
-func (a *authenticator) newSession(t Token) (value string, end time.Time) {
-	end = a.now().Add(sessionLife)
-	body := fingerprint(t) + "." + strconv.FormatInt(end.Unix(), 10)
-	return body + "." + a.sign(body), end
+// newSession gives a browser a session for a token, and ends the one that it had.
+func (a *authenticator) newSession(w http.ResponseWriter, r *http.Request, t Token) error {
+	if err := a.endSession(r); err != nil {
+		return err
+	}
+	secret := rand.Text()
+	s, err := a.sessions.AddSession(r.Context(), secret, store.Session{
+		Token: t.Name, Fingerprint: t.fingerprint(), Created: a.now().UTC(), Ends: a.now().Add(sessionLife).UTC(), Remote: a.address(r),
+	})
+	if err != nil {
+		return err
+	}
+	a.setCookie(w, r, secret, s.Ends)
+	a.log.Info("a session has begun", "token", t.Name, "session", s.ID, "remote", s.Remote)
+	return nil
 }
 
-func (a *authenticator) session(value string) (Token, bool) {
-	i := strings.LastIndexByte(value, '.')
-	if i < 0 || !hmac.Equal([]byte(a.sign(value[:i])), []byte(value[i+1:])) {
-		return Token{}, false
+// session returns the token of a session that has not ended.
+func (a *authenticator) session(ctx context.Context, secret string) (Token, bool, error) {
+	s, found, err := a.sessions.Session(ctx, secret)
+	if err != nil || !found {
+		return Token{}, false, err
 	}
-	print, unix, _ := strings.Cut(value[:i], ".")
-	end, err := strconv.ParseInt(unix, 10, 64)
-	if err != nil || !a.now().Before(time.Unix(end, 0)) {
-		return Token{}, false
-	}
-	for _, t := range a.tokens {
-		if fingerprint(t) == print {
-			return t, true
-		}
-	}
-	return Token{}, false
+	t, found := a.keys.Load().withFingerprint(s.Fingerprint)
+	return t, found, nil
 }
 
-func (a *authenticator) sign(body string) string {
-	mac := hmac.New(sha256.New, a.secret)
-	mac.Write([]byte(body))
-	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
+// endSession ends the session that a request carries, if any.
+func (a *authenticator) endSession(r *http.Request) error {
+	c, err := r.Cookie(sessionCookie)
+	if err != nil || c.Value == "" {
+		return nil //nolint:nilerr // no cookie is no session
+	}
+	found, err := a.sessions.EndSession(r.Context(), c.Value)
+	if found {
+		a.ended.ring()
+	}
+	return err
 }
 
-// fingerprint tells tokens apart without giving one away.
-func fingerprint(t Token) string {
-	sum := sha256.Sum256([]byte("session\x00" + t.Name + "\x00" + t.Value))
-	return hex.EncodeToString(sum[:8])
+// setKeys replaces the tokens. Sessions of those that are gone end for good, also if such a token comes back.
+func (a *authenticator) setKeys(ctx context.Context, tokens []Token) {
+	keys := keyring(tokens)
+	a.keys.Store(&keys)
+	n, err := a.sessions.EndSessions(ctx, func(s store.Session) bool {
+		_, good := keys.withFingerprint(s.Fingerprint)
+		return !good
+	})
+	if n > 0 {
+		a.log.Info("sessions have ended with their tokens", "count", n)
+	}
+	if err != nil { // they let nobody in all the same, for their tokens are gone
+		a.log.Error("sessions not ended with their tokens", "error", err)
+	}
+	if len(keys) == 0 {
+		a.log.Warn("there is no token, so nobody is let in")
+	}
+	a.ended.ring()
 }
 
 func (a *authenticator) setCookie(w http.ResponseWriter, r *http.Request, value string, end time.Time) {
+	// Lax: a link in a chat shows the page to whoever is logged in. Requests that change something
+	// are kept from other sites by what browsers say of their origin; see Hub.handler and Hub.guard.
 	http.SetCookie(w, &http.Cookie{
 		Name: sessionCookie, Value: value, Path: "/", Expires: end,
-		HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: r.TLS != nil,
+		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: a.encrypted(r),
 	})
 }
 
-func remoteIP(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
+// bell wakes all who wait for it.
+type bell struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+// heard is closed at the next ring.
+func (b *bell) heard() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
 	}
-	return host
+	return b.ch
 }
 
-// limiter counts failures per address and minute.
-type limiter struct {
-	mu     sync.Mutex
-	minute int64
-	// address -> failures in the minute
-	count map[string]int
-}
-
-func (l *limiter) allowed(from string, now time.Time) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.turnLocked(now)
-	return l.count[from] < failuresPerMinute
-}
-
-func (l *limiter) add(from string, now time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.turnLocked(now)
-	l.count[from]++
-}
-
-func (l *limiter) turnLocked(now time.Time) {
-	if m := now.Unix() / 60; m != l.minute || l.count == nil {
-		l.minute, l.count = m, map[string]int{}
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
 	}
-}
-
-func validateTokens(tokens []Token) error {
-	for i, t := range tokens {
-		switch {
-		case t.Name == "":
-			return fmt.Errorf("token %d has no name", i)
-		case len(t.Value) < 16:
-			return fmt.Errorf("token %q is shorter than 16 characters", t.Name)
-		case t.Role < Viewer || t.Role > Admin:
-			return fmt.Errorf("token %q has no role", t.Name)
-		}
-	}
-	return nil
 }

@@ -2,6 +2,10 @@ package hub_test
 
 import (
 	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,4 +130,68 @@ func TestBrowserTriesAgain(t *testing.T) {
 	time.Sleep(3 * time.Second)
 	script(ctx, t, `window.fetch = window.sound`)
 	shows(ctx, t, "the drift is on the page", `document.querySelector("#row-prod-eu .state.drifted") !== null`)
+}
+
+// A link in a chat leads to its page, and not to the login form, when one is logged in.
+// Logging out ends that: in this tab, and for whoever has kept the cookie.
+func TestBrowserLinkFromAChatAndLogout(t *testing.T) {
+	h, _ := known(t)
+	// Another name of this machine is another site to a browser.
+	chat := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, `<a id="link" href="%[1]s/c/prod-eu">look</a>
+			<form id="evil" method="post" action="%[1]s/logout"></form>
+			<form id="worse" method="post" action="%[1]s/api/v1/join-tokens"></form>`, h.URL())
+	}))
+	t.Cleanup(chat.Close)
+	chatURL := strings.Replace(chat.URL, "127.0.0.1", "localhost", 1)
+
+	ctx := browser.Start(t, 5*time.Minute)
+	open(ctx, t, h.PageURL("/"))
+	shows(ctx, t, "logged in", `document.querySelector("#row-prod-eu") !== null`)
+
+	open(ctx, t, chatURL)
+	script(ctx, t, `document.querySelector("#link").click()`)
+	shows(ctx, t, "the link's page", `location.pathname === "/c/prod-eu" && document.querySelector("#live").innerText.includes("prod-eu")`)
+
+	// A page of the chat's acts in nobody's name.
+	for _, form := range []string{"#evil", "#worse"} {
+		open(ctx, t, chatURL)
+		script(ctx, t, `document.querySelector("`+form+`").submit()`)
+		shows(ctx, t, "the refusal of "+form, `document.body.innerText.includes("cross-origin")`)
+	}
+	if ts := hubtest.Get[struct{ Items []any }](h, "/api/v1/join-tokens"); len(ts.Items) != 1 {
+		t.Errorf("there are %d join tokens, and the agent used the only one", len(ts.Items))
+	}
+
+	open(ctx, t, h.URL()+"/")
+	shows(ctx, t, "still logged in, and live", `document.querySelector("#stream:not([hidden]):not(.off)") !== null`)
+	sessions := func() int { return len(hubtest.Get[struct{ Items []any }](h, "/api/v1/sessions").Items) }
+	if n := sessions(); n != 1 {
+		t.Errorf("%d sessions, and one browser", n)
+	}
+	// Another tab is open, on the same page.
+	other, cancel := chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	open(other, t, h.URL()+"/drift")
+	shows(other, t, "the other tab", `location.pathname === "/drift"`)
+	script(ctx, t, `document.querySelector("form[action='/logout'] button").click()`)
+	shows(ctx, t, "the login form", `location.pathname === "/login"`)
+	open(other, t, h.URL()+"/drift")
+	shows(other, t, "the login form in the other tab", `location.pathname === "/login"`)
+	if n := sessions(); n != 0 {
+		t.Errorf("%d sessions after logging out", n)
+	}
+}
+
+// A tab whose session an admin has ended asks for a token by itself.
+func TestBrowserSessionEndedByAdmin(t *testing.T) {
+	h, _ := known(t)
+	ctx := browser.Start(t, 5*time.Minute)
+	open(ctx, t, h.PageURL("/"))
+	shows(ctx, t, "the page is live", `document.querySelector("#stream:not([hidden]):not(.off)") !== null`)
+	if status, body := h.Do(http.MethodDelete, "/api/v1/sessions?token=test", ""); status != http.StatusOK {
+		t.Fatalf("%d %s", status, body)
+	}
+	shows(ctx, t, "the login form", `location.pathname === "/login"`)
 }

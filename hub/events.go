@@ -96,7 +96,7 @@ func (b *broker) take(s *subscriber) (names []string, mark string) {
 	return names, b.markLocked()
 }
 
-// serveEvents streams the names of changed clusters as server-sent events:
+// serveEvents streams, as long as what let the request in is good, the names of changed clusters as server-sent events:
 // "changed" with a JSON list of names, and "pulse" at once and while nothing happens. Their id is the mark up to which all was told.
 func (h *Hub) serveEvents(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -123,14 +123,20 @@ func (h *Hub) serveEvents(w http.ResponseWriter, r *http.Request) {
 	}
 	tick := time.NewTicker(pulse)
 	defer tick.Stop()
+	ended := h.auth.ended.heard()
 	for {
 		select {
 		case <-r.Context().Done():
 			return
 		case <-h.stopping:
 			return
+		case <-ended:
+			ended = h.auth.ended.heard()
+			if !h.auth.holds(r) {
+				return
+			}
 		case <-tick.C:
-			if !send("pulse", h.events.instance) {
+			if !h.auth.holds(r) || !send("pulse", h.events.instance) {
 				return
 			}
 		case <-sub.wake:

@@ -29,39 +29,68 @@ func (h *Hub) guard(rt route) http.Handler {
 		if h.tokenInURL(w, r) {
 			return
 		}
-		tok, found, err := h.auth.identify(r)
+		c, found, err := h.auth.identify(r)
 		switch {
 		case errors.Is(err, errWait):
-			w.Header().Set("Retry-After", "60")
-			writeError(w, http.StatusTooManyRequests, &api.Error{Kind: api.Forbidden, Reason: "TooManyFailures", Err: err})
+			h.tooMany(w, err)
+		case err != nil && !errors.Is(err, errWrong) && !errors.Is(err, errNoBearer):
+			h.fail(w, r, err)
 		case err != nil, !found:
 			h.unauthorized(w, r, err)
-		case tok.Role < rt.who:
+		case c.cookie && !declared(r):
+			writeError(w, http.StatusForbidden, &api.Error{
+				Kind: api.Forbidden, Reason: "NoOrigin",
+				Err:  errors.New("a browser's session changes something only for the hub's own pages, and the request does not say that it comes from one"),
+				Hint: "scripts send the Authorization header",
+			})
+		case c.Role < rt.who:
 			writeError(w, http.StatusForbidden, &api.Error{
 				Kind: api.Forbidden, Reason: "Forbidden",
-				Err: fmt.Errorf("token %q is for a %s, and this needs %s", tok.Name, tok.Role, rt.who),
+				Err: fmt.Errorf("token %q is for a %s, and this needs %s", c.Name, c.Role, rt.who),
 			})
 		default:
-			ctx := context.WithValue(r.Context(), actorKey{}, tok.Name)
-			rt.handle(w, r.WithContext(context.WithValue(ctx, remoteKey{}, remoteIP(r))))
+			ctx := context.WithValue(r.Context(), actorKey{}, c.Name)
+			rt.handle(w, r.WithContext(context.WithValue(ctx, remoteKey{}, h.auth.address(r))))
 		}
 	})
 }
 
+// declared is whether a request either changes nothing, or says where it comes from.
+// Where it says so, http.CrossOriginProtection has let it pass.
+func declared(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return r.Header.Get("Sec-Fetch-Site") != "" || r.Header.Get("Origin") != ""
+}
+
+// tooMany tells an address that sends wrong tokens to wait.
+func (h *Hub) tooMany(w http.ResponseWriter, err error) {
+	w.Header().Set("Retry-After", "60")
+	writeError(w, http.StatusTooManyRequests, &api.Error{Kind: api.Forbidden, Reason: "TooManyFailures", Err: err})
+}
+
 // tokenInURL trades ?token= on a page for a session, once, and takes it out of the address.
+// A link on another site's page gets no session for the token in it:
+// whoever follows it would act in the name of its author from then on.
 func (h *Hub) tokenInURL(w http.ResponseWriter, r *http.Request) bool {
 	q := r.URL.Query()
 	value := q.Get("token")
 	if value == "" || r.Method != http.MethodGet || strings.HasPrefix(r.URL.Path, "/api/") {
 		return false
 	}
-	tok, err := h.auth.check(r, value)
-	if err != nil {
-		h.unauthorized(w, r, err)
-		return true
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "cross-site" && site != "same-site" {
+		tok, err := h.auth.check(r, value)
+		if err != nil {
+			h.unauthorized(w, r, err)
+			return true
+		}
+		if err := h.auth.newSession(w, r, tok); err != nil {
+			h.fail(w, r, err)
+			return true
+		}
 	}
-	session, end := h.auth.newSession(tok)
-	h.auth.setCookie(w, r, session, end)
 	q.Del("token")
 	u := url.URL{Path: r.URL.Path, RawQuery: q.Encode()}
 	w.Header().Set("Referrer-Policy", "no-referrer")
@@ -115,12 +144,19 @@ func (h *Hub) postLogin(w http.ResponseWriter, r *http.Request) {
 		h.pages.Login(w, status, to, problem)
 		return
 	}
-	session, end := h.auth.newSession(tok)
-	h.auth.setCookie(w, r, session, end)
+	if err := h.auth.newSession(w, r, tok); err != nil {
+		h.fail(w, r, err)
+		return
+	}
 	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
+// postLogout ends the session: its cookie opens nothing any more, wherever it has gone.
 func (h *Hub) postLogout(w http.ResponseWriter, r *http.Request) {
+	if err := h.auth.endSession(r); err != nil {
+		h.fail(w, r, err)
+		return
+	}
 	h.auth.setCookie(w, r, "", h.now().AddDate(-1, 0, 0))
 	http.Redirect(w, r, "/login", http.StatusSeeOther)
 }

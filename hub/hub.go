@@ -2,7 +2,6 @@ package hub
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,10 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -60,9 +59,13 @@ type Config struct {
 	Hosts []string
 	// AdvertiseURL is the address put into join material; empty means the listener's own address.
 	AdvertiseURL string
-	// Tokens let people and scripts in. None: an admin token is made at the first start
-	// and kept in DataDir/admin-token.
+	// Tokens let people and scripts in. Without any, they are read from TokensFile.
 	Tokens []Token
+	// TokensFile has the form that ParseTokens reads. Without one, an admin token is made at the first start
+	// and kept in DataDir/admin-token. Either file is read again when it changes, as HTTPCertFile and HTTPKeyFile are.
+	TokensFile string
+	// TrustedProxies are the addresses whose X-Forwarded-For and X-Forwarded-Proto are believed.
+	TrustedProxies []netip.Prefix
 	// UnknownAfter is how long a cluster may be silent before it is Unknown; zero means the default.
 	UnknownAfter time.Duration
 	// CertificateLife is how long an agent's certificate lasts; zero means the default.
@@ -96,6 +99,9 @@ type Hub struct {
 	spent *limits
 	// refusals is which refusals come into the process's log.
 	refusals sample
+	// files may change while the hub runs; httpCert is that of the listener for people, if it has one.
+	files    []*watched
+	httpCert *keyPair
 	// joining makes the check for a second agent and the new certificate one step.
 	joining  sync.Mutex
 	stopping chan struct{}
@@ -155,7 +161,12 @@ func (c *Config) complete() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return validateTokens(c.Tokens)
+	for _, t := range c.Tokens {
+		if err := t.validate(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // open acquires, in order, what Close releases in reverse.
@@ -170,12 +181,6 @@ func (h *Hub) open() error {
 	if h.ca, err = h.authority(ctx); err != nil {
 		return err
 	}
-	if len(h.cfg.Tokens) == 0 {
-		if h.cfg.Tokens, err = ownToken(h.cfg.DataDir); err != nil {
-			return err
-		}
-	}
-	h.auth = &authenticator{tokens: h.cfg.Tokens, secret: h.ca.Secret("browser sessions"), now: h.now}
 	h.metrics = newMetrics(
 		func() float64 { return float64(h.sessions.count()) },
 		func() float64 { return float64(h.events.count()) },
@@ -186,6 +191,10 @@ func (h *Hub) open() error {
 			}
 			return c
 		})
+	h.auth = &authenticator{sessions: h.store, proxies: h.cfg.TrustedProxies, now: h.now, log: h.log, wrong: h.metrics.wrong.Inc}
+	if err := h.openFiles(ctx); err != nil {
+		return err
+	}
 	if err := h.load(ctx); err != nil {
 		return err
 	}
@@ -204,19 +213,45 @@ func (h *Hub) open() error {
 	return err
 }
 
-// ownToken reads the admin token, or makes it at the first start.
-func ownToken(dir string) ([]Token, error) {
-	file := filepath.Join(dir, "admin-token")
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		b = []byte(rand.Text() + "\n")
-		err = os.WriteFile(file, b, 0o600)
+// openFiles reads the files that may change while the hub runs, for the first time.
+func (h *Hub) openFiles(ctx context.Context) error {
+	if h.cfg.HTTPCertFile != "" {
+		h.httpCert = &keyPair{}
+		h.watch(h.httpCert.use, h.cfg.HTTPCertFile, h.cfg.HTTPKeyFile)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("admin token: %w", err)
+	if len(h.cfg.Tokens) > 0 {
+		h.auth.setKeys(ctx, h.cfg.Tokens)
+	} else {
+		file, parse := h.cfg.tokenSource()
+		if h.cfg.TokensFile == "" {
+			if err := makeAdminToken(file); err != nil {
+				return err
+			}
+		}
+		h.watch(func(ctx context.Context, contents [][]byte) error {
+			tokens, err := parse(contents[0])
+			if err == nil {
+				h.auth.setKeys(ctx, tokens)
+			}
+			return err
+		}, file)
 	}
-	t := []Token{{Name: "admin", Value: strings.TrimSpace(string(b)), Role: Admin}}
-	return t, validateTokens(t)
+	for _, w := range h.files {
+		if err := w.start(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Hub) watch(use func(context.Context, [][]byte) error, files ...string) {
+	broken := h.metrics.broken.WithLabelValues(files[0])
+	h.files = append(h.files, &watched{files: files, use: use, log: h.log, broken: func(b bool) {
+		broken.Set(0)
+		if b {
+			broken.Set(1)
+		}
+	}})
 }
 
 // Run serves until ctx ends, then lets requests finish.
@@ -226,12 +261,13 @@ func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return served("agents", agents.ServeTLS(h.agentLn, "", "")) })
 	g.Go(func() error {
-		if h.cfg.HTTPCertFile != "" {
-			return served("http", people.ServeTLS(h.httpLn, h.cfg.HTTPCertFile, h.cfg.HTTPKeyFile))
+		if h.httpCert != nil {
+			return served("http", people.ServeTLS(h.httpLn, "", ""))
 		}
 		return served("http", people.Serve(h.httpLn))
 	})
 	g.Go(func() error { return h.tick(ctx) })
+	g.Go(func() error { return watchFiles(ctx, h.files) })
 	g.Go(func() error {
 		<-ctx.Done()
 		h.stop()
@@ -290,6 +326,9 @@ func (h *Hub) tick(ctx context.Context) error {
 			err = h.saveSeen(ctx)
 		case <-second.C:
 			err = h.watchStates(ctx)
+			if n := h.auth.failures.silenced(h.now()); n > 0 {
+				h.log.Warn("wrong tokens were refused without a line of their own", "count", n)
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			h.log.Error("store not usable", "error", err)
@@ -327,8 +366,13 @@ func (h *Hub) peopleServer() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
+	var encryption *tls.Config
+	if h.httpCert != nil {
+		encryption = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: h.httpCert.get}
+	}
 	return &http.Server{
 		Handler:           bounded(maxBody, h.handler()),
+		TLSConfig:         encryption,
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       idleTime,
@@ -392,7 +436,7 @@ func (h *Hub) CAPEM() []byte { return h.ca.CertificatePEM() }
 // Token is the value of the first token of the highest role: what a demo prints.
 func (h *Hub) Token() string {
 	var best Token
-	for _, t := range h.cfg.Tokens {
+	for _, t := range *h.auth.keys.Load() {
 		if t.Role > best.Role {
 			best = t
 		}

@@ -27,6 +27,8 @@ type metrics struct {
 	exempt    prometheus.Gauge
 	lag       prometheus.Histogram
 	refusals  *prometheus.CounterVec
+	wrong     prometheus.Counter
+	broken    *prometheus.GaugeVec
 }
 
 func newMetrics(connected, browsers func() float64, kept func() store.Counters) *metrics {
@@ -52,6 +54,12 @@ func newMetrics(connected, browsers func() float64, kept func() store.Counters) 
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flotilla_hub_refusals_total", Help: "Agents that were refused, by reason.",
 		}, []string{"reason"}),
+		wrong: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "flotilla_hub_wrong_tokens_total", Help: "Wrong tokens that people and scripts sent.",
+		}),
+		broken: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "flotilla_hub_file_broken", Help: "1 while a changed file cannot be used, and what it said before holds.",
+		}, []string{"file"}),
 		clusters: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "flotilla_hub_clusters", Help: "Clusters by state.",
 		}, []string{"state"}),
@@ -62,7 +70,7 @@ func newMetrics(connected, browsers func() float64, kept func() store.Counters) 
 			Name: "flotilla_hub_objects_exempt", Help: "Objects in the fleet that an annotation on their cluster, and not in Git, keeps from being looked at or corrected.",
 		}),
 	}
-	m.registry.MustRegister(m.reports, m.snapshots, m.stored, m.lag, m.refusals, m.requests, m.clusters, m.drift, m.exempt,
+	m.registry.MustRegister(m.reports, m.snapshots, m.stored, m.lag, m.refusals, m.wrong, m.broken, m.requests, m.clusters, m.drift, m.exempt,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "flotilla_hub_agents_connected", Help: "Agents whose stream is open.",

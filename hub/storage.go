@@ -44,6 +44,12 @@ type Store interface {
 	CA(ctx context.Context) (certPEM, keyPEM []byte, err error)
 	SetCA(ctx context.Context, certPEM, keyPEM []byte) error
 
+	AddSession(ctx context.Context, secret string, n store.Session) (store.Session, error)
+	Session(ctx context.Context, secret string) (store.Session, bool, error)
+	Sessions(ctx context.Context) ([]store.Session, error)
+	EndSession(ctx context.Context, secret string) (bool, error)
+	EndSessions(ctx context.Context, match func(store.Session) bool) (int, error)
+
 	Audit(ctx context.Context, e store.AuditEntry) error
 	AuditLog(ctx context.Context, f store.AuditFilter) ([]store.AuditEntry, error)
 }

@@ -33,10 +33,19 @@ const Token = "test-token-of-an-admin"
 // Hub is a hub that runs.
 type Hub struct {
 	*hub.Hub
+	// TokensFile is the file that the hub's tokens come from, if they do.
+	TokensFile string
+
 	t    testing.TB
 	cfg  hub.Config
 	stop func()
 }
+
+// DataDir is where the hub keeps its store.
+func (h *Hub) DataDir() string { return h.cfg.DataDir }
+
+// CertFile is the certificate of the hub's address for people, if that has one.
+func (h *Hub) CertFile() string { return h.cfg.HTTPCertFile }
 
 // Start starts a hub; its directory and addresses are chosen if cfg leaves them out.
 func Start(t testing.TB, cfg hub.Config) *Hub {
@@ -44,13 +53,13 @@ func Start(t testing.TB, cfg hub.Config) *Hub {
 	if cfg.DataDir == "" {
 		cfg.DataDir = t.TempDir()
 	}
-	if cfg.Tokens == nil {
+	if cfg.Tokens == nil && cfg.TokensFile == "" {
 		cfg.Tokens = []hub.Token{{Name: "test", Value: Token, Role: hub.Admin}}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(logTo{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}
-	h := &Hub{t: t, cfg: cfg}
+	h := &Hub{t: t, cfg: cfg, TokensFile: cfg.TokensFile}
 	h.start()
 	t.Cleanup(h.Stop)
 	return h

@@ -8,7 +8,6 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -108,17 +107,6 @@ func (a *Authority) CertificatePEM() []byte { return certificatePEM(a.cert.Raw) 
 
 // Hash identifies the authority in join material.
 func (a *Authority) Hash() string { return Hash(a.cert) }
-
-// Secret derives a secret for a purpose from the authority's key.
-func (a *Authority) Secret(purpose string) []byte {
-	raw, err := a.key.Bytes()
-	if err != nil {
-		panic(err) // only an invalid key has no bytes, and this one was made or parsed
-	}
-	mac := hmac.New(sha256.New, raw)
-	mac.Write([]byte(purpose))
-	return mac.Sum(nil)
-}
 
 // Hash identifies a CA certificate: "sha256:" and the hex digest of its public key.
 func Hash(cert *x509.Certificate) string {

@@ -34,18 +34,6 @@ type JoinToken struct {
 	Uses    int `json:"uses"`
 }
 
-// APIToken lets a person or script use the hub's API. The token itself is never stored.
-type APIToken struct {
-	// ID names the token in lists; it is made by CreateAPIToken.
-	ID   string `json:"id"`
-	Name string `json:"name"`
-	// Role is what it may do; the hub decides what that means.
-	Role    string    `json:"role,omitempty"`
-	Created time.Time `json:"created"`
-	// Expires is zero for a token without an end.
-	Expires time.Time `json:"expires,omitzero"`
-}
-
 // hashToken is how tokens are stored. They are random and long, so one hash is enough.
 func hashToken(secret string) []byte {
 	sum := sha256.Sum256([]byte(secret))
@@ -74,12 +62,6 @@ func (s *Store) CreateJoinToken(ctx context.Context, t JoinToken, secret string)
 		return t, errors.New("a join token needs an end")
 	}
 	err := create(ctx, s, bucketJoin, secret, &t, &t.ID)
-	return t, err
-}
-
-// CreateAPIToken stores a token and returns it with its ID.
-func (s *Store) CreateAPIToken(ctx context.Context, t APIToken, secret string) (APIToken, error) {
-	err := create(ctx, s, bucketAPI, secret, &t, &t.ID)
 	return t, err
 }
 
@@ -137,34 +119,9 @@ func usable(b *boltfile.Bucket, hash []byte, cluster string, at time.Time) (Join
 	return t, nil
 }
 
-// APIToken returns what a token is, or refuses it with the reason.
-func (s *Store) APIToken(ctx context.Context, secret string, at time.Time) (t APIToken, err error) {
-	err = s.view(ctx, func(tx *boltfile.Tx) error {
-		ok, err := tx.Bucket(bucketAPI).Load(hashToken(secret), &t)
-		switch {
-		case err != nil:
-			return err
-		case !ok:
-			return denied("TokenUnknown", ErrTokenUnknown)
-		case !t.Expires.IsZero() && !at.Before(t.Expires):
-			return denied("TokenExpired", ErrTokenExpired)
-		}
-		return nil
-	})
-	if err != nil {
-		return APIToken{}, err
-	}
-	return t, nil
-}
-
 // JoinTokens returns all join tokens, oldest first.
 func (s *Store) JoinTokens(ctx context.Context) ([]JoinToken, error) {
 	return list(ctx, s, bucketJoin, func(a, b JoinToken) int { return a.Created.Compare(b.Created) })
-}
-
-// APITokens returns all tokens of the API, oldest first.
-func (s *Store) APITokens(ctx context.Context) ([]APIToken, error) {
-	return list(ctx, s, bucketAPI, func(a, b APIToken) int { return a.Created.Compare(b.Created) })
 }
 
 // list returns the values of a bucket, sorted.
@@ -185,11 +142,6 @@ func list[T any](ctx context.Context, s *Store, bucket string, compare func(a, b
 // DeleteJoinToken removes a token by its ID, and reports whether there was one.
 func (s *Store) DeleteJoinToken(ctx context.Context, id string) (bool, error) {
 	return s.deleteToken(ctx, bucketJoin, id)
-}
-
-// DeleteAPIToken removes a token by its ID, and reports whether there was one.
-func (s *Store) DeleteAPIToken(ctx context.Context, id string) (bool, error) {
-	return s.deleteToken(ctx, bucketAPI, id)
 }
 
 func (s *Store) deleteToken(ctx context.Context, bucket, id string) (found bool, err error) {

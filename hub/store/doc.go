@@ -28,9 +28,11 @@
 //	open          <cluster> 0 <ID> → nothing: episodes without an end
 //	closed        t <ID>         → nothing: episodes by their end, the oldest goes first
 //	join-tokens   <SHA-256>      → JoinToken
-//	api-tokens    <SHA-256>      → APIToken
+//	api-tokens    nothing: versions 1 and 2 kept the place for tokens of people, which stand in a file
 //	certificates  <serial>       → Certificate
 //	audit         n              → AuditEntry
+//	reported      <cluster> 0 n  → AuditEntry, of what an agent reports; n counts both kinds
+//	sessions      <SHA-256>      → Session
 //	history       <cluster> 0 t n <bundle> → api.Applied
 //	keys          ca.crt, ca.key → the authority, in PEM (not JSON)
 package store

@@ -95,11 +95,12 @@ const (
 	bucketOpen     = "open"
 	bucketClosed   = "closed"
 	bucketJoin     = "join-tokens"
-	bucketAPI      = "api-tokens"
 	bucketCerts    = "certificates"
 	bucketAudit    = "audit"
 	bucketKeys     = "keys"
 	bucketHistory  = "history"
+	bucketSessions = "sessions"
+	bucketReported = "reported"
 )
 
 var (
@@ -117,7 +118,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Now = time.Now
 	}
 	f, err := boltfile.Open(boltfile.Config{
-		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout, Migrations: []boltfile.Migration{initial(), history()},
+		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout, Migrations: []boltfile.Migration{initial(), history(), people()},
 	})
 	if err != nil {
 		return nil, err

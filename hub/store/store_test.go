@@ -567,37 +567,6 @@ func TestUseJoinToken_race(t *testing.T) {
 	}
 }
 
-func TestAPITokens(t *testing.T) {
-	s := open(t, config(t))
-	ctx := t.Context()
-	const secret, forever = "0123456789abcdef", "fedcba9876543210"
-	a, err := s.CreateAPIToken(ctx, store.APIToken{Name: "ci", Role: "viewer", Created: t0, Expires: t0.Add(time.Hour)}, secret)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.CreateAPIToken(ctx, store.APIToken{Name: "ann", Created: t0.Add(1)}, forever); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := s.APIToken(ctx, secret, t0); err != nil || got != a {
-		t.Errorf("token %+v, %v", got, err)
-	}
-	if _, err := s.APIToken(ctx, secret, t0.Add(time.Hour)); !errors.Is(err, store.ErrTokenExpired) {
-		t.Errorf("an old token: %v", err)
-	}
-	if _, err := s.APIToken(ctx, forever, t0.AddDate(50, 0, 0)); err != nil {
-		t.Errorf("a token without an end: %v", err)
-	}
-	if _, err := s.APIToken(ctx, "", t0); !errors.Is(err, store.ErrTokenUnknown) {
-		t.Errorf("no token: %v", err)
-	}
-	if found, err := s.DeleteAPIToken(ctx, a.ID); err != nil || !found {
-		t.Errorf("delete: %v %v", found, err)
-	}
-	if all, err := s.APITokens(ctx); err != nil || len(all) != 1 || all[0].Name != "ann" {
-		t.Errorf("tokens %+v, %v", all, err)
-	}
-}
-
 func TestCertificates(t *testing.T) {
 	cfg := config(t)
 	now := t0

@@ -100,8 +100,10 @@
     }
     es.onerror = () => {
       if (Date.now() - heard > 2000) show(false);
+      if (es.readyState !== EventSource.CLOSED) return;
+      refresh(); // where the session has ended, the hub answers with the login form
       // A refused stream is not tried again by the browser.
-      if (es.readyState === EventSource.CLOSED) setTimeout(() => { es.close(); stream = listen(); }, 3000);
+      setTimeout(() => { es.close(); stream = listen(); }, 3000);
     };
     return es;
   };
