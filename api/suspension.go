@@ -21,6 +21,12 @@ type Suspension struct {
 	Created time.Time `json:"created"`
 }
 
+// Reasons of errors about a name that a cluster does not know.
+const (
+	ReasonNoSuchSuspension = "NoSuchSuspension"
+	ReasonNoSuchBundle     = "NoSuchBundle"
+)
+
 // GitSuspension is the name of the suspension that Cluster.spec.suspend makes.
 const GitSuspension = "git"
 

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"os"
 	"slices"
 	"strings"
 )
@@ -83,4 +85,58 @@ func remoteIP(r *http.Request) string {
 		return r.RemoteAddr
 	}
 	return host
+}
+
+// hostname is the machine's name; empty if it has none.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
+// publicAddress is where others reach a listener: at the first of the hosts that are named, else at its own address,
+// else, where it listens on all, at the machine's name.
+func publicAddress(listener string, hosts []string, machine string) string {
+	host, port, err := net.SplitHostPort(listener)
+	if err != nil {
+		return listener
+	}
+	switch ip := net.ParseIP(host); {
+	case len(hosts) > 0:
+		host = hosts[0]
+	case machine != "" && (host == "" || ip != nil && ip.IsUnspecified()):
+		host = machine
+	default:
+		return dialable(listener)
+	}
+	return net.JoinHostPort(strings.Trim(host, "[]"), port)
+}
+
+// dialable replaces the address that means "all interfaces" by one that can be dialled.
+func dialable(addr string) string {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// checkAddress refuses what is not the address of a server: scheme, host and perhaps a port. Empty is none.
+func checkAddress(address string, schemes ...string) (string, error) {
+	if address == "" {
+		return "", nil
+	}
+	u, err := url.Parse(strings.TrimSuffix(address, "/"))
+	switch {
+	case err != nil || u.Hostname() == "" || !slices.Contains(schemes, u.Scheme):
+		return "", fmt.Errorf("%q is not an address such as %s://hub.example.com", address, schemes[0])
+	case u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "":
+		return "", fmt.Errorf("%q has more than a scheme, a host and a port", u.Redacted())
+	}
+	return u.String(), nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -50,6 +51,7 @@ func (h *Hub) routes() []route {
 		{"GET", "/c/{cluster}", Viewer, h.pages.Cluster},
 		{"GET", "/drift", Viewer, h.pages.Drift},
 		{"GET", "/drift/{id}", Viewer, h.pages.Episode},
+		{"GET", "/audit", Admin, h.pages.Audit},
 		{"GET", "/static/", anyone, h.pages.Static},
 		{"GET", "/login", anyone, h.getLogin},
 		{"POST", "/login", anyone, h.postLogin},
@@ -64,7 +66,13 @@ func (h *Hub) handler() http.Handler {
 		mux.Handle(rt.verb+" "+rt.path, h.guard(rt))
 	}
 	// Forms of other sites must not act with the browser's session.
-	return h.metrics.count(secure(http.NewCrossOriginProtection().Handler(mux)))
+	foreign := http.NewCrossOriginProtection()
+	if u := h.cfg.PublicURL; u != "" { // a proxy may ask for it by another name
+		if err := foreign.AddTrustedOrigin(u); err != nil {
+			h.log.Error("requests from the public address may be refused", "address", u, "error", err)
+		}
+	}
+	return h.metrics.count(secure(foreign.Handler(mux)))
 }
 
 func notFound(w http.ResponseWriter, r *http.Request) {
@@ -223,7 +231,7 @@ func badRequest(w http.ResponseWriter, err error) {
 // fail answers with an error by its kind. What nobody classified is logged, and not told.
 func (h *Hub) fail(w http.ResponseWriter, r *http.Request, err error) {
 	kind := api.KindOf(err)
-	if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonNotFound {
+	if e, ok := errors.AsType[*api.Error](err); ok && (e.Reason == reasonNotFound || slices.Contains(notThere, e.Reason)) {
 		writeError(w, http.StatusNotFound, err)
 		return
 	}

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/hub/store"
+	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/hub/web"
 )
 
 // RevokeRequest takes an agent's certificates back.
@@ -28,7 +31,9 @@ func (h *Hub) postRevoke(w http.ResponseWriter, r *http.Request) {
 	}
 	name := r.PathValue("name")
 	n, err := h.revokeKnown(r.Context(), name, req.Reason)
-	h.audit(r.Context(), actor(r.Context()), "revoke", name, err)
+	e := act(r.Context(), "revoke", name)
+	e.Reason, e.Scope = req.Reason, view.Count(n, "certificate")
+	h.record(r.Context(), e, err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -81,7 +86,11 @@ func (h *Hub) postJoinToken(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	m, err := h.CreateJoinToken(r.Context(), req)
-	h.audit(r.Context(), actor(r.Context()), "join-token", req.Cluster, err)
+	e := act(r.Context(), "join-token", req.Cluster)
+	if err == nil {
+		e.Name, e.Until, e.Scope = m.ID, m.Expires, view.Count(m.MaxUses, "join")
+	}
+	h.record(r.Context(), e, err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -104,7 +113,9 @@ func (h *Hub) deleteJoinToken(w http.ResponseWriter, r *http.Request) {
 	if err == nil && !found {
 		err = h.noJoinToken(r.Context(), id)
 	}
-	h.audit(r.Context(), actor(r.Context()), "delete-join-token", "", err)
+	e := act(r.Context(), "delete-join-token", "")
+	e.Name = id
+	h.record(r.Context(), e, err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -150,7 +161,9 @@ func (h *Hub) deleteSessions(w http.ResponseWriter, r *http.Request) {
 		err = h.noSession(r.Context(), token+id)
 	}
 	h.auth.ended.ring()
-	h.audit(r.Context(), actor(r.Context()), "end-sessions", "", err)
+	e := act(r.Context(), "end-sessions", "")
+	e.Name, e.Scope = token+id, view.Count(n, "session")
+	h.record(r.Context(), e, err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -174,20 +187,47 @@ func (h *Hub) noSession(ctx context.Context, wanted string) error {
 }
 
 func (h *Hub) getAudit(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	f := store.AuditFilter{Cluster: q.Get("cluster"), Actor: q.Get("actor"), Action: q.Get("action")}
-	if s := q.Get("before"); s != "" {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			badRequest(w, errors.New("before is not a number"))
-			return
-		}
-		f.Before = n
+	f, err := parseAudit(r.URL.Query())
+	if err != nil {
+		badRequest(w, err)
+		return
 	}
-	es, err := h.store.AuditLog(r.Context(), f)
+	part, err := h.Audit(r.Context(), f)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	writeJSON(w, map[string]any{"items": append([]store.AuditEntry{}, es...)})
+	answer := stretch[store.AuditEntry]{Items: part.Entries}
+	if part.Before > 0 {
+		q := r.URL.Query()
+		q.Del("token")
+		q.Set("before", strconv.FormatUint(part.Before, 10))
+		answer.Next = r.URL.Path + "?" + q.Encode()
+	}
+	writeJSON(w, answer)
+}
+
+// parseAudit reads cluster, actor, action, before and size.
+func parseAudit(q url.Values) (f store.AuditFilter, err error) {
+	f = store.AuditFilter{Cluster: q.Get("cluster"), Actor: q.Get("actor"), Action: q.Get("action")}
+	if s := q.Get("before"); s != "" {
+		if f.Before, err = strconv.ParseUint(s, 10, 64); err != nil || f.Before == 0 {
+			return f, errors.New("before is not a number from 1")
+		}
+	}
+	_, f.Limit, err = view.ParsePage(url.Values{"size": q["size"]})
+	return f, err
+}
+
+// Audit returns a part of the audit log, newest first.
+func (h *Hub) Audit(ctx context.Context, f store.AuditFilter) (web.AuditPart, error) {
+	size := f.Limit
+	f.Limit++ // one more tells whether there is another part
+	es, err := h.store.AuditLog(ctx, f)
+	part := web.AuditPart{Entries: append([]store.AuditEntry{}, es...)}
+	if len(es) > size {
+		part.Entries = part.Entries[:size]
+		part.Before = part.Entries[size-1].Seq
+	}
+	return part, err
 }

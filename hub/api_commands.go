@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+	"github.com/flotilla-fleet/flotilla/hub/store"
 )
 
 // commandTimeout is how long a command's result is waited for.
@@ -44,7 +47,11 @@ func (h *Hub) postSync(w http.ResponseWriter, r *http.Request) {
 		badRequest(w, fmt.Errorf("bundle: %q is not a name of at most 63 lower-case letters, digits and dashes", req.Bundle))
 		return
 	}
-	h.answer(w, r, &hubv1.Command{Kind: "sync", Name: req.Bundle})
+	e := act(r.Context(), "sync", r.PathValue("name"))
+	if e.Scope = (api.Scope{All: true}).String(); req.Bundle != "" {
+		e.Scope = api.Scope{Bundles: []string{req.Bundle}}.String()
+	}
+	h.answer(w, r, &hubv1.Command{Kind: "sync", Name: req.Bundle}, e)
 }
 
 func (h *Hub) postResume(w http.ResponseWriter, r *http.Request) {
@@ -58,7 +65,11 @@ func (h *Hub) postResume(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	h.answer(w, r, &hubv1.Command{Kind: "resume", Name: req.Name})
+	e := act(r.Context(), "resume", r.PathValue("name"))
+	if e.Name = req.Name; req.Name == "" {
+		e.Scope = "every suspension"
+	}
+	h.answer(w, r, &hubv1.Command{Kind: "resume", Name: req.Name}, e)
 }
 
 func (h *Hub) postSuspend(w http.ResponseWriter, r *http.Request) {
@@ -87,19 +98,38 @@ func (h *Hub) postSuspend(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	h.answer(w, r, &hubv1.Command{Kind: "suspend", Suspension: b})
+	e := act(r.Context(), "suspend", r.PathValue("name"))
+	e.Scope, e.Reason, e.Until = s.Scope.String(), s.Reason, s.Until
+	h.answer(w, r, &hubv1.Command{Kind: "suspend", Suspension: b}, e)
 }
 
-// answer passes a command to a cluster's agent and answers with its result.
-func (h *Hub) answer(w http.ResponseWriter, r *http.Request, c *hubv1.Command) {
-	cluster := r.PathValue("name")
-	payload, err := h.command(r.Context(), cluster, c)
-	h.audit(r.Context(), actor(r.Context()), c.GetKind(), cluster, err)
+// answer passes a command to a cluster's agent, notes what came of it, and answers with the result.
+func (h *Hub) answer(w http.ResponseWriter, r *http.Request, c *hubv1.Command, e store.AuditEntry) {
+	payload, err := h.command(r.Context(), e.Cluster, c)
+	if err == nil {
+		named(&e, payload)
+	}
+	h.record(r.Context(), e, err)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
 	writeJSON(w, map[string]any{"status": "done", "result": json.RawMessage(payload)})
+}
+
+// named takes from an agent's answer what the suspensions are called that were made or ended.
+func named(e *store.AuditEntry, payload []byte) {
+	var done struct {
+		Name    string   `json:"name"`
+		Resumed []string `json:"resumed"`
+	}
+	// An agent of another version may answer something else: then the entry holds what was ordered.
+	if json.Unmarshal(payload, &done) != nil || e.Name != "" {
+		return
+	}
+	if e.Name = done.Name; e.Action == "resume" {
+		e.Name = strings.Join(done.Resumed, ", ")
+	}
 }
 
 // command sends a command over the cluster's stream and waits for the result.
@@ -125,12 +155,28 @@ func (h *Hub) command(ctx context.Context, cluster string, c *hubv1.Command) ([]
 		if kind == "" || kind == api.Internal {
 			kind = api.Transient
 		}
-		return nil, &api.Error{Kind: kind, Reason: "CommandFailed", Err: fmt.Errorf("cluster %q: %s", cluster, res.GetError())}
+		reason := "CommandFailed"
+		if slices.Contains(notThere, res.GetErrorReason()) {
+			reason = res.GetErrorReason()
+		}
+		return nil, &api.Error{Kind: kind, Reason: reason, Err: fmt.Errorf("cluster %q: %s", cluster, shortened(res.GetError()))}
 	}
 	if len(res.GetPayload()) == 0 {
 		return []byte("null"), nil
 	}
 	return res.GetPayload(), nil
+}
+
+// notThere are the reasons of an agent that say that what was named does not exist.
+var notThere = []string{api.ReasonNoSuchSuspension, api.ReasonNoSuchBundle}
+
+// shortened bounds what an agent says of an error.
+func shortened(s string) string {
+	const most = 4 << 10
+	if len(s) <= most {
+		return s
+	}
+	return fmt.Sprintf("%s… (%d bytes)", strings.ToValidUTF8(s[:most], ""), len(s))
 }
 
 // readJSON reads a body strictly; no body is the zero request.

@@ -31,7 +31,10 @@ func (h enrollment) Join(ctx context.Context, req *connect.Request[hubv1.JoinReq
 		h.auditSpent(ctx, m, err)
 		return nil, wireError(h.turnAway(ctx, "join", err))
 	}
-	h.audit(ctx, "agent "+m.GetAgentId(), "join", m.GetCluster(), nil)
+	h.record(ctx, store.AuditEntry{
+		Actor: "agent " + m.GetAgentId(), Action: "join", Cluster: m.GetCluster(), Name: m.GetAgentId(),
+		Scope: "join token " + store.TokenID(m.GetToken()), Until: h.now().Add(h.cfg.CertificateLife),
+	}, nil)
 	h.log.Info("agent joined", "cluster", m.GetCluster(), "agent", m.GetAgentId())
 	h.changed(m.GetCluster())
 	return connect.NewResponse(res), nil

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/web"
 )
 
 type actorKey struct{}
@@ -43,6 +44,8 @@ func (h *Hub) guard(rt route) http.Handler {
 				Err:  errors.New("a browser's session changes something only for the hub's own pages, and the request does not say that it comes from one"),
 				Hint: "scripts send the Authorization header",
 			})
+		case c.Role < rt.who && c.cookie && !forScripts(r):
+			h.pages.Denied(w, r, fmt.Sprintf("The token %q is for a %s, and this page needs one for an %s.", c.Name, c.Role, rt.who))
 		case c.Role < rt.who:
 			writeError(w, http.StatusForbidden, &api.Error{
 				Kind: api.Forbidden, Reason: "Forbidden",
@@ -50,6 +53,9 @@ func (h *Hub) guard(rt route) http.Handler {
 			})
 		default:
 			ctx := context.WithValue(r.Context(), actorKey{}, c.Name)
+			if c.Role >= Admin {
+				ctx = web.ForAdmin(ctx)
+			}
 			rt.handle(w, r.WithContext(context.WithValue(ctx, remoteKey{}, h.auth.address(r))))
 		}
 	})
@@ -100,8 +106,7 @@ func (h *Hub) tokenInURL(w http.ResponseWriter, r *http.Request) bool {
 
 // unauthorized sends people to the login form, and scripts an error.
 func (h *Hub) unauthorized(w http.ResponseWriter, r *http.Request, err error) {
-	script := strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/metrics" || r.URL.Path == "/events"
-	if !script && r.Method == http.MethodGet && r.Header.Get("Authorization") == "" {
+	if !forScripts(r) && r.Method == http.MethodGet && r.Header.Get("Authorization") == "" {
 		if r.Header.Get("HX-Request") != "" {
 			w.Header().Set("HX-Redirect", "/login")
 			w.WriteHeader(http.StatusUnauthorized)
@@ -122,6 +127,11 @@ func (h *Hub) unauthorized(w http.ResponseWriter, r *http.Request, err error) {
 		Kind: api.Forbidden, Reason: "Unauthorized", Err: err,
 		Hint: `send "Authorization: Bearer TOKEN" with a token that the hub was started with`,
 	})
+}
+
+// forScripts is whether an address answers with something else than a page.
+func forScripts(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/api/") || r.URL.Path == "/metrics" || r.URL.Path == "/events"
 }
 
 func (h *Hub) getLogin(w http.ResponseWriter, r *http.Request) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,11 +55,14 @@ type Config struct {
 	// HTTPCertFile and HTTPKeyFile turn on TLS there. Both or none.
 	HTTPCertFile string
 	HTTPKeyFile  string
-	// Hosts are the names and IP addresses that agents may dial; localhost and
+	// Hosts are the names and IP addresses that agents may dial, the best known first; localhost and
 	// the machine's name are always among them.
 	Hosts []string
-	// AdvertiseURL is the address put into join material; empty means the listener's own address.
+	// AdvertiseURL is the address of AgentAddr that join material names, with https. PublicURL is that of HTTPAddr
+	// as people and scripts reach it, which pages, hints and JSON show. Empty means: the first of Hosts,
+	// else the address that is listened on, else the machine's name; with the listener's port.
 	AdvertiseURL string
+	PublicURL    string
 	// Tokens let people and scripts in. Without any, they are read from TokensFile.
 	Tokens []Token
 	// TokensFile has the form that ParseTokens reads. Without one, an admin token is made at the first start
@@ -161,6 +165,13 @@ func (c *Config) complete() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	var err error
+	if c.AdvertiseURL, err = checkAddress(c.AdvertiseURL, "https"); err != nil {
+		return fmt.Errorf("AdvertiseURL: %w", err)
+	}
+	if c.PublicURL, err = checkAddress(c.PublicURL, "https", "http"); err != nil {
+		return fmt.Errorf("PublicURL: %w", err)
+	}
 	for _, t := range c.Tokens {
 		if err := t.validate(); err != nil {
 			return err
@@ -208,7 +219,7 @@ func (h *Hub) open() error {
 	h.closers = append(h.closers, h.httpLn)
 	h.pages, err = web.New(web.Config{
 		Source: h, Mark: h.events.mark, Now: h.now, Log: h.log, Version: h.cfg.Version,
-		URL: h.URL(),
+		URL: h.PublicURL(),
 	})
 	return err
 }
@@ -279,7 +290,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		}
 		return errors.Join(err, h.saveSeen(end))
 	})
-	h.log.Info("hub serves", "agents", h.AgentAddr(), "http", h.URL())
+	h.log.Info("hub serves", "agents", h.AgentAddr(), "http", h.URL(), "advertised", h.AgentURL(), "public", h.PublicURL())
 	return g.Wait()
 }
 
@@ -393,8 +404,12 @@ func (h *Hub) serverCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 		}
 	}
 	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, h.cfg.Hosts...)
-	if name, err := os.Hostname(); err == nil {
+	if name := hostname(); name != "" {
 		hosts = append(hosts, name)
+	}
+	// Agents dial what join material names.
+	if u, err := url.Parse(h.AgentURL()); err == nil && !slices.Contains(hosts, u.Hostname()) {
+		hosts = append(hosts, u.Hostname())
 	}
 	c, err := h.ca.Server(hosts, now)
 	if err != nil {
@@ -410,13 +425,22 @@ func (h *Hub) AgentAddr() string { return h.agentLn.Addr().String() }
 // HTTPAddr is where people and scripts are served, as host:port.
 func (h *Hub) HTTPAddr() string { return h.httpLn.Addr().String() }
 
-// URL is the dashboard's address.
-func (h *Hub) URL() string {
-	scheme := "http://"
+// URL is the dashboard's address on this machine.
+func (h *Hub) URL() string { return h.scheme() + dialable(h.HTTPAddr()) }
+
+func (h *Hub) scheme() string {
 	if h.cfg.HTTPCertFile != "" {
-		scheme = "https://"
+		return "https://"
 	}
-	return scheme + dialable(h.HTTPAddr())
+	return "http://"
+}
+
+// PublicURL is the dashboard's address as others reach it.
+func (h *Hub) PublicURL() string {
+	if h.cfg.PublicURL != "" {
+		return h.cfg.PublicURL
+	}
+	return h.scheme() + publicAddress(h.HTTPAddr(), h.cfg.Hosts, hostname())
 }
 
 // AgentURL is the address in join material.
@@ -424,7 +448,7 @@ func (h *Hub) AgentURL() string {
 	if h.cfg.AdvertiseURL != "" {
 		return h.cfg.AdvertiseURL
 	}
-	return "https://" + dialable(h.AgentAddr())
+	return "https://" + publicAddress(h.AgentAddr(), h.cfg.Hosts, hostname())
 }
 
 // CAHash identifies the hub's CA in join material.
@@ -442,16 +466,4 @@ func (h *Hub) Token() string {
 		}
 	}
 	return best.Value
-}
-
-// dialable replaces the address that means "all interfaces" by one that can be dialled.
-func dialable(addr string) string {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return addr
-	}
-	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return net.JoinHostPort(host, port)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/hub/client"
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
 	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+	"github.com/flotilla-fleet/flotilla/hub/store"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 )
 
@@ -381,7 +382,7 @@ func TestCommands(t *testing.T) {
 	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{Commands: func(_ context.Context, c client.Command) (any, error) {
 		got <- c
 		if c.Kind == client.CommandResume {
-			return nil, &api.Error{Kind: api.Stalled, Err: fmt.Errorf("no suspension %q", c.Name)}
+			return nil, &api.Error{Kind: api.Stalled, Reason: api.ReasonNoSuchSuspension, Err: fmt.Errorf("no suspension %q", c.Name)}
 		}
 		if c.Suspension != nil {
 			c.Suspension.Name = "s-1"
@@ -423,7 +424,7 @@ func TestCommands(t *testing.T) {
 			}
 		}
 	}
-	if status, body := h.Do(http.MethodPost, "/api/v1/clusters/prod-eu/resume", `{"name": "x"}`); status != http.StatusUnprocessableEntity ||
+	if status, body := h.Do(http.MethodPost, "/api/v1/clusters/prod-eu/resume", `{"name": "x"}`); status != http.StatusNotFound ||
 		!strings.Contains(string(body), `no suspension`) {
 		t.Errorf("resume: %d %s", status, body)
 	}
@@ -435,13 +436,27 @@ func TestCommands(t *testing.T) {
 			t.Errorf("suspend %s: %d %s", bad, status, body)
 		}
 	}
-	var log struct {
-		Items []struct{ Actor, Action, Result string }
+	// Every act is told with all that was said, and what came of it.
+	log := hubtest.Get[auditPart](h, "/api/v1/audit?cluster=prod-eu&actor=admin&size=2")
+	if len(log.Items) != 2 || log.Next == "" {
+		t.Fatalf("audit log: %+v", log)
 	}
-	_, body = h.Do(http.MethodGet, "/api/v1/audit", "")
-	if err := json.Unmarshal(body, &log); err != nil || len(log.Items) < 4 {
-		t.Errorf("audit: %s", body)
+	resume, suspended := log.Items[0], log.Items[1]
+	if resume.Action != "resume" || resume.Name != "x" || !strings.Contains(resume.Result, "no suspension") || resume.Remote == "" {
+		t.Errorf("resume: %+v", resume)
 	}
+	if e := suspended; e.Action != "suspend" || e.Name != "s-1" || e.Scope != "bundles [podinfo]" || e.Reason != "INC-1" ||
+		!e.Until.Equal(res.Result.Until) || e.Result != "ok" || e.ReportedBy != "" {
+		t.Errorf("suspend: %+v", e)
+	}
+	if older := hubtest.Get[auditPart](h, log.Next).Items; len(older) != 2 || older[0].Result == "ok" || older[0].Reason != "INC-1" || older[1].Action != "sync" {
+		t.Errorf("the part before: %+v", older)
+	}
+}
+
+type auditPart struct {
+	Items []store.AuditEntry
+	Next  string
 }
 
 func TestSilentClusterIsUnknown(t *testing.T) {

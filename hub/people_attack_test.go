@@ -5,10 +5,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/cookiejar"
 	"net/netip"
@@ -20,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub"
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
 )
@@ -480,5 +483,121 @@ func TestWhatDoesNotExist(t *testing.T) {
 	}
 	if status, body := revoke(); status != http.StatusNotFound || !strings.Contains(body, "the laptop was lost") {
 		t.Errorf("one that is revoked already: %d %s", status, body)
+	}
+}
+
+// The audit log is a page for admins, with the same content as its JSON; its filters and texts are nobody's markup.
+func TestAuditPage(t *testing.T) {
+	h, _ := guarded(t, twoPeople, hub.Config{})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(h)
+	a.Run()
+	st := hubtest.Status("prod-eu", rev1)
+	st.Status.Suspensions = []api.Suspension{{
+		Name: "inc-1", Scope: api.Scope{Bundles: []string{"podinfo"}}, Reason: "<script>alert(1)</script>", Actor: "dana@laptop",
+		Created: time.Now(), Until: time.Now().Add(time.Hour),
+	}}
+	a.Commit(st)
+	delivered(t, a)
+	// An agent that takes no orders says so: that is told as well.
+	if status, _ := h.DoAs(annsToken, http.MethodPost, "/api/v1/clusters/prod-eu/sync", `{"bundle": "podinfo"}`); status != http.StatusUnprocessableEntity {
+		t.Errorf("sync: %d", status)
+	}
+	page := func(path string) string {
+		t.Helper()
+		status, body := h.DoAs(annsToken, http.MethodGet, path, "")
+		if status != http.StatusOK {
+			t.Errorf("%s: %d", path, status)
+		}
+		return string(body)
+	}
+	all := page("/audit")
+	for _, want := range []string{
+		"dana@laptop", "inc-1", "bundles [podinfo]", "reported by the agent", "a Suspension object", "&lt;script&gt;", ">ann<", ">sync<", "join token ", "This page as JSON",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	if strings.Contains(all, "<script>alert") {
+		t.Error("a reason is markup")
+	}
+	if some := page("/audit?actor=ann"); strings.Contains(some, "inc-1") || !strings.Contains(some, "actor: ann") {
+		t.Error("the filter does not filter")
+	}
+	if none := page("/audit?cluster=%3Cb%3E&before=1"); !strings.Contains(none, "Nothing here") || strings.Contains(none, "cluster: <b>") {
+		t.Error("a filter that nothing fits")
+	}
+	if status, _ := h.DoAs(annsToken, http.MethodGet, "/audit?before=x", ""); status != http.StatusBadRequest {
+		t.Errorf("a filter that makes no sense: %d", status)
+	}
+	bob := login(t, h, bobsToken)
+	if status, res := request(t, h, http.MethodGet, "/audit", "Cookie", bob.String()); status != http.StatusForbidden || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/html") {
+		t.Errorf("a viewer's page: %d, %s", status, res.Header.Get("Content-Type"))
+	}
+	if _, body := h.DoAs(bobsToken, http.MethodGet, "/", ""); strings.Contains(string(body), `href="/audit"`) {
+		t.Error("a viewer is led to the audit log")
+	}
+}
+
+// Join files, pages and JSON name the hub as others reach it.
+func TestPublicAddress(t *testing.T) {
+	for _, c := range []struct {
+		cfg            hub.Config
+		agents, people string
+	}{
+		{hub.Config{}, "https://127.0.0.1:AGENTS", "http://127.0.0.1:PEOPLE"},
+		{hub.Config{Hosts: []string{"hub.example.com", "10.0.0.1"}}, "https://hub.example.com:AGENTS", "http://hub.example.com:PEOPLE"},
+		{
+			hub.Config{Hosts: []string{"hub.example.com"}, PublicURL: "https://fleet.example.com/", AdvertiseURL: "https://agents.example.com:443"},
+			"https://agents.example.com:443", "https://fleet.example.com",
+		},
+	} {
+		h := hubtest.Start(t, c.cfg)
+		_, agentPort, err := net.SplitHostPort(h.AgentAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, err := net.SplitHostPort(h.HTTPAddr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents, people := strings.Replace(c.agents, "AGENTS", agentPort, 1), strings.Replace(c.people, "PEOPLE", port, 1)
+		_, body := h.Do(http.MethodPost, "/api/v1/join-tokens", `{"cluster": "prod-eu"}`)
+		var m hub.JoinMaterial
+		if err := json.Unmarshal(body, &m); err != nil || m.URL != agents || m.Hub != people {
+			t.Errorf("%v: join material names %q and %q, want %q and %q", c.cfg.Hosts, m.URL, m.Hub, agents, people)
+		}
+		if _, page := h.Do(http.MethodGet, "/", ""); !strings.Contains(string(page), "flotilla join --hub "+people+" ") {
+			t.Errorf("%v: the page does not name %s", c.cfg.Hosts, people)
+		}
+		// What join material names, the certificate is for.
+		u, err := url.Parse(agents)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(h.CAPEM())
+		conn, err := tls.Dial("tcp", h.AgentAddr(), &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: u.Hostname(), NextProtos: []string{"h2"}})
+		if err != nil {
+			t.Errorf("as %s: %v", u.Hostname(), err)
+			continue
+		}
+		conn.Close()
+	}
+	for _, bad := range []hub.Config{
+		{AdvertiseURL: "hub.example.com:7443"},
+		{AdvertiseURL: "http://hub.example.com"},
+		{PublicURL: "https://"},
+		{PublicURL: "https://hub.example.com/below"},
+		{PublicURL: "ftp://hub.example.com"},
+		{PublicURL: "https://u:p@hub.example.com"},
+		{PublicURL: "://"},
+	} {
+		bad.DataDir = t.TempDir()
+		if h, err := hub.New(bad); err == nil {
+			t.Errorf("%q %q is taken for an address", bad.AdvertiseURL, bad.PublicURL)
+			_ = h.Close()
+		}
 	}
 }

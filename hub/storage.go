@@ -147,7 +147,9 @@ type JoinTokenRequest struct {
 
 // JoinMaterial is all that an agent needs to join.
 type JoinMaterial struct {
+	// URL is where agents connect, Hub where people and scripts do.
 	URL     string    `json:"url"`
+	Hub     string    `json:"hub"`
 	Token   string    `json:"token"`
 	CAHash  string    `json:"caHash"`
 	ID      string    `json:"id"`
@@ -179,21 +181,31 @@ func (h *Hub) CreateJoinToken(ctx context.Context, req JoinTokenRequest) (JoinMa
 		return JoinMaterial{}, err
 	}
 	return JoinMaterial{
-		URL: h.AgentURL(), Token: secret, CAHash: h.ca.Hash(),
+		URL: h.AgentURL(), Hub: h.PublicURL(), Token: secret, CAHash: h.ca.Hash(),
 		ID: t.ID, Cluster: t.Cluster, Expires: t.Expires, MaxUses: t.MaxUses,
 	}, nil
 }
 
 func bad(err error) error { return &api.Error{Kind: api.Stalled, Reason: "BadRequest", Err: err} }
 
-// audit notes what somebody did or tried. A log that cannot be written must not stop what it tells of:
-// it is told to the log instead.
+// audit notes what somebody did or tried, where the action and the cluster say it all.
 func (h *Hub) audit(ctx context.Context, who, action, cluster string, result error) {
-	e := store.AuditEntry{Actor: who, Action: action, Cluster: cluster, Remote: remote(ctx), Result: "ok"}
+	h.record(ctx, store.AuditEntry{Actor: who, Action: action, Cluster: cluster}, result)
+}
+
+// act is an entry of whoever a request was let in for.
+func act(ctx context.Context, action, cluster string) store.AuditEntry {
+	return store.AuditEntry{Actor: actor(ctx), Action: action, Cluster: cluster}
+}
+
+// record adds address and result to an entry and writes it to the audit log. A log that cannot be written
+// must not stop what it tells of: it is told to the process's log instead.
+func (h *Hub) record(ctx context.Context, e store.AuditEntry, result error) {
+	e.Remote, e.Result = remote(ctx), "ok"
 	if result != nil {
 		e.Result = result.Error()
 	}
 	if err := h.store.Audit(context.WithoutCancel(ctx), e); err != nil {
-		h.log.Error("audit entry not written", "action", action, "cluster", cluster, "actor", who, "error", err)
+		h.log.Error("audit entry not written", "action", e.Action, "cluster", e.Cluster, "actor", e.Actor, "error", err)
 	}
 }

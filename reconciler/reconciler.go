@@ -172,7 +172,7 @@ func (r *Reconciler) Sync(bundle string) error {
 	defer r.mu.Unlock()
 	if bundle != "" && r.bundles[bundle] == nil {
 		return &api.Error{
-			Kind: api.Stalled, Reason: "NoSuchBundle",
+			Kind: api.Stalled, Reason: api.ReasonNoSuchBundle,
 			Err: fmt.Errorf("there is no bundle %q on cluster %q", bundle, r.Cluster),
 		}
 	}

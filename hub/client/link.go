@@ -273,6 +273,9 @@ func (l *link) command(ctx context.Context, m *hubv1.Command) {
 	payload, err := l.execute(ctx, m)
 	if err != nil {
 		res.Error, res.ErrorKind = err.Error(), string(api.KindOf(err))
+		if e, ok := errors.AsType[*api.Error](err); ok {
+			res.ErrorReason = e.Reason
+		}
 	}
 	res.Payload = payload
 	select {

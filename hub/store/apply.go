@@ -215,6 +215,13 @@ func (w *writer) applyPast(r api.Report) error {
 }
 
 func (w *writer) putStatus(st api.ClusterStatus) error {
+	var old api.ClusterStatus
+	if _, err := w.tx.Bucket(bucketStatus).Load([]byte(w.cluster), &old); err != nil {
+		return err
+	}
+	if err := w.witness(old, st); err != nil {
+		return err
+	}
 	return w.tx.Bucket(bucketStatus).Save([]byte(w.cluster), st)
 }
 

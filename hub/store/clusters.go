@@ -195,7 +195,7 @@ func (s *Store) RemoveCluster(ctx context.Context, name string) error {
 }
 
 func (w *writer) removeCluster() error {
-	for _, bucket := range []string{bucketBundles, bucketHistory} {
+	for _, bucket := range []string{bucketBundles, bucketHistory, bucketReported} {
 		var keys [][]byte
 		b := w.tx.Bucket(bucket)
 		err := within(b, w.cluster, func(k, _ []byte) error {

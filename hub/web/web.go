@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/store"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 )
 
@@ -31,6 +32,15 @@ type Source interface {
 	Cluster(ctx context.Context, name string) (view.ClusterDetail, bool, error)
 	Drift(ctx context.Context, q view.DriftQuery) (view.List[api.Episode], error)
 	Episode(ctx context.Context, id string) (api.Episode, bool, error)
+	// Audit returns a part of the audit log, newest first.
+	Audit(ctx context.Context, f store.AuditFilter) (AuditPart, error)
+}
+
+// AuditPart is a part of the audit log.
+type AuditPart struct {
+	Entries []store.AuditEntry
+	// Before is the Seq that the next part begins before; zero if there is none.
+	Before uint64
 }
 
 // Config is what Pages are made from.
@@ -70,7 +80,7 @@ func New(cfg Config) (*Pages, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pages{cfg: cfg, tmpl: map[string]*template.Template{}}
-	for _, name := range []string{"fleet", "cluster", "drift", "episode", "login", "problem"} {
+	for _, name := range []string{"fleet", "cluster", "drift", "episode", "audit", "login", "problem"} {
 		t, err := template.New("layout.html").Funcs(p.funcs()).
 			ParseFS(files, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
 		if err != nil {
@@ -96,11 +106,18 @@ type page struct {
 	Mark string
 	// Open counts open episodes in the fleet, for the navigation.
 	Open int
+	// Admin is whether the page is for an admin.
+	Admin bool
 	// Twin is the page's JSON.
 	Twin string
 	// Data is the page's own.
 	Data any
 }
+
+type adminKey struct{}
+
+// ForAdmin has pages lead to what only an admin may see. Whether somebody may see it, the hub decides.
+func ForAdmin(ctx context.Context) context.Context { return context.WithValue(ctx, adminKey{}, true) }
 
 type markKey struct{}
 
@@ -115,6 +132,7 @@ func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, pg pa
 	pg.Now, pg.Version = p.cfg.Now(), p.cfg.Version
 	if r != nil {
 		pg.Mark, _ = r.Context().Value(markKey{}).(string)
+		pg.Admin, _ = r.Context().Value(adminKey{}).(bool)
 	}
 	block := "layout.html"
 	if r != nil && r.Header.Get("HX-Request") != "" {
@@ -150,6 +168,11 @@ func (p *Pages) failed(w http.ResponseWriter, r *http.Request, err error) {
 // NotFound is the page for an address that leads nowhere.
 func (p *Pages) NotFound(w http.ResponseWriter, r *http.Request) {
 	p.problem(w, r, http.StatusNotFound, "There is no such page", r.URL.Path)
+}
+
+// Denied is the page for whoever may not see another one.
+func (p *Pages) Denied(w http.ResponseWriter, r *http.Request, why string) {
+	p.problem(w, r, http.StatusForbidden, "This page is not for this token", why)
 }
 
 type loginData struct {

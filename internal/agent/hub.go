@@ -181,27 +181,63 @@ func (a *Agent) command(ctx context.Context, c client.Command) (any, error) {
 		}
 		return a.applier.Suspend(ctx, s)
 	case client.CommandResume:
-		return nil, a.resume(ctx, c.Name)
+		return a.resume(ctx, c.Name)
 	default:
 		return nil, &api.Error{Kind: api.Stalled, Reason: "UnknownCommand", Err: fmt.Errorf("this agent does not know the command %q", c.Kind)}
 	}
 }
 
-// resume ends one suspension, or all.
-func (a *Agent) resume(ctx context.Context, name string) error {
+// resumed is what ended by a command.
+type resumed struct {
+	Names []string `json:"resumed"`
+}
+
+// resume ends one suspension, or all. One that is not there is an error: whoever mistypes a name must not believe that it ended.
+func (a *Agent) resume(ctx context.Context, name string) (resumed, error) {
 	if name != "" {
 		if err := api.CheckSuspensionName(name); err != nil {
-			return err
+			return resumed{}, err
 		}
-		return a.applier.Resume(ctx, name)
 	}
 	all, err := a.applier.Suspensions(ctx)
 	if err != nil && len(all) == 0 { // one that cannot be understood is among them, and ends too
-		return err
+		return resumed{}, err
 	}
+	out := resumed{Names: []string{}}
 	var errs []error
 	for _, s := range all {
-		errs = append(errs, a.applier.Resume(ctx, s.Name))
+		if name != "" && s.Name != name {
+			continue
+		}
+		if err := a.applier.Resume(ctx, s.Name); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out.Names = append(out.Names, s.Name)
 	}
-	return errors.Join(errs...)
+	if name != "" && len(out.Names)+len(errs) == 0 {
+		return out, noSuspension(name, all)
+	}
+	return out, errors.Join(errs...)
+}
+
+// noSuspension says which suspensions there are instead.
+func noSuspension(name string, all api.Suspensions) error {
+	e := &api.Error{Kind: api.Stalled, Reason: api.ReasonNoSuchSuspension, Err: fmt.Errorf("there is no suspension %q", name), Hint: "nothing is suspended on this cluster by an object"}
+	if name == api.GitSuspension {
+		e.Hint = "the suspension in Git ends when spec.suspend is taken out of cluster.yaml, or at its end"
+		return e
+	}
+	for i, s := range all {
+		switch i {
+		case 0:
+			e.Hint = "there are: " + s.Name
+		case 20:
+			e.Hint += fmt.Sprintf(" and %d more", len(all)-i)
+			return e
+		default:
+			e.Hint += ", " + s.Name
+		}
+	}
+	return e
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -42,18 +43,18 @@ until it is used or has expired: keep it as you keep a password.`,
 		case out == "":
 			return usageError{fmt.Errorf("--out is needed: where to write the join material")}
 		}
-		var m agent.JoinMaterial
-		body := map[string]any{"cluster": cluster}
-		if err := c.do(cmd.Context(), http.MethodPost, "/api/v1/join-tokens", nil, body, &m); err != nil {
-			return err
-		}
+		// The file first: a token that could not be kept would be good for nobody.
 		f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		if err := (output{"json"}).print(f, m, nil); err != nil {
-			return err
+		var m agent.JoinMaterial
+		body := map[string]any{"cluster": cluster}
+		if err = c.do(cmd.Context(), http.MethodPost, "/api/v1/join-tokens", nil, body, &m); err == nil {
+			err = (output{"json"}).print(f, m, nil)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return errors.Join(err, os.Remove(out))
 		}
 		fmt.Fprintf(cmd.ErrOrStderr(), "wrote %s; start the agent with: flotilla agent --cluster %s --join %s …\n", out, cluster, out)
 		return nil

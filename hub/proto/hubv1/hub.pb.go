@@ -1053,8 +1053,10 @@ type CommandResult struct {
 	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// The api.ErrorKind of the error.
 	ErrorKind string `protobuf:"bytes,3,opt,name=error_kind,json=errorKind,proto3" json:"error_kind,omitempty"`
-	// What was done, in JSON: for suspend, the api.Suspension as created.
-	Payload       []byte `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	// What was done, in JSON: for suspend, the api.Suspension as created; for resume, the names that ended.
+	Payload []byte `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	// The reason of the error, one CamelCase word.
+	ErrorReason   string `protobuf:"bytes,5,opt,name=error_reason,json=errorReason,proto3" json:"error_reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1115,6 +1117,13 @@ func (x *CommandResult) GetPayload() []byte {
 		return x.Payload
 	}
 	return nil
+}
+
+func (x *CommandResult) GetErrorReason() string {
+	if x != nil {
+		return x.ErrorReason
+	}
+	return ""
 }
 
 // Refusal is the detail of an error that says why the hub said no.
@@ -1242,13 +1251,14 @@ const file_hub_proto_rawDesc = "" +
 	"suspension\x18\x03 \x01(\fR\n" +
 	"suspension\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x14\n" +
-	"\x05actor\x18\x05 \x01(\tR\x05actor\"n\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\"\x91\x01\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
 	"\n" +
 	"error_kind\x18\x03 \x01(\tR\terrorKind\x12\x18\n" +
-	"\apayload\x18\x04 \x01(\fR\apayload\"5\n" +
+	"\apayload\x18\x04 \x01(\fR\apayload\x12!\n" +
+	"\ferror_reason\x18\x05 \x01(\tR\verrorReason\"5\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04hint\x18\x02 \x01(\tR\x04hint2D\n" +
