@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // selector says which document of a file is meant.
@@ -158,7 +158,7 @@ func says(data []byte, want []any) bool {
 }
 
 // shared reports an anchor or alias on the way to, or below, a path.
-func shared(n *yaml.Node, path []drift.Part) bool {
+func shared(n *yaml.Node, path []fieldpath.Part) bool {
 	n = n.Content[0]
 	for _, p := range path {
 		if n.Anchor != "" || n.Kind == yaml.AliasNode {
@@ -179,7 +179,7 @@ func anchored(n *yaml.Node) bool {
 }
 
 // child is the node below n that a part of a path means, nil if there is none.
-func child(n *yaml.Node, p drift.Part) *yaml.Node {
+func child(n *yaml.Node, p fieldpath.Part) *yaml.Node {
 	if i := childIndex(n, p); i >= 0 {
 		return n.Content[i]
 	}
@@ -187,7 +187,7 @@ func child(n *yaml.Node, p drift.Part) *yaml.Node {
 }
 
 // childIndex is the child's place in Content: of the value, in a mapping.
-func childIndex(n *yaml.Node, p drift.Part) int {
+func childIndex(n *yaml.Node, p fieldpath.Part) int {
 	switch n.Kind {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
@@ -243,7 +243,7 @@ func compact(data []byte) bool {
 func indentOf(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
 
 // setNode makes the change below a node.
-func setNode(n *yaml.Node, path []drift.Part, c change) bool {
+func setNode(n *yaml.Node, path []fieldpath.Part, c change) bool {
 	p, last := path[0], len(path) == 1
 	i := childIndex(n, p)
 	if i < 0 {
@@ -267,7 +267,7 @@ func setNode(n *yaml.Node, path []drift.Part, c change) bool {
 }
 
 // addNode adds what is missing at a node.
-func addNode(n *yaml.Node, path []drift.Part, c change) bool {
+func addNode(n *yaml.Node, path []fieldpath.Part, c change) bool {
 	key, value, err := missing(path, c)
 	switch {
 	case err != nil:
@@ -286,7 +286,7 @@ func addNode(n *yaml.Node, path []drift.Part, c change) bool {
 }
 
 // missing is what has to be added for a path: a field with its value, or (without a key) an item.
-func missing(path []drift.Part, c change) (key string, value any, err error) {
+func missing(path []fieldpath.Part, c change) (key string, value any, err error) {
 	if path[0].Name == "" {
 		v, err := set([]any{}, path, c)
 		if err != nil {

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 func to(path, json string) change {
@@ -16,11 +16,11 @@ func to(path, json string) change {
 	if err != nil {
 		panic(err)
 	}
-	return change{path: drift.Parts(path), text: path, value: v}
+	return change{path: fieldpath.Parts(path), text: path, value: v}
 }
 
 func gone(path string) change {
-	return change{path: drift.Parts(path), text: path, remove: true}
+	return change{path: fieldpath.Parts(path), text: path, remove: true}
 }
 
 const deployment = `# The shop's front door.
@@ -191,7 +191,7 @@ func FuzzEdit(f *testing.F) {
 	f.Add("- a\n- b: 1\n  c: 2\n", "/1/c", `{"x":[1,null]}`, false)
 	f.Add("a:\n  - b\n  -  c: ü # ö\n     d: e\n", "/a/1/d", `"\n"`, false)
 	f.Fuzz(func(t *testing.T, file, path, json string, remove bool) {
-		c := change{path: drift.Parts(path), text: path, remove: remove}
+		c := change{path: fieldpath.Parts(path), text: path, remove: remove}
 		if len(c.path) == 0 {
 			return
 		}

@@ -2,7 +2,7 @@ package adopt
 
 import (
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // Excerpt puts fields where they stand in the manifest: what Git says of them, and what is live.
@@ -10,7 +10,7 @@ import (
 func Excerpt(fields []api.FieldDiff) (git, live map[string]any) {
 	var a, b any = map[string]any{}, map[string]any{}
 	for _, f := range fields {
-		path := named(drift.Parts(f.Path))
+		path := named(fieldpath.Parts(f.Path))
 		if len(path) == 0 {
 			continue
 		}
@@ -22,12 +22,12 @@ func Excerpt(fields []api.FieldDiff) (git, live map[string]any) {
 }
 
 // named makes fields of the items that are told by their number: an excerpt has not the others.
-func named(path []drift.Part) []drift.Part {
-	out := make([]drift.Part, len(path))
+func named(path []fieldpath.Part) []fieldpath.Part {
+	out := make([]fieldpath.Part, len(path))
 	for i, p := range path {
 		if n := guess(p.Name); p.Name != "" && i > 0 {
 			if _, number := n.(int64); number {
-				p = drift.Part{Name: "[" + p.Name + "]"}
+				p = fieldpath.Part{Name: "[" + p.Name + "]"}
 			}
 		}
 		out[i] = p
@@ -36,7 +36,7 @@ func named(path []drift.Part) []drift.Part {
 }
 
 // place puts one value into an excerpt; an absent one makes what is above it.
-func place(root any, path []drift.Part, text string) any {
+func place(root any, path []fieldpath.Part, text string) any {
 	c := change{path: path}
 	if text == "" {
 		item := path[len(path)-1].Name == ""

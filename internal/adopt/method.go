@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // method is one way to say the change. Whether it is right is for verify to find out.
@@ -166,7 +166,7 @@ func (k *kustomization) inPlace(es *edits, changes []change) (rest []change, err
 
 // field is a change in the kustomization itself.
 func field(value any, pathText string) change {
-	return change{path: drift.Parts(pathText), text: pathText, value: value}
+	return change{path: fieldpath.Parts(pathText), text: pathText, value: value}
 }
 
 func (k *kustomization) replicas(es *edits, c change) (bool, error) {
@@ -201,7 +201,7 @@ func (k *kustomization) image(es *edits, c change) (bool, error) {
 			case f.now != "":
 				cs = append(cs, field(f.now, at+f.name))
 			case f.was != "":
-				cs = append(cs, change{path: drift.Parts(at + f.name), text: at + f.name, remove: true})
+				cs = append(cs, change{path: fieldpath.Parts(at + f.name), text: at + f.name, remove: true})
 			}
 		}
 		return true, es.apply(k.file, first, cs...)
@@ -293,7 +293,7 @@ func (k *kustomization) list(es *edits, file string, target map[string]any) erro
 	if _, there := top["patches"]; there {
 		// An item that tells itself by its path is added at the end.
 		return es.apply(k.file, first, change{
-			path: []drift.Part{{Name: "patches"}, {Keys: []drift.PartKey{{Name: "path", Value: file}}}}, text: "/patches", value: item,
+			path: []fieldpath.Part{{Name: "patches"}, {Keys: []fieldpath.PartKey{{Name: "path", Value: file}}}}, text: "/patches", value: item,
 		})
 	}
 	return es.apply(k.file, first, field([]any{item}, "/patches"))

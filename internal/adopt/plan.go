@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"github.com/flotilla-fleet/flotilla/render"
 )
 
@@ -180,7 +180,7 @@ func displaced(e api.Episode, git map[string]any, changes []change) string {
 		list, _ := have.([]any)
 		known, _ := want.([]any)
 		for _, item := range list {
-			p := drift.Part{Keys: slices.Clone(last.Keys)}
+			p := fieldpath.Part{Keys: slices.Clone(last.Keys)}
 			m, _ := item.(map[string]any)
 			for i, k := range p.Keys {
 				p.Keys[i].Value = scalar(m[k.Name])

@@ -8,7 +8,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // source is a file as lines, with the places of its nodes.
@@ -54,7 +54,7 @@ func splice(data []byte, docs []document, at int, c change) ([]byte, bool) {
 }
 
 // flow changes a scalar inside {…} or […].
-func (s *source) flow(n *yaml.Node, path []drift.Part, c change) ([]byte, bool) {
+func (s *source) flow(n *yaml.Node, path []fieldpath.Part, c change) ([]byte, bool) {
 	for _, p := range path {
 		if n = child(n, p); n == nil {
 			return nil, false
@@ -106,7 +106,7 @@ func (s *source) change(n *yaml.Node, k int, c change) ([]byte, bool) {
 }
 
 // insert adds a field or an item at the end of a block collection.
-func (s *source) insert(n *yaml.Node, path []drift.Part, c change) ([]byte, bool) {
+func (s *source) insert(n *yaml.Node, path []fieldpath.Part, c change) ([]byte, bool) {
 	key, value, err := missing(path, c)
 	if err != nil || len(n.Content) == 0 || (key == "") != (n.Kind == yaml.SequenceNode) || n.Kind == yaml.ScalarNode {
 		return nil, false

@@ -11,12 +11,12 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // change is one field that is to have another value.
 type change struct {
-	path  []drift.Part
+	path  []fieldpath.Part
 	text  string // the path as it is written
 	value any    // as JSON has it, numbers as int64 or float64
 	// remove takes the field away.
@@ -29,7 +29,7 @@ func (c change) String() string { return c.text }
 func changesOf(e api.Episode) ([]change, error) {
 	var out []change
 	for _, f := range e.Fields {
-		c := change{path: drift.Parts(f.Path), text: f.Path, remove: f.Class == api.ClassRemoved}
+		c := change{path: fieldpath.Parts(f.Path), text: f.Path, remove: f.Class == api.ClassRemoved}
 		if len(c.path) == 0 {
 			return nil, fmt.Errorf("%q is not the path of a field", f.Path)
 		}
@@ -110,7 +110,7 @@ func guess(text string) any {
 
 // find returns the place of the item that a part means, -1 if there is none.
 // A key that the item leaves out is one that the API server fills in, and does not count.
-func find(list []any, p drift.Part) int {
+func find(list []any, p fieldpath.Part) int {
 	return slices.IndexFunc(list, func(item any) bool {
 		if p.Value != nil {
 			return scalar(item) == *p.Value
@@ -129,7 +129,7 @@ func find(list []any, p drift.Part) int {
 }
 
 // keyed is a new item of a list with nothing but what tells it from the others.
-func keyed(p drift.Part) map[string]any {
+func keyed(p fieldpath.Part) map[string]any {
 	m := map[string]any{}
 	for _, k := range p.Keys {
 		m[k.Name] = guess(k.Value)
@@ -138,7 +138,7 @@ func keyed(p drift.Part) map[string]any {
 }
 
 // get returns the value at a path.
-func get(v any, path []drift.Part) (any, bool) {
+func get(v any, path []fieldpath.Part) (any, bool) {
 	for _, p := range path {
 		switch x := v.(type) {
 		case map[string]any:
@@ -160,7 +160,7 @@ func get(v any, path []drift.Part) (any, bool) {
 }
 
 // index is the place of the item that a part means, -1 for none.
-func index(list []any, p drift.Part) int {
+func index(list []any, p fieldpath.Part) int {
 	if p.Name == "" {
 		return find(list, p)
 	}
@@ -172,7 +172,7 @@ func index(list []any, p drift.Part) int {
 }
 
 // set returns v with the change made; v itself may be changed. What is missing on the way is made.
-func set(v any, path []drift.Part, c change) (any, error) {
+func set(v any, path []fieldpath.Part, c change) (any, error) {
 	if len(path) == 0 {
 		return c.value, nil
 	}
@@ -200,13 +200,13 @@ func set(v any, path []drift.Part, c change) (any, error) {
 	return m, err
 }
 
-func isNumberOf(v any, p drift.Part) bool {
+func isNumberOf(v any, p fieldpath.Part) bool {
 	_, list := v.([]any)
 	_, err := strconv.Atoi(p.Name)
 	return list && err == nil
 }
 
-func setItem(v any, path []drift.Part, c change) (any, error) {
+func setItem(v any, path []fieldpath.Part, c change) (any, error) {
 	p, last := path[0], len(path) == 1
 	list, ok := v.([]any)
 	if !ok && v != nil {

@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // errOthers is why a change is refused that other clusters share.
@@ -75,7 +75,7 @@ func find1(b api.RenderedBundle, ref api.ObjectRef) *unstructured.Unstructured {
 func current(e api.Episode, object map[string]any) error {
 	const decide = "Git has moved on since: decide anew"
 	for _, f := range e.Fields {
-		have, there := get(object, drift.Parts(f.Path))
+		have, there := get(object, fieldpath.Parts(f.Path))
 		want, err := parseJSON(f.Desired)
 		switch {
 		case f.Desired == "" && there:
