@@ -227,6 +227,9 @@ type Drift struct {
 	// and to objects that carry our ApplySet label but are not in Git. Empty means the fleet's, else ignore.
 	Extra  ExtraMode    `yaml:"extra,omitempty" json:"extra,omitempty"`
 	Ignore []IgnoreRule `yaml:"ignore,omitempty" json:"ignore,omitempty"`
+	// TakeOver names field managers whose claims end when Git takes an object over, beside those of kubectl, Helm,
+	// Flux and Argo CD: what they set and Git does not is removed. A bundle's are added to the fleet's.
+	TakeOver []string `yaml:"takeOver,omitempty" json:"takeOver,omitempty"`
 }
 
 // AsksForExtra reports whether what others added is looked for.

@@ -150,6 +150,11 @@ func (d Drift) validate(at locator, field string) error {
 	default:
 		return at.errorf(field+".extra", "%q is not one of ignore, report, remove", d.Extra)
 	}
+	for i, m := range d.TakeOver {
+		if m == "" || m == FieldManager {
+			return at.errorf(fmt.Sprintf("takeOver.%d", i), "%q is no other field manager", m)
+		}
+	}
 	for i, r := range d.Ignore {
 		f := fmt.Sprintf("%s.ignore.%d", field, i)
 		if len(r.Paths) == 0 && len(r.Managers) == 0 {

@@ -3,24 +3,26 @@ package drift
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // builtin says why a difference in a field of ours is no drift; empty if it is drift.
 func (w *walker) builtin(d difference, by *entry) string {
 	switch {
-	case d.path.under("metadata", "annotations") && stamp(d.path.field(0)):
+	case d.path.Under("metadata", "annotations") && stamp(d.path.Field(0)):
 		return "stamped by the cluster"
-	case d.have == nil && d.want == api.ValueDisabled && d.path.under("metadata", "annotations") && d.path.field(0) == api.AnnotationReconcile:
+	case d.have == nil && d.want == api.ValueDisabled && d.path.Under("metadata", "annotations") && d.path.Field(0) == api.AnnotationReconcile:
 		return "with this in Git, nothing is written, nor is it"
-	case aggregated(w.in.DryRun) && d.path.under("rules"):
+	case aggregated(w.in.DryRun) && d.path.Under("rules"):
 		return "rules of an aggregated ClusterRole are filled in by the control plane"
-	case d.path.field(0) == "caBundle" && placeholder(d.want):
+	case d.path.Field(0) == "caBundle" && placeholder(d.want):
 		return "caBundle is a placeholder in Git and injected on the cluster"
 	case unordered(d.path, w.in.Live) && sameItems(d.want, d.have):
 		return "the order of this list has no meaning"
@@ -66,7 +68,7 @@ func (w *walker) untouched(d difference) bool {
 	case w.othersSince(m.Claimed) && !w.in.Refused:
 		// Whoever writes a value takes the claim to it, unless they write in our name: that would have moved the time.
 		return m.UID == string(w.in.Live.GetUID()) && m.Claimed == api.ClaimedAt(w.in.Live)
-	case d.path.under("metadata"):
+	case d.path.Under("metadata"):
 		return api.SameLabels(m.MetaDigest, api.MetaDigest(w.in.Live))
 	default:
 		return m.Generation == w.in.Live.GetGeneration() && (m.Generation > 0 || api.SameMeta(m.MetaDigest, api.MetaDigest(w.in.Live)))
@@ -83,18 +85,19 @@ func (w *walker) othersSince(at int64) bool {
 // ordered reports keyed lists whose order has a meaning nevertheless:
 // init containers run one after the other, and a variable may refer to those before it.
 func ordered(at trail) bool {
-	switch at.field(0) {
+	switch at.Field(0) {
 	case "initContainers":
-		return at.field(1) == "spec"
+		return at.Field(1) == "spec"
 	case "env":
-		return len(at) > 2 && (at.field(2) == "containers" || at.field(2) == "initContainers")
+		return len(at) > 2 && (at.Field(2) == "containers" || at.Field(2) == "initContainers")
 	}
 	return false
 }
 
 // unorderedFields are lists that the API replaces as one and whose order has no meaning, by group.
 var unorderedFields = map[string][]string{
-	"":                             {"accessModes", "addresses", "notReadyAddresses", "subsets"},
+	"":                             {"accessModes", "addresses", "notReadyAddresses", "subsets", "ports"},
+	"discovery.k8s.io":             {"endpoints", "addresses", "ports"},
 	"rbac.authorization.k8s.io":    {"rules", "subjects", "verbs", "apiGroups", "resources", "resourceNames", "nonResourceURLs"},
 	"admissionregistration.k8s.io": {"rules", "operations", "apiGroups", "apiVersions", "resources", "admissionReviewVersions"},
 	"apiextensions.k8s.io":         {"shortNames", "categories", "conversionReviewVersions"},
@@ -102,7 +105,7 @@ var unorderedFields = map[string][]string{
 }
 
 func unordered(at trail, o *unstructured.Unstructured) bool {
-	return slices.Contains(unorderedFields[o.GroupVersionKind().Group], at.field(0))
+	return slices.Contains(unorderedFields[o.GroupVersionKind().Group], at.Field(0))
 }
 
 // scalars reports a list without maps or lists in it: its items say nothing about each other's place.
@@ -137,50 +140,12 @@ func sameItems(a, b any) bool {
 
 // sameQuantity compares amounts of resources, which custom resources keep as they were written.
 func sameQuantity(d difference) bool {
-	if parent := d.path.field(1); parent != "limits" && parent != "requests" {
+	if parent := d.path.Field(1); parent != "limits" && parent != "requests" {
 		return false
 	}
-	a, errA := resource.ParseQuantity(scalar(d.want))
-	b, errB := resource.ParseQuantity(scalar(d.have))
+	a, errA := resource.ParseQuantity(paths.Scalar(d.want))
+	b, errB := resource.ParseQuantity(paths.Scalar(d.have))
 	return d.want != nil && d.have != nil && errA == nil && errB == nil && a.Cmp(b) == 0
-}
-
-// equal compares JSON values. Null is the same as absent, and 1 the same as 1.0.
-func equal(a, b any) bool {
-	switch x := a.(type) {
-	case map[string]any:
-		y, ok := b.(map[string]any)
-		if !ok {
-			return false
-		}
-		for k := range x {
-			if !equal(x[k], y[k]) {
-				return false
-			}
-		}
-		for k := range y {
-			if _, both := x[k]; !both && y[k] != nil {
-				return false
-			}
-		}
-		return true
-	case []any:
-		y, ok := b.([]any)
-		return ok && slices.EqualFunc(x, y, equal)
-	case int64:
-		if y, ok := b.(float64); ok {
-			return float64(x) == y
-		}
-	case float64:
-		if y, ok := b.(int64); ok {
-			return x == float64(y)
-		}
-	}
-	switch b.(type) {
-	case map[string]any, []any:
-		return false
-	}
-	return a == b
 }
 
 // Autoscaler is something that sets an object's replicas.
@@ -189,18 +154,42 @@ type Autoscaler struct {
 	Target api.ObjectRef
 	// Min and Max are the bounds within which it may choose, both included.
 	Min, Max int64
+	// Also are numbers that it may choose outside of them: idle, and paused at.
+	Also []int64
 }
 
-// autoscaled reports replicas that an autoscaler may have chosen.
+// chooses reports whether an autoscaler may have chosen a number.
+func (a Autoscaler) chooses(n int64) bool {
+	return a.Min <= n && n <= a.Max || slices.Contains(a.Also, n)
+}
+
+// autoscaled reports replicas that an autoscaler may have chosen: spec.replicas, and what was set through the scale
+// subresource, which a custom resource may keep elsewhere.
 func (in Input) autoscaled(d difference) bool {
 	n, isNumber := d.have.(int64)
-	if !isNumber || len(d.path) != 2 || !d.path.under("spec", "replicas") {
+	if !isNumber || d.path.String() != replicasPath && !slices.Contains(scaled(in.Live), d.path.String()) {
 		return false
 	}
 	id := api.RefOf(in.Live).ID()
-	return slices.ContainsFunc(in.Autoscalers, func(a Autoscaler) bool {
-		return a.Target.ID() == id && a.Min <= n && n <= a.Max
-	})
+	return slices.ContainsFunc(in.Autoscalers, func(a Autoscaler) bool { return a.Target.ID() == id && a.chooses(n) })
+}
+
+const replicasPath = "/spec/replicas"
+
+// scaled are the fields of an object that were set through its scale subresource.
+func scaled(live *unstructured.Unstructured) []string {
+	var out []string
+	for _, e := range entriesOf(live, api.FieldManager) {
+		if e.subresource != "scale" {
+			continue
+		}
+		for p := range e.fields.Leaves().All() {
+			if at, _, ok := paths.Locate(live.Object, p.Copy()); ok {
+				out = append(out, at.String())
+			}
+		}
+	}
+	return out
 }
 
 // AutoscalersIn reads the bounds from HorizontalPodAutoscalers and KEDA's ScaledObjects among the objects.
@@ -214,8 +203,9 @@ func AutoscalersIn(objects []*unstructured.Unstructured) []Autoscaler {
 			min, max, ref, a.Min = "minReplicas", "maxReplicas", "", 1
 		case gvk.Group == "keda.sh" && gvk.Kind == "ScaledObject":
 			min, max, ref, a.Max = "minReplicaCount", "maxReplicaCount", "apps", 100
-			if _, paused := o.GetAnnotations()["autoscaling.keda.sh/paused"]; paused {
-				continue
+			// Paused, it leaves what it chose before, or goes to the number that it is paused at.
+			if n, err := strconv.ParseInt(o.GetAnnotations()["autoscaling.keda.sh/paused-replicas"], 10, 64); err == nil {
+				a.Also = append(a.Also, n)
 			}
 		default:
 			continue
@@ -239,6 +229,9 @@ func AutoscalersIn(objects []*unstructured.Unstructured) []Autoscaler {
 		}
 		if n, ok := spec[max].(int64); ok {
 			a.Max = n
+		}
+		if n, ok := spec["idleReplicaCount"].(int64); ok && ref != "" {
+			a.Also = append(a.Also, n)
 		}
 		if a.Target.Kind != "" && a.Target.Name != "" {
 			out = append(out, a)

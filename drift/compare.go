@@ -22,6 +22,9 @@ type Input struct {
 	// DryRun is what the API server answered to a dry run of applying Desired.
 	// Without one the result is unknown, unless Live or Desired is nil.
 	DryRun *unstructured.Unstructured
+	// Stripped is what the API server answered to a dry run of taking away what others added; see Additions.
+	// Nil means that nobody asked, or got no answer.
+	Stripped *unstructured.Unstructured
 	// Refused says that the API server would not apply Desired to Live, and DryRun is of an object of its own.
 	Refused bool
 	// Unapplied says that Desired is not what was last applied: admission had no part in what differs then.

@@ -126,6 +126,18 @@ func Corrected(prev api.Episode, at time.Time, err error) api.Episode {
 	return e
 }
 
+// Overwritten notes that an apply of a commit wrote over a drift that was only reported, which ends the episode.
+// It is no correction that somebody may undo in a fight.
+func Overwritten(prev api.Episode, at time.Time, revision string) api.Episode {
+	e := clone(prev)
+	at = settle(&e, at)
+	record(&e, 'm')
+	end(&e, at)
+	e.Outcome = api.OutcomeCorrected
+	say(&e, at, "written over by commit "+revision)
+	return e
+}
+
 // refusal is why a correction failed. Who wrote it has withheld what the API server quotes of a Secret.
 func refusal(err error) string {
 	s := err.Error()

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // EvidenceOf is what is stored of a live object before it is corrected. It is nil for an absent object.
@@ -43,9 +44,9 @@ func (in Input) evidence(diffs []difference) *api.Evidence {
 		}
 		live.SetAnnotations(a)
 	}
-	matter := []trail{{fieldStep("apiVersion")}, {fieldStep("kind")}}
+	matter := []trail{{paths.Field("apiVersion")}, {paths.Field("kind")}}
 	for _, key := range []string{"name", "namespace", "uid"} {
-		matter = append(matter, trail{fieldStep("metadata"), fieldStep(key)})
+		matter = append(matter, trail{paths.Field("metadata"), paths.Field(key)})
 	}
 	for _, d := range diffs {
 		matter = append(matter, d.path)
@@ -151,7 +152,7 @@ func fitMap(m map[string]any, room int, matter []trail) any {
 	var parts []part
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		p := part{key: k, value: m[k], size: len(text(k)) + len(text(m[k])) + len(":,")}
-		p.matter, p.first = within(matter, func(s step) bool { return s.elem.FieldName != nil && *s.elem.FieldName == k })
+		p.matter, p.first = within(matter, func(s step) bool { return s.Elem.FieldName != nil && *s.Elem.FieldName == k })
 		parts = append(parts, p)
 	}
 	kept, out := fitParts(parts, room)
@@ -173,7 +174,7 @@ func fitList(l []any, room int, matter []trail) any {
 	for i, item := range l {
 		p := part{index: i, value: item, size: len(text(item)) + len(",")}
 		p.matter, p.first = within(matter, func(s step) bool {
-			return s.elem.FieldName == nil && (isItem(s.elem, item) || s.elem.Index != nil && *s.elem.Index == i)
+			return s.Elem.FieldName == nil && (paths.IsItem(s.Elem, item) || s.Elem.Index != nil && *s.Elem.Index == i)
 		})
 		parts = append(parts, p)
 	}

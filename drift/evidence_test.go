@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 func large(data map[string]any) *unstructured.Unstructured {
@@ -40,7 +41,7 @@ func TestEvidenceIsFitted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := large(tt.data)
-			e := evidenceOf(o, []trail{{fieldStep("data"), fieldStep("changed")}, {fieldStep("metadata"), fieldStep("uid")}})
+			e := evidenceOf(o, []trail{{paths.Field("data"), paths.Field("changed")}, {paths.Field("metadata"), paths.Field("uid")}})
 			if len(e.Live) > api.MaxEvidenceBytes || len(e.Live) < api.MaxEvidenceBytes/2 {
 				t.Errorf("%d bytes", len(e.Live))
 			}
@@ -83,7 +84,7 @@ func TestEvidenceIsFitted(t *testing.T) {
 		}
 		o := large(nil)
 		o.Object["list"] = items
-		at := trail{fieldStep("list"), key(2999, map[string]any{"name": "item-2999"}), fieldStep("value")}
+		at := trail{paths.Field("list"), key(2999, map[string]any{"name": "item-2999"}), paths.Field("value")}
 		e := evidenceOf(o, []trail{at})
 		if len(e.Live) > api.MaxEvidenceBytes || !strings.Contains(e.Live, `"item-2999"`) || !strings.Contains(e.Live, "items, ") {
 			t.Errorf("%d bytes, … %s", len(e.Live), e.Live[len(e.Live)-300:])

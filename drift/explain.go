@@ -7,6 +7,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // Explained is one field of an object with all that is known of it: the desired and the live value,
@@ -45,7 +46,8 @@ func Explain(in Input) []Explained {
 	w.all = !in.Refused
 	w.object()
 	var out []Explained
-	for _, d := range slices.Concat(w.found, w.kept, w.added(), w.unclaimed()) {
+	added := w.added()
+	for _, d := range slices.Concat(w.found, w.kept, added, w.passed, w.unclaimed()) {
 		if e := w.explained(d); !covered(out, e.Path) {
 			out = append(out, e)
 		}
@@ -62,7 +64,7 @@ func Explain(in Input) []Explained {
 
 // explained is a difference with what Git says, which is not always what a dry run makes of it.
 func (w *walker) explained(d difference) Explained {
-	git, ok := w.inGit(d.path.path())
+	git, ok := w.inGit(d.path.Path())
 	switch {
 	case d.order:
 	case d.reason == nextWrite && !ok:
@@ -76,7 +78,7 @@ func (w *walker) explained(d difference) Explained {
 		d.want = git
 	}
 	e := Explained{FieldDiff: d.diff(w.mask), Reason: d.reason}
-	if w.mask.hides(d.path) && d.want != nil && equal(d.want, d.have) {
+	if w.mask.hides(d.path) && d.want != nil && paths.Equal(d.want, d.have) {
 		e.Desired, e.Live = maskedValue, maskedValue
 	}
 	return e
@@ -85,7 +87,7 @@ func (w *walker) explained(d difference) Explained {
 // settled explains a field that we own and that is as the dry run says.
 // The fields that only tell a list's item from the others are left out: its path says them.
 func (w *walker) settled(p fieldpath.Path) (Explained, bool) {
-	at, have, ok := locate(w.in.Live.Object, p)
+	at, have, ok := paths.Locate(w.in.Live.Object, p)
 	if !ok || isKey(p) {
 		return Explained{}, false
 	}
@@ -104,7 +106,7 @@ func (w *walker) settled(p fieldpath.Path) (Explained, bool) {
 
 // inGit is what Git says at a path of managedFields.
 func (w *walker) inGit(p fieldpath.Path) (any, bool) {
-	_, v, ok := locate(w.in.Desired.Object, p)
+	_, v, ok := paths.Locate(w.in.Desired.Object, p)
 	return v, ok
 }
 
@@ -116,25 +118,25 @@ func (w *walker) holds(at trail, value, git any) bool {
 	case map[string]any:
 		v, ok := value.(map[string]any)
 		for k := range g {
-			ok = ok && w.holds(at.then(fieldStep(k)), v[k], g[k])
+			ok = ok && w.holds(at.Then(paths.Field(k)), v[k], g[k])
 		}
 		return ok
 	case []any:
 		v, ok := value.([]any)
 		ok = ok && len(v) == len(g)
 		for i := range g {
-			ok = ok && w.holds(at.then(itemStep(fieldpath.IndexElement(i), i, g[i])), v[i], g[i])
+			ok = ok && w.holds(at.Then(paths.Item(fieldpath.IndexElement(i), i, g[i])), v[i], g[i])
 		}
 		return ok || unordered(at, w.in.Live) && sameItems(value, git)
 	}
-	return equal(value, git) || sameQuantity(difference{path: at, want: git, have: value})
+	return paths.Equal(value, git) || sameQuantity(difference{path: at, want: git, have: value})
 }
 
 // unclaimed are labels, annotations and items of keyed lists that Git does not have and nobody owns.
 func (w *walker) unclaimed() []difference {
 	var out []difference
 	add := func(at trail, have any) {
-		if _, git := w.inGit(at.path()); !git && w.desirable(at) {
+		if _, git := w.inGit(at.Path()); !git && w.desirable(at) {
 			out = append(out, difference{
 				path: at, class: api.ClassAdded, have: have, reason: nobodys, by: api.Attribution{Confidence: api.ConfidenceUnknown},
 			})
@@ -146,25 +148,25 @@ func (w *walker) unclaimed() []difference {
 		switch v := v.(type) {
 		case map[string]any:
 			for _, key := range keys(v, nil) {
-				s := fieldStep(key)
+				s := paths.Field(key)
 				switch {
-				case claimed(s.elem), at.field(0) == "metadata" && (key == "labels" || key == "annotations"):
-					visit(at.then(s), claims.WithPrefix(s.elem), v[key])
-				case at.field(1) == "metadata" && (at.field(0) == "labels" || at.field(0) == "annotations"):
-					add(at.then(s), v[key])
+				case claimed(s.Elem), at.Field(0) == "metadata" && (key == "labels" || key == "annotations"):
+					visit(at.Then(s), claims.WithPrefix(s.Elem), v[key])
+				case at.Field(1) == "metadata" && (at.Field(0) == "labels" || at.Field(0) == "annotations"):
+					add(at.Then(s), v[key])
 				}
 			}
 		case []any:
-			ident := identify(claims)
-			list, ok := items(v, ident)
+			ident := paths.Identify(claims)
+			list, ok := paths.ItemsOf(v, ident)
 			if ident == nil || !ok {
 				return
 			}
-			for _, it := range list.order {
-				if claimed(it.elem) {
-					visit(at.then(it), claims.WithPrefix(it.elem), it.item)
+			for _, it := range list.Order {
+				if claimed(it.Elem) {
+					visit(at.Then(it), claims.WithPrefix(it.Elem), it.Item)
 				} else {
-					add(at.then(it), it.item)
+					add(at.Then(it), it.Item)
 				}
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -36,12 +38,12 @@ func set(v any, at trail, to any) any {
 		return to
 	}
 	s := at[0]
-	if s.elem.FieldName != nil {
+	if s.Elem.FieldName != nil {
 		m, ok := v.(map[string]any)
 		if !ok {
 			return v
 		}
-		name := *s.elem.FieldName
+		name := *s.Elem.FieldName
 		if _, there := m[name]; !there {
 			return v
 		}
@@ -56,9 +58,9 @@ func set(v any, at trail, to any) any {
 	if !ok {
 		return v
 	}
-	i := slices.IndexFunc(list, func(item any) bool { return isItem(s.elem, item) })
-	if s.elem.Index != nil && *s.elem.Index < len(list) {
-		i = *s.elem.Index
+	i := slices.IndexFunc(list, func(item any) bool { return paths.IsItem(s.Elem, item) })
+	if s.Elem.Index != nil && *s.Elem.Index < len(list) {
+		i = *s.Elem.Index
 	}
 	if i < 0 {
 		return v

@@ -7,17 +7,26 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // Leave returns the fields, as JSON pointers, that an apply of the desired object leaves as they are
-// on the live one, since the difference would be no drift: replicas within an autoscaler's bounds,
+// on the live one, since the difference would be no drift: replicas that an autoscaler may have chosen,
 // a CA bundle that was injected in place of a placeholder, the rules of an aggregated ClusterRole.
 func Leave(desired, live *unstructured.Unstructured, scalers []Autoscaler) []string {
 	var out []string
-	want, have := asMap(desired.Object["spec"])["replicas"], asMap(live.Object["spec"])["replicas"]
-	d := difference{path: trail{}.then(fieldStep("spec")).then(fieldStep("replicas")), want: want, have: have}
-	if want != nil && !equal(want, have) && (Input{Live: live, Autoscalers: scalers}).autoscaled(d) {
-		out = append(out, "/spec/replicas")
+	for _, path := range append(scaled(live), replicasPath) {
+		at := trail{}
+		var want, have any = desired.Object, live.Object
+		for _, part := range paths.Parts(path) {
+			at = at.Then(paths.Field(part.Name))
+			want, have = asMap(want)[part.Name], asMap(have)[part.Name]
+		}
+		d := difference{path: at, want: want, have: have}
+		if want != nil && !paths.Equal(want, have) && !slices.Contains(out, path) && (Input{Live: live, Autoscalers: scalers}).autoscaled(d) {
+			out = append(out, path)
+		}
 	}
 	if desired.Object["rules"] != nil && aggregated(desired) {
 		out = append(out, "/rules")

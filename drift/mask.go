@@ -32,10 +32,10 @@ func isSecret(o *unstructured.Unstructured) bool {
 }
 
 func (m masker) hides(at trail) bool {
-	if m.secret && (at.under("data") || at.under("stringData")) {
+	if m.secret && (at.Under("data") || at.Under("stringData")) {
 		return true
 	}
-	return at.under("metadata", "annotations") && (len(at) == 2 || at.field(0) == lastApplied)
+	return at.Under("metadata", "annotations") && (len(at) == 2 || at.Field(0) == lastApplied)
 }
 
 // pair writes two values as they may be shown; absent is empty.

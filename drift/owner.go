@@ -17,6 +17,7 @@ type entry struct {
 	manager     string
 	operation   string
 	subresource string
+	version     string // of the API, in which the fields are named
 	time        time.Time
 	fields      *fieldpath.Set
 	// applied is set for what we apply; ours, for all that stands under our name.
@@ -35,7 +36,7 @@ func entriesOf(o *unstructured.Unstructured, manager string) []entry {
 			continue
 		}
 		e := entry{
-			manager: m.Manager, operation: string(m.Operation), subresource: m.Subresource,
+			manager: m.Manager, operation: string(m.Operation), subresource: m.Subresource, version: m.APIVersion,
 			fields: set, ours: m.Manager == manager && m.Subresource == "",
 		}
 		if m.Time != nil {
@@ -66,18 +67,30 @@ func owns(set *fieldpath.Set, p fieldpath.Path) bool {
 	return false
 }
 
-// owner is the entry that owns a path: somebody else's before ours, then the latest.
+// owner is the entry that owns a path: one that claims the path or its parts before one that claims a whole above it,
+// somebody else's before ours, then the latest.
+// A claim to a whole in which others claim parts is what stayed of an earlier one, and owns none of them.
 func owner(entries []entry, p fieldpath.Path) *entry {
 	var best *entry
+	exactly := false
 	for i, e := range entries {
-		if !e.owns(p) {
+		exact := holds(e.fields, p)
+		if !exact && (exactly || !e.owns(p) || outlived(entries, e, p)) {
 			continue
 		}
-		if best == nil || (best.ours && !e.ours) || (best.ours == e.ours && e.time.After(best.time)) {
-			best = &entries[i]
+		if best == nil || exact && !exactly || (best.ours && !e.ours) || (best.ours == e.ours && e.time.After(best.time)) {
+			best, exactly = &entries[i], exact
 		}
 	}
 	return best
+}
+
+// outlived reports whether others claim parts, in the same version of the API, of the whole above a path that an entry claims.
+func outlived(entries []entry, e entry, p fieldpath.Path) bool {
+	whole := wholeAbove(e.fields, p)
+	return whole != nil && slices.ContainsFunc(entries, func(o entry) bool {
+		return o.version == e.version && !below(o.fields, whole).Empty()
+	})
 }
 
 // attribution puts an owner in words. Nobody is nobody: there is no guess.
@@ -118,12 +131,20 @@ var controllers = []string{
 	"pilot-discovery", "istiod", "cilium-agent", "calico-node", "calico-kube-controllers", "coredns",
 	"metallb", "velero", "velero-server", "external-secrets", "sealed-secrets", "linkerd-identity",
 	"cainjector", "cert-manager-cainjector", "kwok",
+	// Names that client libraries and well-known operators use without a suffix.
+	"manager", "controller", "operator", "speaker", "rancher",
 }
+
+// deployers write what somebody declared, and are no controllers, however they are named.
+var deployers = []string{"kustomize-controller", "helm-controller", "argocd-controller", "argocd-application-controller"}
 
 // controller reports whether a manager is a controller, by its name or by how controllers are named.
 func controller(manager string) bool {
-	if slices.Contains(controllers, manager) {
+	switch {
+	case slices.Contains(controllers, manager):
 		return true
+	case slices.Contains(deployers, manager):
+		return false
 	}
 	for _, suffix := range []string{"-controller", "-controller-manager", "-operator", "-webhook", "-provisioner", "-injector"} {
 		if strings.HasSuffix(manager, suffix) {
@@ -153,7 +174,7 @@ func (w *walker) person(d difference, by *entry) string {
 	// The stamp tells from which state the editor started. The same resource version is proof
 	// for any field; the same generation only for what moves the generation.
 	sameVersion := from[0] != "" && from[0] == m.ResourceVersion
-	sameGeneration := !d.path.under("metadata") && m.Generation > 0 && live.GetGeneration() == m.Generation+1 &&
+	sameGeneration := !d.path.Under("metadata") && m.Generation > 0 && live.GetGeneration() == m.Generation+1 &&
 		from[1] == formatInt(m.Generation)
 	if sameVersion || sameGeneration {
 		return a[api.AnnotationLastEditor]
@@ -167,12 +188,12 @@ func (w *walker) unstamped(d difference, by *entry) bool {
 	if by == nil {
 		// A removal leaves no owner. An update of the status can carry annotations and finalizers away.
 		_, status := w.in.Live.Object["status"]
-		return d.have != nil && !d.order || status && d.path.under("metadata")
+		return d.have != nil && !d.order || status && d.path.Under("metadata")
 	}
 	for _, e := range w.live {
 		switch {
 		case e.ours:
-		case e.subresource != "" && e.owns(d.path.path()):
+		case e.subresource != "" && e.owns(d.path.Path()):
 			return true
 		case e.subresource == "" && e.manager != by.manager && e.time.After(by.time):
 			return true // the stamp may be about this write

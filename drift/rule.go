@@ -8,12 +8,13 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // rule is an ignore rule that concerns the object.
 type rule struct {
 	number   int
-	patterns []pattern
+	patterns []paths.Pattern
 	managers []string
 }
 
@@ -33,7 +34,7 @@ func rulesFor(in Input) rules {
 		}
 		c := rule{number: i + 1, managers: r.Managers}
 		for _, p := range r.Paths {
-			c.patterns = append(c.patterns, compile(p))
+			c.patterns = append(c.patterns, paths.Parse(p))
 		}
 		out = append(out, c)
 	}
@@ -43,26 +44,28 @@ func rulesFor(in Input) rules {
 // everything says which rule is for the whole object, its absence included; empty if none is.
 func (rs rules) everything() string {
 	for _, r := range rs {
-		if slices.ContainsFunc(r.patterns, func(p pattern) bool { return len(p) == 0 }) {
+		if slices.ContainsFunc(r.patterns, func(p paths.Pattern) bool { return len(p) == 0 }) {
 			return fmt.Sprintf("ignore rule %d, for the whole object", r.number)
 		}
 	}
 	return ""
 }
 
-// ignores says which rule leaves a field alone; empty if none does.
-func (rs rules) ignores(t trail, by api.Attribution) string {
+// ignores says which rule leaves a field alone that these managers claim; empty if none does.
+func (rs rules) ignores(t trail, managers []string) string {
 	if ourLabels(t) {
 		return "" // without them the object would not be ours any more
 	}
 	for _, r := range rs {
 		for _, p := range r.patterns {
-			if p.covers(t) {
+			if p.Covers(t) {
 				return fmt.Sprintf("ignore rule %d", r.number)
 			}
 		}
-		if by.Manager != "" && slices.Contains(r.managers, by.Manager) {
-			return fmt.Sprintf("ignore rule %d: manager %s", r.number, by.Manager)
+		for _, m := range managers {
+			if m != "" && slices.Contains(r.managers, m) {
+				return fmt.Sprintf("ignore rule %d: manager %s", r.number, m)
+			}
 		}
 	}
 	return ""

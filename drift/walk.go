@@ -6,9 +6,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
-	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // difference is one field in which live and desired differ.
@@ -23,6 +23,8 @@ type difference struct {
 	rule   bool
 	// shared is set when another manager owns the live value.
 	shared bool
+	// top is what goes when an addition is taken away: the field itself, or what was added around it.
+	top trail
 	// order is set where only the order of a list differs; want and have name the items.
 	order bool
 }
@@ -98,20 +100,20 @@ func (w *walker) object() {
 		case "metadata":
 			w.metadata(root.child(fieldpath.FieldNameElement(key)), asMap(want), asMap(have))
 		default:
-			w.walk(trail{}.then(fieldStep(key)), root.child(fieldpath.FieldNameElement(key)), want, have)
+			w.walk(trail{}.Then(paths.Field(key)), root.child(fieldpath.FieldNameElement(key)), want, have)
 		}
 	}
 }
 
 func (w *walker) metadata(n node, want, have map[string]any) {
-	at := trail{}.then(fieldStep("metadata"))
+	at := trail{}.Then(paths.Field("metadata"))
 	for _, key := range []string{"annotations", "finalizers", "labels", "ownerReferences"} {
-		w.walk(at.then(fieldStep(key)), n.child(fieldpath.FieldNameElement(key)), want[key], have[key])
+		w.walk(at.Then(paths.Field(key)), n.child(fieldpath.FieldNameElement(key)), want[key], have[key])
 	}
 }
 
 func (w *walker) walk(at trail, n node, want, have any) {
-	if equal(want, have) {
+	if paths.Equal(want, have) {
 		return
 	}
 	if !n.owned() {
@@ -122,12 +124,14 @@ func (w *walker) walk(at trail, n node, want, have any) {
 	haveMap, haveIsMap := have.(map[string]any)
 	wantList, wantIsList := want.([]any)
 	haveList, haveIsList := have.([]any)
+	hollow := w.hollow(at, n)
+	n.whole = n.whole && !hollow
 	// What is absent altogether is looked at part by part where we own the parts and not the whole.
-	parts := !n.whole && !n.own.Empty()
+	parts := hollow || !n.whole && !n.own.Empty()
 	switch {
 	case wantIsMap && haveIsMap, parts && wantIsMap && have == nil, parts && want == nil && haveIsMap:
 		for _, key := range keys(wantMap, haveMap) {
-			w.walk(at.then(fieldStep(key)), n.child(fieldpath.FieldNameElement(key)), wantMap[key], haveMap[key])
+			w.walk(at.Then(paths.Field(key)), n.child(fieldpath.FieldNameElement(key)), wantMap[key], haveMap[key])
 		}
 	case wantIsList && haveIsList, parts && wantIsList && have == nil, parts && want == nil && haveIsList:
 		w.list(at, n, wantList, haveList)
@@ -136,34 +140,56 @@ func (w *walker) walk(at trail, n node, want, have any) {
 	}
 }
 
+// hollow reports whether Git leaves a place empty in which others claim parts: the parts are theirs.
+func (w *walker) hollow(at trail, n node) bool {
+	if !n.self || !n.own.Empty() || n.shape.Empty() {
+		return false
+	}
+	git, _ := w.inGit(at.Path())
+	return hollow(git)
+}
+
+// hollow reports a value without parts: nothing, or an empty map or list.
+func hollow(v any) bool {
+	switch v := v.(type) {
+	case nil:
+		return true
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return false
+}
+
 // list compares two lists as the API server merges them: by key, as a set, or as one.
 // The managedFields of either side tell which it is.
 func (w *walker) list(at trail, n node, want, have []any) {
-	ident := identify(n.shape)
-	wantItems, ok := items(want, ident)
-	haveItems, ok2 := items(have, ident)
+	ident := paths.Identify(n.shape)
+	wantItems, ok := paths.ItemsOf(want, ident)
+	haveItems, ok2 := paths.ItemsOf(have, ident)
 	if ident == nil || n.whole || !ok || !ok2 {
 		w.atomic(at, n, want, have)
 		return
 	}
-	for _, it := range wantItems.order {
-		other, there := haveItems.find(it.elem)
-		c := n.child(it.elem)
+	for _, it := range wantItems.Order {
+		other, there := haveItems.Find(it.Elem)
+		c := n.child(it.Elem)
 		if there {
-			w.walk(at.then(it), c, it.item, other.item)
+			w.walk(at.Then(it), c, it.Item, other.Item)
 		} else if c.owned() {
-			w.differ(at.then(it), it.item, nil)
+			w.differ(at.Then(it), it.Item, nil)
 		} else {
-			w.notOurs(at.then(it), it.item, nil)
+			w.notOurs(at.Then(it), it.Item, nil)
 		}
 	}
-	for _, it := range haveItems.order {
-		if _, there := wantItems.find(it.elem); !there && n.child(it.elem).owned() {
-			w.differ(at.then(it), nil, it.item)
+	for _, it := range haveItems.Order {
+		if _, there := wantItems.Find(it.Elem); !there && n.child(it.Elem).owned() {
+			w.differ(at.Then(it), nil, it.Item)
 		}
 	}
 	if ordered(at) && !sameOrder(wantItems, haveItems) {
-		w.judge(difference{path: at, class: api.ClassChanged, want: wantItems.names(), have: haveItems.names(), order: true}, nil) // nobody owns the order
+		w.judge(difference{path: at, class: api.ClassChanged, want: wantItems.Names(), have: haveItems.Names(), order: true}, nil) // nobody owns the order
 	}
 }
 
@@ -175,9 +201,9 @@ func (w *walker) atomic(at trail, n node, want, have []any) {
 	}
 	n.whole = true
 	for i := range want {
-		s := itemStep(fieldpath.IndexElement(i), i, have[i])
-		c := n.child(s.elem)
-		w.walk(at.then(s), c, want[i], have[i])
+		s := paths.Item(fieldpath.IndexElement(i), i, have[i])
+		c := n.child(s.Elem)
+		w.walk(at.Then(s), c, want[i], have[i])
 	}
 }
 
@@ -194,13 +220,13 @@ func (w *walker) differ(at trail, want, have any) {
 		w.judge(difference{path: at, class: api.ClassRemoved, want: want}, nil)
 		return
 	}
-	w.judge(difference{path: at, class: api.ClassChanged, want: want, have: have}, owner(w.live, at.path()))
+	w.judge(difference{path: at, class: api.ClassChanged, want: want, have: have}, owner(w.live, at.Path()))
 }
 
 // notOurs keeps a difference in a field that nobody owns, where all is asked for.
 // Where somebody does, they wrote between the look and the dry run.
 func (w *walker) notOurs(at trail, want, have any) {
-	if !w.all || !w.desirable(at) || owns(w.shape, at.path()) {
+	if !w.all || !w.desirable(at) || owns(w.shape, at.Path()) {
 		return
 	}
 	d := difference{path: at, class: api.ClassChanged, want: want, have: have, by: attribution(nil), reason: nextWrite}
@@ -215,7 +241,7 @@ func (w *walker) judge(d difference, by *entry) {
 	d.by = attribution(by)
 	d.shared = by != nil && !by.ours
 	if d.reason = w.builtin(d, by); d.reason == "" {
-		d.reason = w.rules.ignores(d.path, d.by)
+		d.reason = w.rules.ignores(d.path, w.claimants(d))
 		d.rule = d.reason != ""
 	}
 	if d.reason != "" {
@@ -227,6 +253,17 @@ func (w *walker) judge(d difference, by *entry) {
 	}
 	w.name(&d, by)
 	w.found = append(w.found, d)
+}
+
+// claimants are the managers that claim the live value of a difference: who wrote it last, and whoever else has it so.
+func (w *walker) claimants(d difference) []string {
+	out := []string{d.by.Manager}
+	for _, e := range w.live {
+		if d.have != nil && !d.order && !e.ours && e.owns(d.path.Path()) {
+			out = append(out, e.manager)
+		}
+	}
+	return out
 }
 
 // name puts a person to a difference where that can be proven.
@@ -261,103 +298,18 @@ func keys(a, b map[string]any) []string {
 	return slices.Compact(out)
 }
 
-// identity says what tells the items of a list apart: some fields, or (without fields) the item itself.
-type identity struct{ fields []string }
-
-// identify reads from managedFields how a list is merged; nil means as one.
-func identify(shape *fieldpath.Set) *identity {
-	var id *identity
-	see := func(pe fieldpath.PathElement) bool {
-		switch {
-		case pe.Key != nil:
-			id = &identity{}
-			for _, f := range *pe.Key {
-				id.fields = append(id.fields, f.Name)
-			}
-		case pe.Value != nil:
-			id = &identity{}
-		}
-		return id == nil
-	}
-	for pe := range shape.Members.All() {
-		if !see(pe) {
-			return id
-		}
-	}
-	for p := range shape.All() {
-		if !see(p[0]) {
-			return id
-		}
-	}
-	return id
-}
-
-// itemSet is a list's items, by identity.
-type itemSet struct {
-	order []step
-	index fieldpath.PathElementMap
-}
-
-func (s *itemSet) find(pe fieldpath.PathElement) (step, bool) {
-	i, ok := s.index.Get(pe)
-	if !ok {
-		return step{}, false
-	}
-	return s.order[i.(int)], true
-}
-
-// names lists the items by what tells them apart.
-func (s *itemSet) names() []any {
-	out := make([]any, len(s.order))
-	for i, it := range s.order {
-		out[i] = it.text
-	}
-	return out
-}
-
-// items sorts a list by identity. It reports false if two items share one, or one has none.
-func items(list []any, id *identity) (*itemSet, bool) {
-	out := &itemSet{index: fieldpath.MakePathElementMap(len(list))}
-	if id == nil {
-		return out, false
-	}
-	for i, item := range list {
-		pe := fieldpath.ValueElement(value.NewValueInterface(item))
-		if len(id.fields) > 0 {
-			m := asMap(item)
-			key := value.FieldList{}
-			for _, f := range id.fields {
-				if m[f] != nil {
-					key = append(key, value.Field{Name: f, Value: value.NewValueInterface(m[f])})
-				}
-			}
-			if len(key) == 0 {
-				return out, false
-			}
-			key.Sort()
-			pe = fieldpath.PathElement{Key: &key}
-		}
-		if _, twice := out.index.Get(pe); twice {
-			return out, false
-		}
-		out.index.Insert(pe, i)
-		out.order = append(out.order, itemStep(pe, i, item))
-	}
-	return out, true
-}
-
 // sameOrder reports whether the items that both lists hold follow each other in the same order.
-func sameOrder(a, b *itemSet) bool {
+func sameOrder(a, b *paths.Items) bool {
 	last := -1
-	for _, it := range a.order {
-		other, ok := b.find(it.elem)
+	for _, it := range a.Order {
+		other, ok := b.Find(it.Elem)
 		if !ok {
 			continue
 		}
-		if other.index < last {
+		if other.Index < last {
 			return false
 		}
-		last = other.index
+		last = other.Index
 	}
 	return true
 }
