@@ -100,6 +100,8 @@ type Result struct {
 	Changes api.ChangeSet
 	// Inventory is all that the bundle owns now, what is not pruned yet included.
 	Inventory []api.InventoryEntry
+	// Passed: object ID -> what the annotations say of an object that was there before, and that is left as it is for them.
+	Passed map[string]api.Orders
 	// Err names every object that failed. It is an *api.Error, or wraps several.
 	Err error
 }
@@ -429,10 +431,13 @@ func (r *run) establish(ctx context.Context, crd *unstructured.Unstructured) {
 func (r *run) result() Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	res := Result{Changes: api.ChangeSet{Bundle: r.req.Bundle.Name}}
+	res := Result{Changes: api.ChangeSet{Bundle: r.req.Bundle.Name}, Passed: map[string]api.Orders{}}
 	entries := make(map[string]api.InventoryEntry, len(r.before))
 	maps.Copy(entries, r.before)
 	for id, o := range r.outcomes {
+		if o.step.Orders != (api.Orders{}) {
+			res.Passed[id] = o.step.Orders
+		}
 		switch {
 		case o.step.Forget:
 			delete(entries, id)

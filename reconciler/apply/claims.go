@@ -11,12 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // takeOver ends the claims of kubectl and Helm as the step says. It reports whether it wrote anything.
 func (w *writer) takeOver(ctx context.Context, how plan.TakeOver) (bool, error) {
-	patches, err := takeOverPatch(w.in.Live, how, plan.RulesFor(w.at.ref, w.in.Drift))
+	patches, err := takeOverPatch(w.in.Live, how, w.in.Drift)
 	if err != nil || patches == nil {
 		return false, err
 	}
@@ -34,30 +35,19 @@ func (w *writer) takeOver(ctx context.Context, how plan.TakeOver) (bool, error) 
 
 // takeOverPatch is a JSON patch of managedFields on the condition that the object is as it was read;
 // nil if there is nothing to take.
-func takeOverPatch(live *unstructured.Unstructured, how plan.TakeOver, rules []api.IgnoreRule) ([]byte, error) {
-	var patches []ssa.JSONPatch
+func takeOverPatch(live *unstructured.Unstructured, how plan.TakeOver, policy api.Drift) ([]byte, error) {
+	entries, ok := live.GetManagedFields(), false
 	switch how {
 	case plan.TakeAll:
-		var managers []ssa.FieldManager
-		for _, e := range live.GetManagedFields() {
-			if plan.Adopted(e) && !plan.Spared(e.Manager, rules) {
-				managers = append(managers, ssa.FieldManager{Name: e.Manager, ExactMatch: true, OperationType: e.Operation})
-			}
-		}
-		var err error
-		if patches, err = ssa.PatchReplaceFieldsManagers(live, managers, api.FieldManager); err != nil {
-			return nil, err
-		}
-	case plan.TakeNothing:
+		entries, ok = plan.TakenOver(live, policy)
 	case plan.TakeShared:
-		if entries, ok := plan.SoleOwner(live, rules); ok {
-			patches = []ssa.JSONPatch{ssa.NewPatchReplace("/metadata/managedFields", entries)}
-		}
+		entries, ok = plan.SoleOwner(live, policy)
+	case plan.TakeNothing:
 	}
-	if len(patches) == 0 {
+	if !ok {
 		return nil, nil
 	}
-	return managedFieldsPatch(live, patches...)
+	return managedFieldsPatch(live, ssa.NewPatchReplace("/metadata/managedFields", entries))
 }
 
 // managedFieldsPatch is a JSON patch on the condition that the object is as it was read.
@@ -101,19 +91,62 @@ func (w *writer) versionMoved(ctx context.Context, err error) bool {
 	return err == nil || apierrors.IsConflict(err)
 }
 
-// madeRoom ends the claims of those who added what keeps ours from fitting, once, where that is asked for
-// and ours would be accepted without it: what they added goes as ours is written. It reports whether to write again.
+// maxRooms is how often room is made for one write: the API server does not tell of all that is in the way at once.
+const maxRooms = 4
+
+// madeRoom ends the claims to what keeps ours from fitting, where that may be and ours would be accepted without it:
+// that goes as ours is written. It reports whether to write again.
 func (w *writer) madeRoom(ctx context.Context, err error) bool {
-	if err == nil || w.room || !plan.Crowded(w.in, err) || w.a.acceptable(ctx, w.c, w.at, w.body) != nil || w.testify(ctx) != nil {
+	if err == nil || w.in.Live == nil || w.rooms >= maxRooms || !apierrors.IsInvalid(err) && !plan.Duplicate(err) {
 		return false
 	}
-	w.room = true
-	claims := w.in.Live.GetManagedFields()
-	taken, err := w.takeOver(ctx, plan.TakeAll)
-	if taken && err == nil {
-		w.claims = claims
+	whole, gerr := w.c.get(ctx, w.at, "")
+	if gerr != nil || whole.GetUID() != w.in.Live.GetUID() {
+		return false
 	}
-	return taken && (err == nil || apierrors.IsConflict(err))
+	in := w.in
+	in.Live = whole
+	room, ok := roomIn(in, err)
+	if !ok || w.a.acceptable(ctx, w.c, w.at, w.body) != nil || w.testify(ctx) != nil {
+		return false
+	}
+	patch, perr := managedFieldsPatch(whole, ssa.NewPatchReplace("/metadata/managedFields", room.Entries))
+	if perr != nil {
+		return false
+	}
+	w.rooms++
+	now, perr := w.c.patch(ctx, w.at, types.JSONPatchType, patch)
+	if perr != nil {
+		return apierrors.IsConflict(perr)
+	}
+	if w.claims == nil {
+		w.claims = whole.GetManagedFields()
+	}
+	w.body = w.body.DeepCopy()
+	for _, p := range room.Gone {
+		fieldpath.RemoveNull(w.body.Object, p)
+	}
+	// What is written next holds for the object as this left it.
+	whole.SetResourceVersion(now.ResourceVersion)
+	whole.SetManagedFields(now.ManagedFields)
+	w.in.Live = whole
+	return true
+}
+
+// hasRoom reports whether there is room for the desired object once what is in the way has gone, and it may go.
+func hasRoom(in plan.Input, err error) bool {
+	_, ok := roomIn(in, err)
+	return ok
+}
+
+// roomIn is the room for the desired object; false if none may be made.
+func roomIn(in plan.Input, err error) (plan.Room, bool) {
+	if plan.Crowded(in, err) {
+		entries, ok := plan.TakenOver(in.Live, in.Drift)
+		return plan.Room{Entries: entries}, ok
+	}
+	r, ok := plan.MakeRoom(in, err)
+	return r, ok && plan.MayMakeRoom(in, r)
 }
 
 // giveBack undoes madeRoom after ours was refused all the same.

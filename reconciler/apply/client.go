@@ -3,11 +3,13 @@ package apply
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync/atomic"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -138,9 +140,32 @@ func (c *client) patch(ctx context.Context, p place, kind types.PatchType, body 
 	raw, _, err := send(ctx, p.at.On(c.rest.Patch(kind)).
 		Param("fieldManager", api.FieldManager).SetHeader("Accept", metadataOnly).Body(body))
 	if err != nil {
-		return answer{}, err
+		return answer{}, failedTest(p.ref, kind, err)
 	}
 	return metadataOf(raw)
+}
+
+// tryPatch asks with a dry run what a JSON patch would leave.
+func (c *client) tryPatch(ctx context.Context, p place, body []byte) (*unstructured.Unstructured, error) {
+	raw, _, err := send(ctx, p.at.On(c.rest.Patch(types.JSONPatchType)).
+		Param("fieldManager", api.FieldManager).Param("dryRun", "All").Body(body))
+	if err != nil {
+		return nil, failedTest(p.ref, types.JSONPatchType, err)
+	}
+	return decode(raw)
+}
+
+// failedTest makes a conflict of the answer to a JSON patch whose "test" of the resourceVersion failed.
+// The API server gives the status 422 for it, and no cause: what it finds wrong with an object has one.
+func failedTest(ref api.ObjectRef, kind types.PatchType, err error) error {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) || kind != types.JSONPatchType || !apierrors.IsInvalid(err) {
+		return err
+	}
+	if d := status.Status().Details; d != nil && len(d.Causes) > 0 {
+		return err
+	}
+	return apierrors.NewConflict(groupResource(ref), ref.Name, err)
 }
 
 // metadataOf reads the metadata out of an object that was answered.

@@ -231,7 +231,7 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 			d.Refused = err
 		}
 		return d, false
-	case w.in.Live != nil && claimsDropped(err) != "", plan.Crowded(w.in, err):
+	case w.in.Live != nil && (claimsDropped(err) != "" || hasRoom(w.in, err)):
 		// The claims of others would be dealt with first.
 		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun == nil {
 			d.Step = failed(s.Object, err)
@@ -284,7 +284,7 @@ func (r DiffRequest) comingNamespace(name string) bool {
 // afterTakeOver returns the answer to a dry run without the fields that go with the claims of others.
 // A dry run cannot show that: the claims are ended by a write of its own.
 func (w *writer) afterTakeOver(ctx context.Context, how plan.TakeOver, dry *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	patch, err := takeOverPatch(w.in.Live, how, plan.RulesFor(w.at.ref, w.in.Drift))
+	patch, err := takeOverPatch(w.in.Live, how, w.in.Drift)
 	if err != nil || patch == nil {
 		return dry, err
 	}

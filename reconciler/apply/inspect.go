@@ -19,11 +19,13 @@ type Inspection struct {
 	Desired *unstructured.Unstructured
 	// Live is nil if there is no such object.
 	Live *unstructured.Unstructured
-	// DryRun is the server's answer to applying Desired without storing it.
+	// DryRun is the server's answer to applying Desired without storing it; nil if there is no such object.
 	DryRun *unstructured.Unstructured
 	// Refused is why the server would not apply Desired to Live: an immutable field that somebody changed
 	// by deleting and creating the object, or claims in a version that its CRD dropped. DryRun is then the answer to creating Desired beside it: good for a comparison.
 	Refused error
+	// Stripped is what would be left without what others added, where that was asked for; see Without.
+	Stripped *unstructured.Unstructured
 	// Err means that nothing is known: neither drift nor its absence.
 	Err error
 }
@@ -151,14 +153,14 @@ func (a *Applier) inspect(ctx context.Context, c *client, at place, bundle strin
 	in := Inspection{Desired: body}
 	for range maxTries {
 		live, err := c.get(ctx, at, "")
-		uid, rv := "", onlyIfAbsent
-		switch {
-		case err == nil:
-			in.Live, uid, rv = live, string(live.GetUID()), ""
-		case !apierrors.IsNotFound(err):
+		if apierrors.IsNotFound(err) {
+			return in, nil // a dry run would tell no more: who denies it does not make the object be there
+		}
+		if err != nil {
 			return in, err
 		}
-		raw, err := marshal(body, uid, rv)
+		in.Live = live
+		raw, err := marshal(body, string(live.GetUID()), "")
 		if err != nil {
 			return in, err
 		}
@@ -251,7 +253,7 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		// The object has another resourceVersion now: it is to be looked at again.
 		err = apierrors.NewConflict(groupResource(w.at.ref), w.at.ref.Name, err)
 	}
-	if w.madeRoom(ctx, err) {
+	for w.madeRoom(ctx, err) {
 		if body, err = w.toSend(ctx, uid, w.in.Live.GetResourceVersion()); err != nil {
 			return api.InventoryEntry{}, err
 		}
@@ -262,7 +264,7 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		if r, ok := plan.Rejected(withoutForce(w.in), err); ok {
 			return api.InventoryEntry{}, r.Err
 		}
-		return api.InventoryEntry{}, plan.Crowding(w.in, err)
+		return api.InventoryEntry{}, w.crowding(ctx, err)
 	}
 	w.keep(out.meta)
 	return *w.entry, nil

@@ -126,6 +126,10 @@ var resources = map[string]schema.GroupVersionResource{
 	"Job":                   {Group: "batch", Version: "v1", Resource: "jobs"},
 	"Namespace":             {Version: "v1", Resource: "namespaces"},
 	"PersistentVolumeClaim": {Version: "v1", Resource: "persistentvolumeclaims"},
+	"PodDisruptionBudget":   {Group: "policy", Version: "v1", Resource: "poddisruptionbudgets"},
+	"Ingress":               {Group: "networking.k8s.io", Version: "v1", Resource: "ingresses"},
+	"StatefulSet":           {Group: "apps", Version: "v1", Resource: "statefulsets"},
+	"DaemonSet":             {Group: "apps", Version: "v1", Resource: "daemonsets"},
 	"Event":                 {Version: "v1", Resource: "events"},
 	"Bundle":                {Group: "flotilla.dev", Version: "v1alpha1", Resource: "bundledeployments"},
 	"Suspension":            {Group: "flotilla.dev", Version: "v1alpha1", Resource: "suspensions"},
@@ -163,7 +167,11 @@ func (r *rig) create(manager, doc string) *unstructured.Unstructured {
 // patch changes an object as somebody else.
 func (r *rig) patch(manager, kind, name, merge string) *unstructured.Unstructured {
 	r.t.Helper()
-	o, err := r.dyn.Resource(resources[kind]).Namespace(r.ns).Patch(r.t.Context(), name, types.MergePatchType, []byte(merge), metav1.PatchOptions{FieldManager: manager})
+	how := types.MergePatchType
+	if strings.HasPrefix(merge, "[") {
+		how = types.JSONPatchType
+	}
+	o, err := r.dyn.Resource(resources[kind]).Namespace(r.ns).Patch(r.t.Context(), name, how, []byte(merge), metav1.PatchOptions{FieldManager: manager})
 	if err != nil {
 		r.t.Fatal(err)
 	}

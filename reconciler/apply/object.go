@@ -58,8 +58,8 @@ type writer struct {
 	witness Witness
 	// testified says that the witness was told, so that what we do ourselves is not told as somebody's.
 	testified bool
-	// room says that what others added was to go, and claims are theirs, to be given back if it was for nothing.
-	room   bool
+	// rooms counts how often what is in the way was to go, and claims are what was claimed before, to be given back if it was for nothing.
+	rooms  int
 	claims []metav1.ManagedFieldsEntry
 	// scaled says that the replicas are an autoscaler's.
 	scaled bool
@@ -96,8 +96,15 @@ func (w *writer) look(ctx context.Context) {
 	if w.needsWhole() {
 		accept = ""
 	}
+	w.lookAt(ctx, accept)
+}
+
+// lookAt is look, at as much as accept says.
+func (w *writer) lookAt(ctx context.Context, accept string) {
 	live, err := w.c.get(ctx, w.at, accept)
 	switch {
+	case err == nil && accept != "" && w.left != nil && plan.ScaledElsewhere(live):
+		w.lookAt(ctx, "")
 	case err == nil:
 		w.in.Sight, w.in.Live = plan.Present, live
 	case apierrors.IsNotFound(err):
@@ -110,7 +117,7 @@ func (w *writer) look(ctx context.Context) {
 // needsWhole reports whether the metadata alone is not enough to go on.
 func (w *writer) needsWhole() bool {
 	return w.in.Compare == plan.CompareAll || len(plan.RulesFor(w.at.ref, w.in.Drift)) > 0 ||
-		(w.left != nil && plan.MayLeave(w.body))
+		(w.left != nil && (plan.MayLeave(w.body) || w.in.Entry != nil && w.in.Entry.Scaled))
 }
 
 // tryCreate writes the object on the condition that there is none:
@@ -270,7 +277,7 @@ func (w *writer) rejected(ctx context.Context, s plan.Step, cause error) plan.St
 	w.giveBack(ctx)
 	r, ok := plan.Rejected(w.in, cause)
 	if !ok {
-		return failed(s.Object, plan.Crowding(w.in, cause))
+		return failed(s.Object, w.crowding(ctx, cause))
 	}
 	if r.Next != plan.Recreate {
 		return r
@@ -279,6 +286,17 @@ func (w *writer) rejected(ctx context.Context, s plan.Step, cause error) plan.St
 		r.Action, r.Err = api.Failed, err
 	}
 	return r
+}
+
+// crowding names the ways out where what others added is in the way.
+func (w *writer) crowding(ctx context.Context, cause error) error {
+	in := w.in
+	if apierrors.IsInvalid(cause) && in.Live != nil {
+		if whole, err := w.c.get(ctx, w.at, ""); err == nil {
+			in.Live = whole
+		}
+	}
+	return plan.Crowding(in, cause)
 }
 
 // recreateTimeout bounds the wait for an object to be gone before it is created anew.
@@ -318,12 +336,12 @@ func (w *writer) yielding(ctx context.Context) (*unstructured.Unstructured, erro
 		return w.body, nil
 	}
 	rules := plan.RulesFor(w.at.ref, w.in.Drift)
-	if w.left != nil && plan.MayLeave(w.body) {
+	if w.left != nil && (plan.MayLeave(w.body) || plan.ScaledElsewhere(w.in.Live)) {
 		paths, err := w.left(ctx, w.body, w.in.Live)
 		if err != nil {
 			return nil, err
 		}
-		w.scaled = slices.Contains(paths, "/spec/replicas")
+		w.scaled = slices.Contains(paths, "/spec/replicas") || plan.ScaledElsewhere(w.in.Live)
 		if len(paths) > 0 {
 			rules = append(rules, api.IgnoreRule{Paths: paths})
 		}
@@ -372,7 +390,7 @@ func (w *writer) keep(m answer) {
 	w.entry = &api.InventoryEntry{
 		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
 		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
-		Claimed: api.ClaimedAt(&m), Plain: plan.Plain(&m, w.in.Bundle), Scaled: w.scaled,
+		Claimed: api.ClaimedAt(&m), Plain: plan.Plain(&m, w.in.Bundle, w.in.Drift), Scaled: w.scaled,
 	}
 }
 

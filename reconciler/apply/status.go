@@ -53,6 +53,7 @@ type bundleDeploymentBody struct {
 	ReadyObjects    int          `json:"readyObjects"`
 	Drifted         int          `json:"drifted"`
 	Unknown         int          `json:"unknown"`
+	Uncompared      []string     `json:"uncompared,omitempty"`
 	Exempt          []string     `json:"exempt,omitempty"`
 	ExemptOmitted   int          `json:"exemptOmitted,omitempty"`
 	SuspendedBy     string       `json:"suspendedBy,omitempty"`
@@ -280,7 +281,7 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 		Status: bundleDeploymentBody{
 			Phase: string(st.Phase), Revision: st.AppliedRevision, DesiredRevision: st.DesiredRevision,
 			Objects: st.Objects, ReadyObjects: st.ReadyObjects, Drifted: st.Drifted, Unknown: st.Unknown,
-			Exempt: st.Exempt, ExemptOmitted: st.ExemptOmitted,
+			Uncompared: st.Uncompared, Exempt: st.Exempt, ExemptOmitted: st.ExemptOmitted,
 			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: a.version, Error: errorOf(st),
 		},
 	}
@@ -325,6 +326,9 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	case st.Drifted > 0:
 		drifted.Status, drifted.Reason = "True", "Drifted"
 		drifted.Message = fmt.Sprintf("%d of %d objects differ from Git", st.Drifted, st.Objects)
+		if st.Unknown > 0 {
+			drifted.Message += fmt.Sprintf(", %d could not be compared", st.Unknown)
+		}
 		if exempt > 0 {
 			drifted.Message += fmt.Sprintf(", %d are exempt", exempt)
 		}
@@ -338,7 +342,7 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 		}
 	case st.Unknown > 0:
 		drifted.Status, drifted.Reason = "Unknown", "NotCompared"
-		drifted.Message = fmt.Sprintf("%d objects could not be compared", st.Unknown)
+		drifted.Message = bounded(fmt.Sprintf("%d objects could not be compared; %s", st.Unknown, strings.Join(st.Uncompared, "\n")), maxMessage)
 	case exempt > 0:
 		drifted.Message = fmt.Sprintf("%d of %d objects are exempt", exempt, st.Objects)
 	}

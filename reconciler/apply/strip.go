@@ -35,3 +35,31 @@ func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *un
 		MetaDigest: api.MetaDigest(&now), Claimed: api.ClaimedAt(&now), Origin: bundle.Origin[ref.ID()],
 	}, nil
 }
+
+// Without asks with a dry run what a JSON patch would leave of an inspected object that takes away what others added,
+// where the API server refuses that, what Git says would be by itself. It is nil if neither can be known.
+// An object that changed since it was inspected is a conflict.
+func (a *Applier) Without(ctx context.Context, bundle api.RenderedBundle, in Inspection, patch []byte) (*unstructured.Unstructured, error) {
+	ref := api.RefOf(in.Live)
+	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	release, err := a.acquire(ctx)
+	if err != nil {
+		return nil, Classify(ref, "", err)
+	}
+	defer release()
+	at, err := a.kinds.place(ref)
+	if err != nil {
+		return nil, Classify(ref, bundle.Origin[ref.ID()], err)
+	}
+	out, err := c.tryPatch(ctx, at, patch)
+	if err == nil {
+		return out, nil
+	}
+	if k, _ := kindOf(err); k == api.Transient || k == api.Waiting {
+		return nil, Classify(ref, bundle.Origin[ref.ID()], err)
+	}
+	return c.asNew(ctx, at, in.Desired), nil
+}

@@ -82,7 +82,7 @@ func writableUnseen(in Input) bool {
 }
 
 // Plain is api.InventoryEntry.Plain for an object of the bundle as the API server has it.
-func Plain(live metav1.Object, bundle string) bool {
+func Plain(live metav1.Object, bundle string, policy api.Drift) bool {
 	annotations := live.GetAnnotations()
 	for _, key := range []string{api.AnnotationReconcile, api.AnnotationSSA, api.AnnotationDrift} {
 		if annotations[key] != "" {
@@ -90,7 +90,7 @@ func Plain(live metav1.Object, bundle string) bool {
 		}
 	}
 	return live.GetLabels()[api.LabelPartOf] == ApplySetID(bundle) && live.GetDeletionTimestamp() == nil &&
-		!slices.ContainsFunc(live.GetManagedFields(), Adopted)
+		!slices.ContainsFunc(live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return Adopted(e, policy) || otherScale(e) })
 }
 
 // Exempt names what on the live object, and not in Git, keeps it from being looked at or corrected:
@@ -142,7 +142,7 @@ func leftAsAWhole(in Input) bool {
 func present(in Input, s Step) Step {
 	owner := ownerOf(in.Live, in.Bundle)
 	if annotated(in.Live, api.AnnotationReconcile, api.ValueDisabled) {
-		s.Forget = owner.bundle == "" && in.Entry == nil // it was never ours
+		s.pass(in, owner)
 		return s.skipped(api.AnnotationReconcile + ": disabled on the live object")
 	}
 	if owner.foreign {
@@ -159,7 +159,7 @@ func present(in Input, s Step) Step {
 		return s
 	}
 	if ssaMode(in) == ssaIfNotPresent {
-		s.Forget = owner.bundle == "" && in.Entry == nil
+		s.pass(in, owner)
 		return s.skipped("it exists, and " + api.AnnotationSSA + " is IfNotPresent")
 	}
 	if sameAsApplied(in) && (!corrects(in) || in.Entry.UID == string(in.Live.GetUID()) && owner.ours) {
@@ -236,6 +236,13 @@ func ssaMode(in Input) string {
 
 // Merges reports whether the object asks, in Git or on the cluster, that what others added is left to them.
 func Merges(in Input) bool { return ssaMode(in) == ssaMerge }
+
+// pass notes that an object is passed over for what its annotations say; what was never ours is no part of the inventory.
+func (s *Step) pass(in Input, by owner) {
+	if s.Forget = by.bundle == "" && in.Entry == nil; s.Forget {
+		s.Orders = api.OrdersIn(in.Live.GetAnnotations())
+	}
+}
 
 func (s Step) skipped(reason string) Step {
 	s.Next, s.Action, s.Reason = Done, api.Skipped, reason

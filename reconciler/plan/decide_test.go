@@ -359,18 +359,19 @@ func TestPlain(t *testing.T) {
 		live *unstructured.Unstructured
 		want bool
 	}{
-		"ours":                  {tLive("b"), true},
-		"another bundle's":      {tLive("other"), false},
-		"nobody's":              {tLive(""), false},
-		"reconcile":             {tLive("b", api.AnnotationReconcile+"=disabled"), false},
-		"drift":                 {tLive("b", api.AnnotationDrift+"=report"), false},
-		"ssa":                   {tLive("b", api.AnnotationSSA+"=Merge"), false},
-		"prune is no obstacle":  {tLive("b", api.AnnotationPrune+"=disabled"), true},
-		"going":                 {terminating(tLive("b")), false},
-		"claimed by kubectl":    {claimed("kubectl-edit"), false},
-		"claimed by controller": {claimed("some-controller"), true},
+		"ours":                                 {tLive("b"), true},
+		"another bundle's":                     {tLive("other"), false},
+		"nobody's":                             {tLive(""), false},
+		"reconcile":                            {tLive("b", api.AnnotationReconcile+"=disabled"), false},
+		"drift":                                {tLive("b", api.AnnotationDrift+"=report"), false},
+		"ssa":                                  {tLive("b", api.AnnotationSSA+"=Merge"), false},
+		"prune is no obstacle":                 {tLive("b", api.AnnotationPrune+"=disabled"), true},
+		"going":                                {terminating(tLive("b")), false},
+		"claimed by kubectl":                   {claimed("kubectl-edit"), false},
+		"claimed by controller":                {claimed("some-controller"), true},
+		"claimed by one that the policy names": {claimed("terraform"), false},
 	} {
-		if got := Plain(tt.live, "b"); got != tt.want {
+		if got := Plain(tt.live, "b", api.Drift{TakeOver: []string{"terraform"}}); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

@@ -165,7 +165,7 @@ func (w *world) pass(t *testing.T, reliable bool) []Step {
 		if e, ok := w.inventory[id]; ok {
 			in.Entry = &e
 			if l := w.live[id]; l != nil && e.UID == string(l.GetUID()) && w.chance(2) {
-				e.Plain, in.AsLeft = Plain(l, w.bundle), "7"
+				e.Plain, in.AsLeft = Plain(l, w.bundle, in.Drift), "7"
 			}
 		}
 		s := Decide(in)
@@ -314,7 +314,7 @@ func (w *world) reject(t *testing.T, in Input, err error) Step {
 			t.Fatalf("makes room for %s unasked: forced %v, %s", in.Desired.GetName(), forced, in.Sight)
 		case ownerOf(in.Live, w.bundle).bundle == "" && (in.Entry == nil || in.Entry.UID != string(in.Live.GetUID())):
 			t.Fatalf("makes room on %s, which is not ours", in.Desired.GetName())
-		case !slices.ContainsFunc(in.Live.GetManagedFields(), Adopted):
+		case !slices.ContainsFunc(in.Live.GetManagedFields(), func(e metav1.ManagedFieldsEntry) bool { return Adopted(e, in.Drift) }):
 			t.Fatalf("makes room on %s, where nobody is in the way", in.Desired.GetName())
 		}
 		return Step{Object: api.RefOf(in.Desired), Next: Write, Action: api.Updated}

@@ -1,6 +1,12 @@
 package plan
 
-import "k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	smd "sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+)
 
 // MayLeave reports whether a desired object declares a field that may be somebody else's on the cluster
 // although no ignore rule says so: replicas, a CA bundle, the rules of an aggregated ClusterRole.
@@ -36,4 +42,16 @@ func holds(v any, key string) bool {
 		}
 	}
 	return false
+}
+
+// otherScale reports an entry of the scale subresource that claims another field than spec.replicas.
+func otherScale(e metav1.ManagedFieldsEntry) bool {
+	s, ok := fieldSet(e)
+	return ok && e.Subresource == "scale" && !s.Difference(smd.NewSet(smd.MakePathOrDie("spec", "replicas"))).Empty()
+}
+
+// ScaledElsewhere reports whether the number of an object's replicas was set through its scale subresource
+// and stands in another field than spec.replicas, as a custom resource may have it.
+func ScaledElsewhere(live metav1.Object) bool {
+	return slices.ContainsFunc(live.GetManagedFields(), otherScale)
 }

@@ -114,7 +114,7 @@ func crowd(in Input, err error) string {
 	}
 	var names []string
 	for _, e := range in.Live.GetManagedFields() {
-		if Adopted(e) && !Spared(e.Manager, RulesFor(api.RefOf(in.Desired), in.Drift)) {
+		if Adopted(e, in.Drift) && !Spared(e.Manager, RulesFor(api.RefOf(in.Desired), in.Drift)) {
 			names = append(names, e.Manager)
 		}
 	}
@@ -125,6 +125,9 @@ func crowd(in Input, err error) string {
 // Crowding is a refusal with the way out, where what others added can be what it is about; else the refusal as it is.
 func Crowding(in Input, err error) error {
 	names := crowd(in, err)
+	if r, ok := MakeRoom(in, err); ok && names == "" {
+		names = strings.Join(r.Of, ", ")
+	}
 	if names == "" || forced(in) {
 		return err
 	}

@@ -95,6 +95,8 @@ type Step struct {
 	Reason string
 	// Err is set for Denied and Failed.
 	Err error
+	// Orders are what the annotations of a live object say that is passed over for them and was never ours; see Forget.
+	Orders api.Orders
 	// TakeOver says which other managers' fields become ours.
 	TakeOver TakeOver
 	// Forget says that the object does not belong in the bundle's inventory (any more).

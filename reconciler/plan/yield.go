@@ -3,14 +3,13 @@ package plan
 import (
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
-	"sigs.k8s.io/structured-merge-diff/v6/value"
+	"k8s.io/apimachinery/pkg/runtime"
+	smd "sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // RulesFor returns the ignore rules whose target an object matches.
@@ -25,177 +24,208 @@ func RulesFor(ref api.ObjectRef, d api.Drift) []api.IgnoreRule {
 }
 
 // Yield returns the desired object with the live values of all fields that the rules leave to others:
-// what Git says of them holds only when the object is created.
+// what Git says of them holds only when the object is created. An item of a list that is not live is left out.
+// A field that is ours on the cluster and has left Git stays in what is sent: left out, it would go.
 // Neither object is changed.
 func Yield(desired, live *unstructured.Unstructured, rules []api.IgnoreRule) *unstructured.Unstructured {
+	y := yielder{shape: smd.NewSet(), own: smd.NewSet(), theirs: smd.NewSet(), patterns: patternsOf(rules)}
+	for _, e := range live.GetManagedFields() {
+		s, ok := fieldSet(e)
+		if !ok {
+			continue
+		}
+		y.shape = y.shape.Union(s)
+		switch {
+		case e.Manager != api.FieldManager && Spared(e.Manager, rules):
+			y.theirs = y.theirs.Union(s.Leaves())
+		case e.Manager == api.FieldManager && e.Subresource == "":
+			y.own = y.own.Union(s)
+		}
+	}
 	out := desired.DeepCopy()
+	for _, key := range keysOf(out.Object, live.Object) {
+		at := fieldpath.Trail{fieldpath.Field(key)}
+		switch key {
+		case "apiVersion", "kind", "status":
+		case "metadata":
+			y.metadata(at, out.Object, live.Object)
+		default:
+			y.key(at, y.shape.WithPrefix(at[0].Elem), out.Object, live.Object)
+		}
+	}
+	return out
+}
+
+// patternsOf are the paths of rules.
+func patternsOf(rules []api.IgnoreRule) []fieldpath.Pattern {
+	var out []fieldpath.Pattern
 	for _, r := range rules {
 		for _, p := range r.Paths {
-			if p == "/" {
-				yieldAll(out, live)
-				continue
-			}
-			out.Object, _ = yieldPath(out.Object, live.Object, pointer(p)).(map[string]any)
-		}
-		for _, e := range live.GetManagedFields() {
-			if !slices.Contains(r.Managers, e.Manager) || e.Manager == api.FieldManager {
-				continue
-			}
-			if s, ok := fieldSet(e); ok {
-				s.Leaves().Iterate(func(p fieldpath.Path) {
-					if steps, ok := steps(p); ok {
-						out.Object, _ = yieldPath(out.Object, live.Object, steps).(map[string]any)
-					}
-				})
-			}
+			out = append(out, fieldpath.Parse(p))
 		}
 	}
 	return out
 }
 
-// yieldAll replaces all that Git says of an object by what is live, except whose it is.
-func yieldAll(out, live *unstructured.Unstructured) {
-	for k := range out.Object {
-		switch k {
-		case "apiVersion", "kind":
-		case "metadata":
-			for _, field := range []string{"labels", "annotations"} {
-				for key := range stringsAt(out, field) {
-					if key != api.LabelPartOf && key != api.LabelManagedBy && key != api.LabelBundle {
-						out.Object, _ = yieldPath(out.Object, live.Object, []step{{key: k}, {key: field}, {key: key}}).(map[string]any)
-					}
-				}
+// yielder goes down a desired and a live object side by side.
+type yielder struct {
+	patterns []fieldpath.Pattern
+	// theirs are the fields of the managers to whom rules leave all; own are ours, and shape all that anybody claims.
+	theirs, own, shape *smd.Set
+}
+
+func (y *yielder) metadata(at fieldpath.Trail, want, have map[string]any) {
+	w, _ := want["metadata"].(map[string]any)
+	h, _ := have["metadata"].(map[string]any)
+	shape := y.shape.WithPrefix(at[0].Elem)
+	for _, field := range []string{"annotations", "finalizers", "labels", "ownerReferences"} {
+		s := fieldpath.Field(field)
+		if field != "labels" {
+			y.key(at.Then(s), shape.WithPrefix(s.Elem), w, h)
+			continue
+		}
+		labels, _ := w[field].(map[string]any)
+		live, _ := h[field].(map[string]any)
+		for _, key := range keysOf(labels, live) {
+			if labels != nil && key != api.LabelPartOf && key != api.LabelManagedBy && key != api.LabelBundle {
+				y.key(at.Then(s).Then(fieldpath.Field(key)), smd.NewSet(), labels, live)
 			}
-		default:
-			out.Object, _ = yieldPath(out.Object, live.Object, []step{{key: k}}).(map[string]any)
 		}
 	}
 }
 
-func stringsAt(o *unstructured.Unstructured, field string) map[string]string {
-	m, _, _ := unstructured.NestedStringMap(o.Object, "metadata", field)
-	return m
-}
-
-// step is one part of a path: a key, an index, any of them, or a list item by some of its fields.
-type step struct {
-	key    string
-	any    bool
-	fields map[string]string
-}
-
-// pointer splits a JSON pointer as api.IgnoreRule writes it.
-func pointer(p string) []step {
-	var out []step
-	for part := range strings.SplitSeq(strings.TrimPrefix(p, "/"), "/") {
-		part = strings.ReplaceAll(strings.ReplaceAll(part, "~1", "/"), "~0", "~")
-		switch {
-		case part == "*":
-			out = append(out, step{any: true})
-		case strings.HasPrefix(part, "[") && strings.HasSuffix(part, "]"):
-			fields := map[string]string{}
-			for f := range strings.SplitSeq(part[1:len(part)-1], ",") {
-				k, v, _ := strings.Cut(f, "=")
-				fields[k] = v
-			}
-			out = append(out, step{fields: fields})
-		default:
-			out = append(out, step{key: part})
+// key yields one field of a map, in place.
+func (y *yielder) key(at fieldpath.Trail, shape *smd.Set, want, have map[string]any) {
+	key := at.Field(0)
+	w, inGit := want[key]
+	h := have[key]
+	switch {
+	case !inGit && (h == nil || want == nil || !y.ours(at.Path()) && !y.whole(at[:len(at)-1].Path())):
+	case !inGit && y.covered(at):
+		want[key] = runtime.DeepCopyJSONValue(h)
+	case !inGit:
+		if v := y.below(at, shape, h); v != nil {
+			want[key] = v
+		}
+	default:
+		if v, stays := y.value(at, shape, w, h); stays {
+			want[key] = v
+		} else {
+			delete(want, key)
 		}
 	}
-	return out
 }
 
-// steps turns a path of managedFields into ours. Items of sets, which have no path of their own, report false.
-func steps(p fieldpath.Path) ([]step, bool) {
-	var out []step
-	for _, e := range p {
-		switch {
-		case e.FieldName != nil:
-			if *e.FieldName == "metadata" && len(out) == 0 {
-				// Labels and annotations below are fine; the rest of the metadata is not Git's to yield.
-				if len(p) < 2 || p[1].FieldName == nil || (*p[1].FieldName != "labels" && *p[1].FieldName != "annotations") {
-					return nil, false
-				}
-			}
-			out = append(out, step{key: *e.FieldName})
-		case e.Key != nil:
-			fields := map[string]string{}
-			for _, f := range *e.Key {
-				fields[f.Name] = strings.Trim(value.ToString(f.Value), `"`)
-			}
-			out = append(out, step{fields: fields})
-		case e.Index != nil:
-			out = append(out, step{key: strconv.Itoa(*e.Index)})
-		default:
-			return nil, false
+// below is what stays of a map or list that has left Git because of rules for parts of it; nil for nothing.
+func (y *yielder) below(at fieldpath.Trail, shape *smd.Set, have any) any {
+	if !slices.ContainsFunc(y.patterns, func(p fieldpath.Pattern) bool { return p.Within(at) }) {
+		return nil
+	}
+	switch h := have.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for key := range h {
+			s := fieldpath.Field(key)
+			y.key(at.Then(s), shape.WithPrefix(s.Elem), out, h)
+		}
+		if len(out) > 0 {
+			return out
+		}
+	case []any:
+		if out := y.list(at, shape, nil, h); len(out) > 0 {
+			return out
 		}
 	}
-	return out, len(out) > 0
+	return nil
 }
 
-// yieldPath returns want with the value at the path replaced by that of live;
-// where live has none it is left out. What want does not set stays unset.
-func yieldPath(want, live any, path []step) any {
-	if len(path) == 0 {
-		return live
+// value is what is sent at a place where Git says want; false for nothing.
+func (y *yielder) value(at fieldpath.Trail, shape *smd.Set, want, have any) (any, bool) {
+	if y.covered(at) {
+		return runtime.DeepCopyJSONValue(have), have != nil
 	}
 	switch w := want.(type) {
 	case map[string]any:
-		l, _ := live.(map[string]any)
-		for _, k := range slices.Sorted(maps.Keys(w)) {
-			if !path[0].any && path[0].key != k {
-				continue
-			}
-			lv, there := l[k]
-			switch {
-			case there:
-				w[k] = yieldPath(w[k], lv, path[1:])
-			case len(path) == 1:
-				delete(w, k)
-			}
+		h, _ := have.(map[string]any)
+		for _, key := range keysOf(w, h) {
+			s := fieldpath.Field(key)
+			y.key(at.Then(s), shape.WithPrefix(s.Elem), w, h)
 		}
 	case []any:
-		l, _ := live.([]any)
-		for i := range w {
-			if !path[0].picks(w[i], i) {
-				continue
-			}
-			if j := counterpart(w[i], i, l, path[0]); j >= 0 {
-				w[i] = yieldPath(w[i], l[j], path[1:])
-			}
+		h, _ := have.([]any)
+		return y.list(at, shape, w, h), true
+	}
+	return want, true
+}
+
+func (y *yielder) list(at fieldpath.Trail, shape *smd.Set, want, have []any) []any {
+	id := fieldpath.Identify(shape)
+	items, ok := fieldpath.ItemsOf(want, id)
+	live, ok2 := fieldpath.ItemsOf(have, id)
+	if !ok || !ok2 {
+		return y.atomic(at, want, have)
+	}
+	out := make([]any, 0, len(want))
+	for i, it := range items.Order {
+		var other any
+		if j := fieldpath.Find(have, it.Elem); j >= 0 {
+			other, it.Elem = have[j], live.Order[j].Elem
+		}
+		s := fieldpath.Item(it.Elem, i, overlaid(it.Item, other))
+		if other == nil && !y.covered(at.Then(s)) {
+			out = append(out, it.Item) // it is made anew, with all that Git says of it
+			continue
+		}
+		if v, stays := y.value(at.Then(s), shape.WithPrefix(s.Elem), it.Item, other); stays {
+			out = append(out, v)
+		}
+	}
+	for _, it := range live.Order {
+		_, there := items.Find(it.Elem)
+		at := at.Then(it)
+		if !there && !slices.ContainsFunc(want, func(w any) bool { return fieldpath.IsItem(it.Elem, w) }) && y.covered(at) && y.ours(at.Path()) {
+			out = append(out, runtime.DeepCopyJSONValue(it.Item))
+		}
+	}
+	return out
+}
+
+// atomic yields parts of a list that the API server replaces as one: item by item, as a comparison goes through it.
+// Of lists of another length nothing is left but the whole. Where nobody claims anything, items are known by their names.
+func (y *yielder) atomic(at fieldpath.Trail, want, have []any) []any {
+	if len(have) == 0 {
+		// Nothing tells any more what kind of list it was: that it was one with items of their own, as the rule has it, is to be believed.
+		return slices.DeleteFunc(want, func(item any) bool {
+			i := slices.IndexFunc(want, func(w any) bool { return fieldpath.Equal(w, item) })
+			return y.coveredItem(at.Then(fieldpath.Item(smd.IndexElement(i), i, item)))
+		})
+	}
+	if len(want) != len(have) && !y.shape.Empty() {
+		return want
+	}
+	for i := range want {
+		j := i
+		if y.shape.Empty() {
+			j = counterpart(want[i], i, have)
+		}
+		if j < 0 {
+			continue
+		}
+		s := fieldpath.Item(smd.IndexElement(i), i, have[j])
+		if v, stays := y.value(at.Then(s), smd.NewSet(), want[i], have[j]); stays {
+			want[i] = v
 		}
 	}
 	return want
 }
 
-// picks reports whether a step of a path stands for a list item.
-func (s step) picks(item any, i int) bool {
-	if s.any {
-		return true
-	}
-	if s.fields == nil {
-		return s.key == strconv.Itoa(i)
-	}
-	m, ok := item.(map[string]any)
-	if !ok {
-		return false
-	}
-	for k, v := range s.fields {
-		// A key that Git leaves out has a default that the path spells out (a port's protocol).
-		if text, set := m[k]; set && textOf(text) != v {
-			return false
-		}
-	}
-	return true
+// coveredItem reports whether a rule covers an item of a list itself, and does not only lead to its place.
+func (y *yielder) coveredItem(at fieldpath.Trail) bool {
+	return slices.ContainsFunc(y.patterns, func(p fieldpath.Pattern) bool { return p.Covers(at) && !p.ByIndex(len(at)-1) })
 }
 
-// counterpart finds the live item that a desired one became: by the fields of the path,
-// by name where items have names, else by position.
-func counterpart(item any, i int, live []any, s step) int {
-	if s.fields != nil {
-		return slices.IndexFunc(live, func(l any) bool { return s.picks(l, -1) })
-	}
+// counterpart finds the live item that a desired one became: by name where items have names, else by position.
+func counterpart(item any, i int, live []any) int {
 	if m, ok := item.(map[string]any); ok {
 		if name, ok := m["name"]; ok {
 			return slices.IndexFunc(live, func(l any) bool {
@@ -210,16 +240,51 @@ func counterpart(item any, i int, live []any, s step) int {
 	return -1
 }
 
-func textOf(v any) string {
-	switch t := v.(type) {
-	case string:
-		return t
-	case int64:
-		return strconv.FormatInt(t, 10)
-	case bool:
-		return strconv.FormatBool(t)
-	case float64:
-		return strconv.FormatFloat(t, 'g', -1, 64)
+// overlaid is an item as the API server knows it: what Git says, over what it was.
+func overlaid(want, have any) any {
+	w, ok := want.(map[string]any)
+	h, ok2 := have.(map[string]any)
+	if !ok || !ok2 {
+		return want
 	}
-	return ""
+	out := maps.Clone(h)
+	maps.Copy(out, w)
+	return out
+}
+
+// whole reports whether somebody claims a map as one: an apply that leaves a key out of it takes the key away.
+func (y *yielder) whole(p smd.Path) bool {
+	if len(p) == 0 {
+		return false
+	}
+	set := y.shape
+	for _, pe := range p[:len(p)-1] {
+		set = set.WithPrefix(pe)
+	}
+	last := p[len(p)-1]
+	return set.Members.Has(last) && set.WithPrefix(last).Empty()
+}
+
+func (y *yielder) covered(at fieldpath.Trail) bool {
+	return covers(y.patterns, at) || y.theirs.Has(at.Path())
+}
+
+// covers reports whether a pattern covers a place that rules may leave to others.
+func covers(patterns []fieldpath.Pattern, at fieldpath.Trail) bool {
+	return slices.ContainsFunc(patterns, func(p fieldpath.Pattern) bool { return p.Covers(at) })
+}
+
+func (y *yielder) ours(p smd.Path) bool {
+	set := y.own
+	for _, pe := range p[:len(p)-1] {
+		set = set.WithPrefix(pe)
+	}
+	last := p[len(p)-1]
+	return set.Members.Has(last) || !set.WithPrefix(last).Empty()
+}
+
+func keysOf(a, b map[string]any) []string {
+	out := slices.AppendSeq(slices.Collect(maps.Keys(a)), maps.Keys(b))
+	slices.Sort(out)
+	return slices.Compact(out)
 }
