@@ -115,6 +115,8 @@ type BundleStatus struct {
 	// Drifted counts objects with an open episode, Unknown those whose comparison failed.
 	Drifted int `json:"drifted"`
 	Unknown int `json:"unknown"`
+	// Uncompared says of objects whose comparison failed which they are, and why: at most MaxContested.
+	Uncompared []string `json:"uncompared,omitempty"`
 	// Contested says of drift that somebody keeps bringing back who it is, and what would end it: at most MaxContested.
 	Contested []string `json:"contested,omitempty"`
 	// Uncorrected says of drift whose correction failed which object it is, and why: at most MaxContested.
@@ -161,8 +163,11 @@ type Applied struct {
 	Removed bool `json:"removed,omitempty"`
 }
 
-// MaxContested bounds BundleStatus.Contested and BundleStatus.Uncorrected, each.
+// MaxContested bounds BundleStatus.Contested, BundleStatus.Uncorrected and BundleStatus.Uncompared, each.
 const MaxContested = 3
+
+// MaxUncompared bounds the reason in a line of BundleStatus.Uncompared, in bytes.
+const MaxUncompared = 300
 
 // MaxExempt bounds BundleStatus.Exempt.
 const MaxExempt = 20

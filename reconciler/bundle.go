@@ -39,7 +39,9 @@ type bundle struct {
 	unknown map[string]string
 	// orders: object ID -> what the annotations of the live object say, where they say anything
 	orders map[string]api.Orders
-	// unlabelled are objects that were seen without the label by which they are watched, and were left so.
+	// passed are the objects that were there before and are not ours for what an annotation on them says, each with that.
+	passed []string
+	// unlabelled are objects that were seen without a label by which they are watched, and were left so.
 	unlabelled map[string]struct{}
 	// look are objects to be compared whatever the watch says: what counts as drift has changed.
 	look map[string]struct{}
@@ -210,7 +212,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 	b.force, b.anew = false, false
 	inventory := b.inventory()
 	r.phaseLocked(b, api.PhaseApplying, "")
-	saw := &witness{r: r, b: b, applied: b.applied, objects: b.appliedObjects, met: map[string]bool{}}
+	saw := &witness{r: r, b: b, applied: b.applied, objects: b.appliedObjects, met: map[string]bool{}, over: map[string]bool{}}
 	r.mu.Unlock()
 	hold := &hold{ask: r.holder(b.name)}
 	held := hold.Held
@@ -368,11 +370,12 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	now := r.Now()
 	r.mu.Lock()
 	moved := r.takeEntriesLocked(b, res.Inventory)
-	episodes := saw.correctedLocked(res.Changes)
+	episodes := saw.correctedLocked(res.Changes, revision)
 	policy := false // it has changed
 	if desired != nil && res.Changes.Changes != nil {
 		policy = b.applied != nil && !reflect.DeepEqual(b.applied.Spec.Drift, desired.Spec.Drift)
 		b.setApplied(desired)
+		b.notePassed(res.Passed)
 		episodes = append(episodes, r.resolveGoneLocked(b)...)
 	}
 	r.doneLocked(b)

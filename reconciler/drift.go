@@ -18,8 +18,9 @@ import (
 // unknownRetry is how soon an object is looked at again whose comparison failed.
 const unknownRetry = 5 * time.Second
 
-// unlabelledRetry is how soon an object is looked at again that has lost the label by which the watch sees it,
+// unlabelledRetry is how soon an object is looked at again that has lost a label by which the watch sees it,
 // and that nobody may give it back: it is left alone, and what happens to it is to be known all the same.
+// One that is missing and may not be made is looked for as often: it may come back without our labels.
 const unlabelledRetry = 5 * time.Second
 
 // compareLoop looks at objects until the queue is closed.
@@ -56,7 +57,7 @@ func (r *Reconciler) compare(ctx context.Context, id string, since time.Time) {
 	if t == nil {
 		return
 	}
-	ins, err := r.inspect(ctx, t)
+	ins, err := r.inspect(ctx, b, t)
 	if ctx.Err() != nil {
 		return
 	}
@@ -67,17 +68,39 @@ func (r *Reconciler) compare(ctx context.Context, id string, since time.Time) {
 	r.judge(ctx, b, t, ins, since)
 }
 
-// inspect looks at an object, and at what may own its replicas.
-func (r *Reconciler) inspect(ctx context.Context, t *target) (ins apply.Inspection, err error) {
+// inspect looks at an object, at what may own its replicas, and at what others added to it.
+func (r *Reconciler) inspect(ctx context.Context, b *bundle, t *target) (ins apply.Inspection, err error) {
 	if t.extra {
 		ins = r.Applier.InspectExtra(ctx, t.rendered, api.RefOf(t.desired))
 		return ins, ins.Err
 	}
-	if ins = r.Applier.Inspect(ctx, t.rendered, t.desired); ins.Err != nil {
-		return ins, ins.Err
+	for range maxLooks {
+		if ins = r.Applier.Inspect(ctx, t.rendered, t.desired); ins.Err != nil {
+			return ins, ins.Err
+		}
+		if t.near, err = r.autoscalers(ctx, t.desired, ins.Live); err != nil {
+			return ins, err
+		}
+		if err = r.withoutAdditions(ctx, b, t, &ins); !conflict(err) {
+			break // else it changed while it was looked at
+		}
 	}
-	t.near, err = r.autoscalers(ctx, t.desired, ins.Live)
 	return ins, err
+}
+
+// maxLooks is how often an object is inspected that changes between two questions about it.
+const maxLooks = 5
+
+// withoutAdditions asks what would be left of an inspected object without what others added, where that is looked for:
+// a value that the API server sets anyway is nobody's addition.
+func (r *Reconciler) withoutAdditions(ctx context.Context, b *bundle, t *target, ins *apply.Inspection) (err error) {
+	if t.extra || ins.Live == nil || ins.DryRun == nil || ins.Refused != nil || !t.rendered.Spec.Drift.AsksForExtra() {
+		return nil
+	}
+	if patch := r.Detective.Additions(r.observation(b, t, *ins, r.Now())); patch != nil {
+		ins.Stripped, err = r.Applier.Without(ctx, t.rendered, *ins, patch)
+	}
+	return err
 }
 
 // hold keeps an event back until the bundle is no longer being applied.
@@ -241,7 +264,7 @@ func (r *Reconciler) unlabelledLocked(b *bundle, t *target, live *unstructured.U
 	_, was := b.unlabelled[t.id]
 	before := b.orders[t.id]
 	b.noteOrdersOf(t.id, live)
-	is := live != nil && live.GetLabels()[api.LabelPartOf] == ""
+	is := live != nil && !watched(live)
 	if is {
 		b.unlabelled[t.id] = struct{}{}
 		r.queue.addAfter(t.id, unlabelledRetry)
@@ -251,6 +274,12 @@ func (r *Reconciler) unlabelledLocked(b *bundle, t *target, live *unstructured.U
 	if e, owned := b.entries[t.id]; owned && was && (!is || b.orders[t.id] != before) {
 		r.tryAgainLocked(b, e)
 	}
+}
+
+// watched reports whether the watch sees an object: it selects by both labels.
+func watched(o *unstructured.Unstructured) bool {
+	labels := o.GetLabels()
+	return labels[api.LabelPartOf] != "" && labels[api.LabelManagedBy] == api.ManagedBy
 }
 
 // versionOfLocked is the version in which we know the kind of an extra object.
@@ -326,6 +355,9 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.After > 0 {
 		r.queue.addAfter(t.id, verdict.After)
 	}
+	if !t.extra && ins.Live == nil && verdict.Episode != nil && verdict.Episode.Open() {
+		r.queue.addAfter(t.id, unlabelledRetry)
+	}
 	// What Git has changed meanwhile is not set back to its old value first: the apply that comes writes the new one.
 	if (verdict.Write != nil || verdict.Strip != nil || verdict.Remove) && !r.superseded(b, t) {
 		r.correct(ctx, b, t, ins, verdict, since)
@@ -381,7 +413,7 @@ func (r *Reconciler) halfDone(ctx context.Context, b *bundle, t *target, ins app
 	next := *t
 	next.rendered, next.desired = rendered, want
 	look := r.Applier.Inspect(ctx, rendered, want)
-	if look.Err != nil || look.Live == nil {
+	if look.Err != nil || look.Live == nil || r.withoutAdditions(ctx, b, &next, &look) != nil {
 		return false
 	}
 	verdict := r.observe(b, &next, look, now)
@@ -395,21 +427,28 @@ func (r *Reconciler) observe(b *bundle, t *target, ins apply.Inspection, now tim
 	if e, ok := b.open[t.id]; ok {
 		prev = &e
 	}
-	s, _ := r.heldLocked(now, b.name, t.ref)
 	r.mu.Unlock()
 	if prev == nil {
 		prev, _ = r.Store.LatestEpisode(t.id)
 	}
+	return r.Detective.Observe(prev, r.observation(b, t, ins, now))
+}
+
+// observation is what was found, in the detective's words.
+func (r *Reconciler) observation(b *bundle, t *target, ins apply.Inspection, now time.Time) Observation {
+	r.mu.Lock()
+	s, _ := r.heldLocked(now, b.name, t.ref)
+	r.mu.Unlock()
 	o := Observation{
 		Bundle: b.name, Object: t.ref, Revision: t.revision, Spec: t.rendered.Spec.Drift,
-		Live: ins.Live, DryRun: ins.DryRun, Refused: ins.Refused != nil, Suspension: s.Name, At: now,
+		Live: ins.Live, DryRun: ins.DryRun, Stripped: ins.Stripped, Refused: ins.Refused != nil, Suspension: s.Name, At: now,
 	}
 	if !t.extra {
 		o.Desired, o.Object = ins.Desired, api.RefOf(t.desired)
 		o.Known, o.Neighbours = t.entry, t.near
 		o.Unapplied = t.entry != nil && t.entry.Digest != apply.Digest(t.desired)
 	}
-	return r.Detective.Observe(prev, o)
+	return o
 }
 
 // seenLocked notes that an object, as it is now, was found to be as it should be.
@@ -420,7 +459,7 @@ func (r *Reconciler) seenLocked(b *bundle, t *target, live *unstructured.Unstruc
 	}
 	e.UID, e.ResourceVersion, e.Generation = string(live.GetUID()), live.GetResourceVersion(), live.GetGeneration()
 	e.MetaDigest, e.Claimed = api.MetaDigest(live), api.ClaimedAt(live)
-	e.Scaled, e.Plain = scaled, plan.Plain(live, b.name)
+	e.Scaled, e.Plain = scaled, plan.Plain(live, b.name, t.rendered.Spec.Drift)
 	b.entries[t.id] = e
 }
 
@@ -489,8 +528,8 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	r.Metrics.corrected(since, at)
 	r.Log.Info("drift corrected", "bundle", b.name, "object", t.id, "episode", e.ID, "manager", e.By.Manager)
 	r.publish.event(apply.EventRequest{Bundle: b.name, Object: e.Object, Type: "Normal", Reason: "Corrected", Message: "drift corrected: " + summary(e)})
-	if v.Write != nil && t.rendered.Spec.Drift.AsksForExtra() {
-		// Writing our fields does not touch those that others added.
+	if (v.Write != nil || v.Strip != nil) && t.rendered.Spec.Drift.AsksForExtra() {
+		// Writing our fields does not touch those that others added, and taking those away must have left ours.
 		r.mu.Lock()
 		b.look[t.id] = struct{}{}
 		r.mu.Unlock()

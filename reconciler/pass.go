@@ -60,6 +60,7 @@ func (r *Reconciler) load(ctx context.Context) error {
 		b.status = rec.Status
 		b.revision = rec.Status.AppliedRevision
 		r.takeEntriesLocked(b, rec.Inventory)
+		b.restorePassed()
 		if lost {
 			r.recordLocked(b) // all of them at once: a store that holds some is not rebuilt again
 		}

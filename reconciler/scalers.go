@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // autoscalers returns the objects in Git that scale others and, if the live object has other replicas
@@ -40,10 +42,14 @@ func (r *Reconciler) ScalersChanged(namespace string) {
 	}
 }
 
-// replicasDiffer reports whether Git says how many replicas an object has, and it has another number.
+// replicasDiffer reports whether Git says how many replicas an object has, and it has another number,
+// or its number was set by a way that does not tell.
 func replicasDiffer(desired, live *unstructured.Unstructured) bool {
 	if live == nil {
 		return false
+	}
+	if plan.ScaledElsewhere(live) {
+		return true // which field it is, and what Git says of it, whoever asks for the autoscalers finds out
 	}
 	want, ok, _ := unstructured.NestedFieldNoCopy(desired.Object, "spec", "replicas")
 	have, _, _ := unstructured.NestedFieldNoCopy(live.Object, "spec", "replicas")
@@ -52,7 +58,11 @@ func replicasDiffer(desired, live *unstructured.Unstructured) bool {
 
 // autoscaled reports whether an object has other replicas than Git says because an autoscaler owns them.
 func (r *Reconciler) autoscaled(t *target, live *unstructured.Unstructured) bool {
-	return replicasDiffer(t.desired, live) && slices.Contains(r.Detective.Leave(t.desired, live, t.near), "/spec/replicas")
+	if !replicasDiffer(t.desired, live) {
+		return false
+	}
+	left := r.Detective.Leave(t.desired, live, t.near)
+	return slices.Contains(left, "/spec/replicas") || plan.ScaledElsewhere(live) && len(left) > 0
 }
 
 // leave is apply.Request.Left.

@@ -54,6 +54,8 @@ type Applier interface {
 	Correct(ctx context.Context, bundle api.RenderedBundle, desired, live *unstructured.Unstructured) (api.InventoryEntry, error)
 	// Strip applies a JSON patch (RFC 6902) that removes what others added to an object.
 	Strip(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured, patch []byte) (api.InventoryEntry, error)
+	// Without asks with a dry run what such a patch would leave of an inspected object; nil if that cannot be known.
+	Without(ctx context.Context, bundle api.RenderedBundle, in apply.Inspection, patch []byte) (*unstructured.Unstructured, error)
 	// RemoveExtra deletes an object that is not in Git, if it is still what live is.
 	RemoveExtra(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured) error
 	PublishStatus(ctx context.Context, status api.BundleStatus, entries []api.InventoryEntry) error
@@ -103,6 +105,10 @@ type Seen struct {
 type Detective interface {
 	// Observe takes the object's last episode (nil if there is none) and what was found now.
 	Observe(prev *api.Episode, o Observation) Verdict
+	// Additions is a patch that takes away what others added, where it is worth asking what would be left without it.
+	Additions(o Observation) []byte
+	// Overwritten notes that an apply of a revision wrote over a drift that was only reported.
+	Overwritten(e api.Episode, at time.Time, revision string) api.Episode
 	// Corrected notes that the drift was corrected, or that the correction failed.
 	Corrected(e api.Episode, at time.Time, err error) api.Episode
 	// Leave returns the fields that an apply leaves as they are on the live object, beside those of ignore rules.
@@ -117,6 +123,8 @@ type Observation struct {
 	Spec     api.Drift
 	// Desired is nil for an object that is not in Git; Live is nil for one that is missing.
 	Desired, Live, DryRun *unstructured.Unstructured
+	// Stripped is what would be left of Live without what others added; nil if nobody asked.
+	Stripped *unstructured.Unstructured
 	// Refused says that the API server would not apply Desired to Live; DryRun is of an object of its own then.
 	Refused bool
 	// Unapplied says that Desired is not what was last applied to the object.

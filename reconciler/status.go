@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -185,11 +186,41 @@ func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
 	s.Drifted, s.Unknown = len(b.open), len(b.unknown)
 	s.Contested, s.Uncorrected = b.contested(), b.uncorrected()
 	s.Exempt, s.ExemptOmitted = b.exempt()
+	s.Uncompared = b.uncompared()
 	return s
+}
+
+// notePassed notes the objects that an apply passed over for an annotation that they bore before they were ours.
+// Before an object is ours every such annotation counts, whatever the policy says of what is added.
+func (b *bundle) notePassed(orders map[string]api.Orders) {
+	b.passed = nil
+	for id, live := range orders {
+		git := b.appliedObjects[id]
+		if git == nil {
+			continue
+		}
+		if what := plan.Exempt(api.OrdersIn(git.GetAnnotations()), live, api.Drift{}); what != "" {
+			b.passed = append(b.passed, api.RefOf(git).String()+": "+what)
+		}
+	}
+}
+
+// restorePassed reads passed from a status that was stored: what is exempt and not ours.
+func (b *bundle) restorePassed() {
+	for _, line := range b.status.Exempt {
+		if !slices.ContainsFunc(slices.Collect(maps.Values(b.entries)), func(e api.InventoryEntry) bool {
+			return strings.HasPrefix(line, e.Object.String()+": ")
+		}) {
+			b.passed = append(b.passed, line)
+		}
+	}
 }
 
 // exempt lists the objects in Git that an annotation on the cluster takes out, and those that left Git and an annotation keeps.
 func (b *bundle) exempt() (first []string, omitted int) {
+	if !b.gone {
+		first = slices.Clone(b.passed)
+	}
 	for id, live := range b.orders {
 		if !hasEntry(b, id) {
 			continue
@@ -211,6 +242,26 @@ func (b *bundle) exempt() (first []string, omitted int) {
 // contested tells of the fights over the bundle's objects.
 func (b *bundle) contested() []string {
 	return b.told(api.OutcomeContested, func(e api.Episode) string { return e.Hint })
+}
+
+// uncompared tells of the objects that could not be compared, and why.
+func (b *bundle) uncompared() []string {
+	var out []string
+	for _, id := range slices.Sorted(maps.Keys(b.unknown)) {
+		if len(out) == api.MaxContested {
+			break
+		}
+		name := id
+		if ref, ok := api.ParseID(id); ok {
+			name = ref.String()
+		}
+		why := b.unknown[id]
+		if len(why) > api.MaxUncompared {
+			why = strings.ToValidUTF8(why[:api.MaxUncompared], "") + "…"
+		}
+		out = append(out, name+": "+why)
+	}
+	return out
 }
 
 // uncorrected tells of the corrections that failed.

@@ -23,6 +23,8 @@ type witness struct {
 	mu sync.Mutex
 	// met: object ID -> drift that the policy says to correct, which the apply does
 	met map[string]bool
+	// over: object ID -> drift that the policy says to report, which the apply writes over
+	over map[string]bool
 }
 
 var _ apply.Witness = (*witness)(nil)
@@ -48,6 +50,9 @@ func (w *witness) Found(ctx context.Context, ref api.ObjectRef, in apply.Inspect
 	if !owned {
 		return nil
 	}
+	if err := w.r.withoutAdditions(ctx, w.b, t, &in); err != nil {
+		w.r.Log.Warn("what others added before the apply is not known", "bundle", w.b.name, "object", ref.ID(), "error", err)
+	}
 	verdict := w.r.observe(w.b, t, in, now)
 	if verdict.Episode == nil || verdict.Opened && w.r.halfDone(ctx, w.b, t, in, now) {
 		return nil
@@ -58,27 +63,31 @@ func (w *witness) Found(ctx context.Context, ref api.ObjectRef, in apply.Inspect
 	if verdict.Opened {
 		w.r.opened(*verdict.Episode, now, now)
 	}
-	if verdict.Write != nil {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.met[id] = true
-	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.met[id] = verdict.Write != nil
+	w.over[id] = verdict.Write == nil && verdict.Episode.Outcome == api.OutcomeReported && verdict.Episode.Class != api.ClassAdded
 	return nil
 }
 
-// correctedLocked ends the episodes of the drift that the apply has written over.
-func (w *witness) correctedLocked(cs api.ChangeSet) []api.Episode {
+// correctedLocked ends the episodes of the drift that the apply of a revision has written over.
+func (w *witness) correctedLocked(cs api.ChangeSet, revision string) []api.Episode {
 	var out []api.Episode
 	for _, c := range cs.Changes {
 		id := c.Object.ID()
 		e, open := w.b.open[id]
-		if !open || !w.met[id] || c.Error != "" {
+		if !open || !w.met[id] && !w.over[id] || c.Error != "" {
 			continue
 		}
 		switch c.Action {
 		case api.Created, api.Updated, api.Recreated:
 			delete(w.b.open, id)
-			out = append(out, w.r.Detective.Corrected(e, w.r.Now(), nil))
+			if w.met[id] {
+				e = w.r.Detective.Corrected(e, w.r.Now(), nil)
+			} else {
+				e = w.r.Detective.Overwritten(e, w.r.Now(), revision)
+			}
+			out = append(out, e)
 		default:
 		}
 	}

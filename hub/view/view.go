@@ -145,8 +145,13 @@ func Of(in Input, now time.Time, unknownAfter time.Duration) Cluster {
 			held++
 		}
 	}
-	if c.State, c.Reason = stateOf(c, held, now, unknownAfter); c.ExemptObjects > 0 && c.State != StateUnknown {
-		c.Reason += ", " + Count(c.ExemptObjects, "object") + " exempt"
+	if c.State, c.Reason = stateOf(c, held, now, unknownAfter); c.State != StateUnknown {
+		if c.UnknownObjects > 0 {
+			c.Reason += ", " + Count(c.UnknownObjects, "object") + " not compared"
+		}
+		if c.ExemptObjects > 0 {
+			c.Reason += ", " + Count(c.ExemptObjects, "object") + " exempt"
+		}
 	}
 	c.Ready = c.State != StateUnknown && c.Bundles > 0 && c.ReadyBundles == c.Bundles &&
 		c.Error == nil && c.DesiredRevision == c.AppliedRevision

@@ -57,12 +57,19 @@ type detective struct {
 	person func() (stamps string, call func(user string) string)
 }
 
-func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
+// input is an observation in the words of drift.
+func (d detective) input(o reconciler.Observation) drift.Input {
 	stamps, call := d.person()
-	res := drift.Compare(drift.Input{
-		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Refused: o.Refused, Unapplied: o.Unapplied, Spec: o.Spec,
+	return drift.Input{
+		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Stripped: o.Stripped, Refused: o.Refused, Unapplied: o.Unapplied, Spec: o.Spec,
 		Autoscalers: drift.AutoscalersIn(o.Neighbours), Matched: o.Known, Stamps: stamps, Person: call,
-	})
+	}
+}
+
+func (d detective) Additions(o reconciler.Observation) []byte { return drift.Additions(d.input(o)) }
+
+func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
+	res := drift.Compare(d.input(o))
 	uid, meta := "", ""
 	if o.Live != nil {
 		uid, meta = string(o.Live.GetUID()), api.MetaDigest(o.Live)
@@ -86,6 +93,10 @@ func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconcil
 
 func (d detective) Corrected(e api.Episode, at time.Time, err error) api.Episode {
 	return drift.Corrected(e, at, err)
+}
+
+func (d detective) Overwritten(e api.Episode, at time.Time, revision string) api.Episode {
+	return drift.Overwritten(e, at, revision)
 }
 
 func (d detective) Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string {

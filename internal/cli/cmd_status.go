@@ -125,6 +125,12 @@ func bundleTable(w io.Writer, bundles []api.BundleStatus) {
 		for _, fight := range b.Contested {
 			fmt.Fprintf(w, "\nCONTESTED %s\n", strings.ReplaceAll(fight, "\n", "\n  "))
 		}
+		for _, object := range b.Uncompared {
+			fmt.Fprintf(w, "\nUNKNOWN %s\n", strings.ReplaceAll(object, "\n", "\n  "))
+		}
+		if n := b.Unknown - len(b.Uncompared); n > 0 {
+			fmt.Fprintf(w, "UNKNOWN %d more of %s\n", n, b.Name)
+		}
 		for i, object := range b.Exempt {
 			if i == 0 {
 				fmt.Fprintln(w)

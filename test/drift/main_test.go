@@ -41,6 +41,8 @@ type rig struct {
 	t *testing.T
 	// listen is where the agent serves its metrics.
 	listen string
+	// last is the mark that settle made.
+	last string
 }
 
 // newRig makes a rig whose namespace exists already. Its agent is not started.
@@ -54,7 +56,7 @@ func newRig(t *testing.T, cfg agenttest.Config) *rig {
 			change(c)
 		}
 	}
-	r := &rig{agenttest.New(t, cfg), t, listen}
+	r := &rig{Rig: agenttest.New(t, cfg), t: t, listen: listen}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.NS}}
 	if _, err := r.Kube.CoreV1().Namespaces().Create(t.Context(), ns, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -423,6 +425,7 @@ func (r *rig) ended() {
 func (r *rig) settle() {
 	r.t.Helper()
 	mark := fmt.Sprint(time.Now().UnixNano())
+	r.last = mark
 	r.edit("cm/mark", fmt.Sprintf(`{"data":{"key":%q}}`, mark))
 	r.is("cm/mark", "data.key", "mark")
 }

@@ -35,7 +35,7 @@ func (r *rig) as(user string) *rig {
 	}
 	inner := *r.Rig
 	inner.Dynamic = dyn
-	return &rig{&inner, r.t, r.listen}
+	return &rig{Rig: &inner, t: r.t, listen: r.listen}
 }
 
 // stamped waits until the policy that the agent put in force is seen to work with somebody's hands.
