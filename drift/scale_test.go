@@ -35,7 +35,7 @@ func TestReplicasThatAnAutoscalerMayChoose(t *testing.T) {
 	}
 	deployment := func(n string) string {
 		return `{apiVersion: apps/v1, kind: Deployment, metadata: {name: web, namespace: ns, managedFields: [` +
-			`{manager: flotilla, operation: Apply, apiVersion: apps/v1, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:replicas": {}}}}]}, spec: {replicas: ` + n + `}}`
+			`{manager: keda-operator, operation: Update, subresource: scale, apiVersion: apps/v1, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:replicas": {}}}}]}, spec: {replicas: ` + n + `}}`
 	}
 	const shipScaler = `{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, metadata: {name: h, namespace: ns}, ` +
 		`spec: {minReplicas: 2, maxReplicas: 6, scaleTargetRef: {apiVersion: sea.example.org/v1, kind: Ship, name: s}}}`

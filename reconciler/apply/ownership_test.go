@@ -124,7 +124,7 @@ func TestIgnoredFieldsOutliveTheirClaims(t *testing.T) {
 	kept := func(what string) {
 		t.Helper()
 		cm, web := r.get("ConfigMap", "a"), r.get("Deployment", "web")
-		got := fmt.Sprint(data(cm), cm.GetAnnotations()["keep"], valueAt(web.Object, "spec", "minReadySeconds"), valueAt(web.Object, "spec", "template", "spec", "containers", "0", "env"))
+		got := fmt.Sprintf("%v %v %v %v", data(cm), cm.GetAnnotations()["keep"], valueAt(web.Object, "spec", "minReadySeconds"), valueAt(web.Object, "spec", "template", "spec", "containers", "0", "env"))
 		if d := cmp.Diff("map[a:1 keep:theirs] x 4 [map[name:A value:1]]", got); d != "" {
 			t.Errorf("%s: %s", what, d)
 		}

@@ -412,11 +412,11 @@ func TestExempt(t *testing.T) {
 	r.exempt("c reconcile: disabled")
 	r.Commit(files{"app/c.yaml": strings.Replace(configMap("c", "two"), "namespace: NS", "namespace: NS, annotations: {flotilla.dev/reconcile: disabled}", 1)})
 	r.exempt()
-	// What has left Git, and is kept, is nobody's business.
+	// What has left Git, and is kept, is told as that.
 	r.edit("cm/a", `{"metadata":{"annotations":{"flotilla.dev/drift":"ignore","flotilla.dev/prune":"disabled"}}}`)
 	r.exempt("a drift: ignore")
 	r.Delete("app/a.yaml")
-	r.exempt()
+	r.exemptAre("NS-app", "ConfigMap/"+r.NS+"/a: left Git, and stays: flotilla.dev/prune: disabled")
 	r.stays("cm/a", "data.key", "two")
 }
 
@@ -433,6 +433,12 @@ func (r *rig) exemptIn(bundle string, want ...string) {
 		name, annotation, _ := strings.Cut(w, " ")
 		want[i] = "ConfigMap/" + r.NS + "/" + name + ": flotilla.dev/" + annotation
 	}
+	r.exemptAre(bundle, want...)
+}
+
+// exemptAre waits until a bundle's exempt objects are told in just these words.
+func (r *rig) exemptAre(bundle string, want ...string) {
+	r.t.Helper()
 	r.Eventually(fmt.Sprintf("%q are exempt", want), func(ctx context.Context) error {
 		b, err := r.Bundle(ctx, bundle)
 		if err == nil && !slices.Equal(b.Exempt, want) {
