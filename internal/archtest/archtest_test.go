@@ -108,6 +108,41 @@ func TestAddressesAreMadeInOnePlace(t *testing.T) {
 	}
 }
 
+// raw are the ways to write that know nothing of terminals.
+var raw = regexp.MustCompile(`\b(fmt\.(Fp|P)rint\w*|io\.WriteString|io\.Copy|os\.Std(out|err))`)
+
+// The packages that talk to people write through internal/terminal, so that no data reaches a terminal as it is.
+func TestPeopleReadThroughTheTerminalPackage(t *testing.T) {
+	for _, dir := range []string{"internal/cli", "internal/demo"} {
+		files, err := filepath.Glob("../../" + dir + "/*.go")
+		if err != nil || len(files) == 0 {
+			t.Fatal(dir, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for n, line := range strings.Split(string(text), "\n") {
+				if at := raw.FindString(line); at != "" {
+					t.Errorf("%s:%d uses %s: write with terminal.Printer", file, n+1, at)
+				}
+			}
+		}
+	}
+	for line, want := range map[string]bool{
+		`fmt.Fprintf(w, "x")`: true, `fmt.Println("x")`: true, `out := os.Stdout`: true, `io.WriteString(w, s)`: true,
+		`w.Printf("x")`: false, `func (o output) print(w io.Writer)`: false, `fmt.Sprintf("x")`: false,
+	} {
+		if got := raw.FindString(line) != ""; got != want {
+			t.Errorf("%s is found: %v", line, got)
+		}
+	}
+}
+
 func TestClockUses(t *testing.T) {
 	const src = `package p
 

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	fleetexample "github.com/flotilla-fleet/flotilla/fleet-example"
 	"github.com/flotilla-fleet/flotilla/internal/demo"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 func newDemo(logger func() *slog.Logger) *cobra.Command {
@@ -40,22 +40,22 @@ A control plane is not: it is back when the demo is started again.`,
 		if err != nil {
 			return err
 		}
-		cfg.Executable, cfg.Example, cfg.Progress = exe, fleetexample.FS(), cmd.ErrOrStderr()
-		return demo.Run(cmd.Context(), cfg, func(f demo.File) { whatNext(cmd.OutOrStdout(), cfg.Dir, exe, f) })
+		cfg.Executable, cfg.Example, cfg.Progress = exe, fleetexample.FS(), errOf(cmd)
+		return demo.Run(cmd.Context(), cfg, func(f demo.File) { whatNext(outOf(cmd), cfg.Dir, exe, f) })
 	}
 	cmd.AddCommand(newGitServer(logger))
 	return cmd
 }
 
 // whatNext prints what to try.
-func whatNext(w io.Writer, dir, exe string, f demo.File) {
+func whatNext(w *terminal.Printer, dir, exe string, f demo.File) {
 	prod := f.Clusters[len(f.Clusters)-1]
 	if rel, err := filepath.Rel(mustGetwd(), exe); err == nil && len(rel) < len(exe) {
 		exe = rel
 	}
 	clone, kubeconfig := shellWord(filepath.Join(dir, "fleet")), shellWord(prod.Kubeconfig)
 	exe = shellWord(exe)
-	fmt.Fprintf(w, `
+	w.Printf(`
 The fleet is up: %d clusters. Where everything is: %s
 
   Dashboard   %s/?token=%s
@@ -80,7 +80,7 @@ Try it, in another terminal:
   FLOTILLA_TOKEN=%s %s drift --hub %s
 
 Ctrl-C stops everything.
-`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, clone, f.Repo.URL, clone, clone, clone, clone, kubeconfig, withoutKubectl(prod.Kubeconfig),
+`, len(f.Clusters), filepath.Join(dir, demo.FileName), f.Hub.URL, f.Hub.Token, clone, f.Repo.URL, clone, clone, clone, clone, kubeconfig, terminal.Laid(withoutKubectl(prod.Kubeconfig)),
 		exe, kubeconfig, exe, kubeconfig, exe, kubeconfig, f.Hub.Token, exe, f.Hub.URL)
 }
 

@@ -3,13 +3,13 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/redact"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 // outcome is what becomes of a difference in a pass.
@@ -96,14 +96,14 @@ the others are shown all the same, and the exit code is that of the error.`,
 		}
 		defer d.past.close()
 		d.otherCluster(cmd.Context())
-		printWarnings(cmd.ErrOrStderr(), d.r, bundle)
+		printWarnings(errOf(cmd), d.r, bundle)
 		changes, err := d.all(cmd.Context(), bundle)
 		if err != nil {
 			return err
 		}
 		if out.format == "table" {
-			printPlanned(cmd.OutOrStdout(), changes)
-		} else if err := out.print(cmd.OutOrStdout(), changes, nil); err != nil {
+			printPlanned(outOf(cmd), changes)
+		} else if err := out.print(outOf(cmd), changes, nil); err != nil {
 			return err
 		}
 		if err := errors.Join(d.failures...); err != nil {
@@ -115,13 +115,13 @@ the others are shown all the same, and the exit code is that of the error.`,
 		if slices.ContainsFunc(changes, func(p planned) bool { return p.Outcome.counts() }) {
 			return exitError(1)
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "Nothing to do: a pass would change nothing.")
+		errOf(cmd).Println("Nothing to do: a pass would change nothing.")
 		return nil
 	}
 	return cmd
 }
 
-func printPlanned(w io.Writer, changes []planned) {
+func printPlanned(w *terminal.Printer, changes []planned) {
 	signs := map[api.Action]string{
 		api.Created: "+", api.Updated: "~", api.Recreated: "!", api.Pruned: "-", api.Skipped: "=", api.Denied: "x", api.Failed: "x",
 	}
@@ -136,12 +136,12 @@ func printPlanned(w io.Writer, changes []planned) {
 			sign = "?"
 		case outcomeChange, outcomeRefused, outcomeFailed:
 		}
-		fmt.Fprintf(w, "%s %s%s\n", sign, c.subject(), c.what())
+		w.Printf("%s %s%s\n", sign, c.subject(), c.what())
 		if c.Error != "" && c.Outcome != outcomeRefused {
-			fmt.Fprintf(w, "    error: %s\n", redact.Text(c.Error))
+			w.Printf("    error: %s\n", terminal.Lines(redact.Text(c.Error)))
 		}
 		for _, f := range c.Fields {
-			fmt.Fprintf(w, "    %s: %s -> %s\n", f.Path, absent(f.Live), absent(f.Desired))
+			w.Printf("    %s: %s -> %s\n", f.Path, absent(f.Live), absent(f.Desired))
 		}
 	}
 }

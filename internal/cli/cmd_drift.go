@@ -1,10 +1,9 @@
 package cli
 
 import (
-	"fmt"
-	"text/tabwriter"
-
 	"github.com/spf13/cobra"
+
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 func newDrift() *cobra.Command {
@@ -44,15 +43,15 @@ to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.
 			return err
 		}
 		if len(episodes) == 0 && out.forPeople() {
-			fmt.Fprintln(cmd.ErrOrStderr(), "No drift is known that matches; what could not be compared or is exempt, flotilla status tells.")
+			errOf(cmd).Println("No drift is known that matches; what could not be compared or is exempt, flotilla status tells.")
 			return nil
 		}
-		fits := out.room(cmd.OutOrStdout())
-		if err := out.print(cmd.OutOrStdout(), episodes, func(w *tabwriter.Writer) { driftTable(w, episodes, fits) }); err != nil {
+		fits := out.room(outOf(cmd))
+		if err := out.print(outOf(cmd), episodes, func(w *terminal.Printer) { driftTable(w, episodes, fits) }); err != nil {
 			return err
 		}
 		if more > 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "and %d more: see --limit and the filters\n", more)
+			errOf(cmd).Printf("and %d more: see --limit and the filters\n", more)
 		}
 		return nil
 	}

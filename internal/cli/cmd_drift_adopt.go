@@ -2,11 +2,9 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"strings"
 
-	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/internal/adopt"
@@ -71,18 +69,18 @@ Secrets are never written.`,
 			if f.Before == nil {
 				name = "/dev/null"
 			}
-			fmt.Fprint(cmd.OutOrStdout(), udiff.Unified(name, "b/"+f.Name, string(f.Before), string(f.After)))
+			outOf(cmd).Printf("%s", unified(name, "b/"+f.Name, string(f.Before), string(f.After)))
 		}
-		talk := cmd.ErrOrStderr()
-		fmt.Fprintf(talk, "rendered for every cluster: only %s changes, on %s\n", e.Object, strings.Join(plan.Clusters, ", "))
+		talk := errOf(cmd)
+		talk.Printf("rendered for every cluster: only %s changes, on %s\n", e.Object, strings.Join(plan.Clusters, ", "))
 		if dry {
-			fmt.Fprintln(talk, "nothing was written (--dry-run)")
+			talk.Println("nothing was written (--dry-run)")
 			return nil
 		}
 		if err := plan.Write(dir); err != nil {
 			return err
 		}
-		fmt.Fprintf(talk, "written; next: cd %s && git add -A && git commit && git push; the drift ends with that commit\n", dir)
+		talk.Printf("written; next: cd %s && git add -A && git commit && git push; the drift ends with that commit\n", dir)
 		return nil
 	}
 	return cmd

@@ -3,10 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
@@ -84,8 +83,8 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 		if differ {
 			ex.Fields = slices.DeleteFunc(ex.Fields, func(f drift.Explained) bool { return f.Class == "" })
 		}
-		fits := out.room(cmd.OutOrStdout())
-		return out.print(cmd.OutOrStdout(), ex, func(w *tabwriter.Writer) { showExplanation(w, ex, fits) })
+		fits := out.room(outOf(cmd))
+		return out.print(outOf(cmd), ex, func(w *terminal.Printer) { showExplanation(w, ex, fits) })
 	}
 	return cmd
 }
@@ -242,24 +241,24 @@ func declared(r api.Rendering, named api.ObjectRef) (api.RenderedBundle, *unstru
 	return api.RenderedBundle{}, nil, e
 }
 
-func showExplanation(w io.Writer, ex explanation, fits room) {
-	fmt.Fprintf(w, "%s on %s, bundle %s: mode %s\n", ex.Object, ex.Cluster, ex.Bundle, ex.Mode)
-	fmt.Fprintf(w, "Git %s: %s\n", shortRevision(ex.Revision), ex.File)
+func showExplanation(w *terminal.Printer, ex explanation, fits room) {
+	w.Printf("%s on %s, bundle %s: mode %s\n", ex.Object, ex.Cluster, ex.Bundle, ex.Mode)
+	w.Printf("Git %s: %s\n", shortRevision(ex.Revision), ex.File)
 	if ex.Exempt != "" {
-		fmt.Fprintf(w, "It is exempt: %s, on the cluster and not in Git.\n", ex.Exempt)
+		w.Printf("It is exempt: %s, on the cluster and not in Git.\n", ex.Exempt)
 	}
 	if ex.Missing {
-		fmt.Fprintln(w, "It is missing on the cluster.")
+		w.Println("It is missing on the cluster.")
 		return
 	}
 	if ex.Refused != "" {
-		fmt.Fprintf(w, "The API server refuses to apply that here: %s\n", oneLine(ex.Refused))
+		w.Printf("The API server refuses to apply that here: %s\n", oneLine(ex.Refused))
 	}
 	if len(ex.Fields) == 0 {
-		fmt.Fprintln(w, "No field differs.")
+		w.Println("No field differs.")
 		return
 	}
-	fmt.Fprintln(w)
+	w.Println("")
 	t := table{head: []string{"", "FIELD", "GIT", "LIVE", "OWNER", "OPERATION", "WROTE"}, least: []int{0, 30, 12, 12, 12, 0, 0}}
 	now := time.Now()
 	var reasons []string
@@ -287,9 +286,9 @@ func showExplanation(w io.Writer, ex explanation, fits room) {
 		t.rows = append(t.rows, []string{mark, f.Path, oneLine(absent(f.Desired)), oneLine(live), who(f.By), operation(f.By), at})
 	}
 	t.print(w, fits.width)
-	fmt.Fprintln(w, "\n~ changed, - removed, + added by others, = differs and is no drift")
+	w.Println("\n~ changed, - removed, + added by others, = differs and is no drift")
 	for _, r := range reasons {
-		fmt.Fprintf(w, "= %s\n", r)
+		w.Printf("= %s\n", r)
 	}
 }
 

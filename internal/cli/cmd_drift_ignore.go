@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"path"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 // ignoring is the rule to commit, and where.
@@ -63,12 +63,12 @@ The file is found in --repo; where that is no fleet repository, only the bundle 
 			return err
 		}
 		ig.Rule = rule
-		return out.print(cmd.OutOrStdout(), ig, func(w *tabwriter.Writer) {
-			fmt.Fprintf(w, "# %s, below %s:\n%s", ig.File, ig.Below, drift.RuleYAML(rule))
+		return out.print(outOf(cmd), ig, func(w *terminal.Printer) {
+			w.Printf("# %s, below %s:\n%s", ig.File, ig.Below, terminal.Laid(drift.RuleYAML(rule)))
 			if ig.HasRules {
-				fmt.Fprintf(cmd.ErrOrStderr(), "%s has rules already: add this one to its list drift.ignore\n", ig.File)
+				errOf(cmd).Printf("%s has rules already: add this one to its list drift.ignore\n", ig.File)
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "commit it, and see with: flotilla drift --bundle %s\n", e.Bundle)
+			errOf(cmd).Printf("commit it, and see with: flotilla drift --bundle %s\n", e.Bundle)
 		})
 	}
 	return cmd

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -13,6 +11,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/adopt"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 func newDriftShow() *cobra.Command {
@@ -39,46 +38,46 @@ Values of Secrets are masked: it is only said that they differ.`,
 		if err != nil {
 			return err
 		}
-		width := widthOf(cmd.OutOrStdout())
-		return out.print(cmd.OutOrStdout(), e, func(w *tabwriter.Writer) { showEpisode(w, e, width) })
+		width := widthOf(outOf(cmd))
+		return out.print(outOf(cmd), e, func(w *terminal.Printer) { showEpisode(w, e, width) })
 	}
 	return cmd
 }
 
 func stamp(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-func showEpisode(w io.Writer, e api.Episode, width int) {
-	fmt.Fprintf(w, "%s\n", e.ID)
-	fmt.Fprintf(w, "%s on %s, bundle %s: %s, %s\n", e.Object, e.Cluster, e.Bundle, e.Class, done(e))
-	fmt.Fprintf(w, "by %s: %s\n", who(e.By), sure(e.By))
-	fmt.Fprintf(w, "since %s", stamp(e.Onset))
+func showEpisode(w *terminal.Printer, e api.Episode, width int) {
+	w.Printf("%s\n", e.ID)
+	w.Printf("%s on %s, bundle %s: %s, %s\n", e.Object, e.Cluster, e.Bundle, e.Class, done(e))
+	w.Printf("by %s: %s\n", who(e.By), sure(e.By))
+	w.Printf("since %s", stamp(e.Onset))
 	if !e.Open() {
-		fmt.Fprintf(w, ", until %s", stamp(e.End))
+		w.Printf(", until %s", stamp(e.End))
 	}
 	if e.Count > 1 {
-		fmt.Fprintf(w, ", begun %d times", e.Count)
+		w.Printf(", begun %d times", e.Count)
 	}
 	if e.Revision != "" {
-		fmt.Fprintf(w, ", from what Git says at %s", shortRevision(e.Revision))
+		w.Printf(", from what Git says at %s", shortRevision(e.Revision))
 	}
-	fmt.Fprintln(w)
+	w.Println("")
 	if e.Suspension != "" && e.Outcome == api.OutcomeSuspended {
-		fmt.Fprintf(w, "held by suspension %s\n", e.Suspension)
+		w.Printf("held by suspension %s\n", e.Suspension)
 	}
 	if !e.NextCorrection.IsZero() && e.Open() {
-		fmt.Fprintf(w, "next correction %s\n", stamp(e.NextCorrection))
+		w.Printf("next correction %s\n", stamp(e.NextCorrection))
 	}
 	if e.Error != "" {
-		fmt.Fprintf(w, "error: %s\n", e.Error)
+		w.Printf("error: %s\n", terminal.Lines(e.Error))
 	}
 	if e.Hint != "" {
-		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(e.Hint))
+		w.Printf("\n%s\n", terminal.Lines(strings.TrimSpace(e.Hint)))
 	}
 	showFields(w, e, width)
 	showDiff(w, e)
 	showManagers(w, e)
 	if len(e.Timeline) > 0 {
-		fmt.Fprintln(w)
+		w.Println("")
 		t := table{head: []string{"TIME", "WHAT"}}
 		for _, m := range e.Timeline {
 			t.add(m.At.Local().Format("15:04:05.000"), m.What)
@@ -87,23 +86,23 @@ func showEpisode(w io.Writer, e api.Episode, width int) {
 	}
 }
 
-func showFields(w io.Writer, e api.Episode, width int) {
+func showFields(w *terminal.Printer, e api.Episode, width int) {
 	if len(e.Fields) == 0 {
 		return
 	}
-	fmt.Fprintln(w)
+	w.Println("")
 	t := table{head: []string{"FIELD", "CLASS", "GIT", "LIVE", "BY"}, least: []int{24, 0, 12, 12, 12}}
 	for _, f := range e.Fields {
 		t.add(f.Path, string(f.Class), absent(f.Desired), absent(f.Live), who(f.By))
 	}
 	t.print(w, width)
 	if e.FieldsOmitted > 0 {
-		fmt.Fprintf(w, "and %d more fields\n", e.FieldsOmitted)
+		w.Printf("and %d more fields\n", e.FieldsOmitted)
 	}
 }
 
 // showDiff shows the fields where they stand in the manifest.
-func showDiff(w io.Writer, e api.Episode) {
+func showDiff(w *terminal.Printer, e api.Episode) {
 	if len(e.Fields) == 0 {
 		return
 	}
@@ -113,14 +112,14 @@ func showDiff(w io.Writer, e api.Episode) {
 	if err1 != nil || err2 != nil {
 		return
 	}
-	d := udiff.Unified("Git "+shortRevision(e.Revision), "live on "+e.Cluster, string(a), string(b))
+	d := unified("Git "+shortRevision(e.Revision), "live on "+e.Cluster, string(a), string(b))
 	if d != "" {
-		fmt.Fprintf(w, "\n%s", d)
+		w.Printf("\n%s", d)
 	}
 }
 
 // showManagers shows who owns what of it, once each.
-func showManagers(w io.Writer, e api.Episode) {
+func showManagers(w *terminal.Printer, e api.Episode) {
 	if len(e.Fields) == 0 {
 		return
 	}
@@ -138,7 +137,7 @@ func showManagers(w io.Writer, e api.Episode) {
 			order = append(order, f.By)
 		}
 	}
-	fmt.Fprintln(w)
+	w.Println("")
 	t := table{head: []string{"MANAGER", "OPERATION", "LAST WROTE", "FIELDS", "HOW SURE"}, least: []int{12, 0, 0, 0, 0}}
 	for _, a := range order {
 		t.add(who(a), operation(a), written(a), fmt.Sprint(counts[keyOf(a)]), sure(a))
@@ -158,4 +157,9 @@ func written(a api.Attribution) string {
 		return ""
 	}
 	return stamp(a.Time)
+}
+
+// unified is the difference of two files. Each of its lines begins with a sign, whatever the files hold.
+func unified(nameA, nameB, a, b string) terminal.Laid {
+	return terminal.Laid(udiff.Unified(terminal.Line(nameA), terminal.Line(nameB), a, b))
 }

@@ -3,18 +3,17 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -69,11 +68,11 @@ Without, it is what the cluster tells: open drift, and the Events of the last ho
 			return err
 		}
 		if len(list) == 0 && out.forPeople() {
-			fmt.Fprintln(cmd.ErrOrStderr(), "Nothing is known to have happened.")
+			errOf(cmd).Println("Nothing is known to have happened.")
 			return nil
 		}
-		fits := out.room(cmd.OutOrStdout())
-		return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) { historyTable(w, list, fits) })
+		fits := out.room(outOf(cmd))
+		return out.print(outOf(cmd), list, func(w *terminal.Printer) { historyTable(w, list, fits) })
 	}
 	return cmd
 }
@@ -256,7 +255,7 @@ func ofEvent(cluster string, e apply.Happening) happened {
 	return h
 }
 
-func historyTable(w io.Writer, list []happened, fits room) {
+func historyTable(w *terminal.Printer, list []happened, fits room) {
 	t := table{
 		head:  []string{"TIME", "CLUSTER", "WHAT", "OBJECT", "BY", "DETAIL"},
 		least: []int{0, 0, 0, 16, 12, 16},

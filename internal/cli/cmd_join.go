@@ -56,7 +56,7 @@ until it is used or has expired: keep it as you keep a password.`,
 		if err = errors.Join(err, f.Close()); err != nil {
 			return errors.Join(err, os.Remove(out))
 		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "wrote %s; start the agent with: flotilla agent --cluster %s --join %s …\n", out, cluster, out)
+		errOf(cmd).Printf("wrote %s; start the agent with: flotilla agent --cluster %s --join %s …\n", out, cluster, out)
 		return nil
 	}
 	return cmd

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -12,10 +11,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/sources/directory"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
@@ -105,7 +104,7 @@ and printed with their values masked, unless --show-secrets is set.`,
 		if cluster == "" {
 			return usageError{fmt.Errorf("--cluster is needed: the name of a directory below clusters/")}
 		}
-		log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+		log := slog.New(slog.NewTextHandler(errOf(cmd), &slog.HandlerOptions{Level: slog.LevelWarn}))
 		snap, done, err := repo.snapshot(cmd.Context(), log)
 		if err != nil {
 			return err
@@ -119,7 +118,7 @@ and printed with their values masked, unless --show-secrets is set.`,
 		if err != nil {
 			return err
 		}
-		return printRendering(cmd.OutOrStdout(), cmd.ErrOrStderr(), rendering, bundle, maskOf(*show))
+		return printRendering(outOf(cmd), errOf(cmd), rendering, bundle, maskOf(*show))
 	}
 	return cmd
 }
@@ -140,20 +139,20 @@ func maskOf(show bool) mask {
 }
 
 // printWarnings tells what a rendering warns of: of all bundles, or of one.
-func printWarnings(talk io.Writer, r api.Rendering, only string) {
+func printWarnings(talk *terminal.Printer, r api.Rendering, only string) {
 	for _, w := range r.Warnings {
-		fmt.Fprintf(talk, "warning: %s\n", w)
+		talk.Printf("warning: %s\n", terminal.Lines(w))
 	}
 	for _, b := range r.Bundles {
 		if only == "" || b.Name == only {
 			for _, w := range b.Warnings {
-				fmt.Fprintf(talk, "warning: bundle %s: %s\n", b.Name, w)
+				talk.Printf("warning: bundle %s: %s\n", b.Name, terminal.Lines(w))
 			}
 		}
 	}
 }
 
-func printRendering(out, talk io.Writer, r api.Rendering, only string, m mask) error {
+func printRendering(out, talk *terminal.Printer, r api.Rendering, only string, m mask) error {
 	var failed []string
 	found := false
 	printWarnings(talk, r, only)
@@ -163,18 +162,16 @@ func printRendering(out, talk io.Writer, r api.Rendering, only string, m mask) e
 		}
 		found = true
 		if b.Err != nil {
-			fmt.Fprintf(talk, "error: bundle %s: %v\n", b.Name, b.Err)
+			talk.Printf("error: bundle %s: %v\n", b.Name, terminal.Lines(b.Err.Error()))
 			failed = append(failed, b.Name)
 			continue
 		}
 		for _, o := range b.Objects {
-			doc, err := yaml.Marshal(masked(o.Object, m))
+			doc, err := terminal.YAML(masked(o.Object, m))
 			if err != nil {
 				return err
 			}
-			if _, err := fmt.Fprintf(out, "---\n# bundle: %s, from: %s\n%s", b.Name, b.Origin[api.RefOf(o).ID()], doc); err != nil {
-				return err
-			}
+			out.Printf("---\n# bundle: %s, from: %s\n%s", b.Name, b.Origin[api.RefOf(o).ID()], terminal.Laid(doc))
 		}
 	}
 	for _, tenant := range slices.Sorted(maps.Keys(r.Stopped)) {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -55,14 +56,14 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 				return err
 			}
 			// One that cannot be understood is among them. It may hold everything, and is ended like any other.
-			fmt.Fprintf(cmd.ErrOrStderr(), "warning: %v\n", err)
+			errOf(cmd).Printf("warning: %v\n", err)
 		}
 		chosen, err := choose(all, names, scope)
 		if err != nil {
 			return err
 		}
 		if !yes {
-			if err := confirm(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr(), applier, all, chosen); err != nil {
+			if err := confirm(cmd.Context(), cmd.InOrStdin(), errOf(cmd), applier, all, chosen); err != nil {
 				return err
 			}
 		}
@@ -72,12 +73,12 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 				return err
 			}
 			if !s.Active(now) {
-				fmt.Fprintf(cmd.ErrOrStderr(), "had ended already: %s, at %s (%s)\n", s.Scope, s.Until.Local().Format(time.RFC1123), s.Name)
+				errOf(cmd).Printf("had ended already: %s, at %s (%s)\n", s.Scope, s.Until.Local().Format(time.RFC1123), s.Name)
 				continue
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "resumed %s (%s)\n", s.Scope, s.Name)
+			errOf(cmd).Printf("resumed %s (%s)\n", s.Scope, s.Name)
 		}
-		stillHeld(cmd.ErrOrStderr(), all, chosen)
+		stillHeld(errOf(cmd), all, chosen)
 		return nil
 	}
 	return cmd
@@ -129,7 +130,7 @@ func known(all api.Suspensions) string {
 }
 
 // confirm shows what drifted in the scopes, and asks whether to correct it, or to adopt it first.
-func confirm(ctx context.Context, in io.Reader, talk io.Writer, applier *apply.Applier, all, chosen api.Suspensions) error {
+func confirm(ctx context.Context, in io.Reader, talk *terminal.Printer, applier *apply.Applier, all, chosen api.Suspensions) error {
 	report, err := applier.Report(ctx)
 	if err != nil {
 		return err
@@ -143,26 +144,26 @@ func confirm(ctx context.Context, in io.Reader, talk io.Writer, applier *apply.A
 			continue
 		}
 		if s, stays := others.Find(time.Now(), e.Bundle, e.Object); stays {
-			fmt.Fprintf(talk, "%s: %s by %s stays as it is: %s holds it, too (%s)\n", e.Object, e.Class, who(e.By), s.Name, e.ID)
+			talk.Printf("%s: %s by %s stays as it is: %s holds it, too (%s)\n", e.Object, e.Class, who(e.By), s.Name, e.ID)
 			continue
 		}
 		drifted = append(drifted, e)
 	}
 	question := "Resume? [y/N] "
 	if len(drifted) == 0 {
-		fmt.Fprintln(talk, "Nothing has drifted in the scope that would be set back.")
+		talk.Println("Nothing has drifted in the scope that would be set back.")
 	} else {
-		fmt.Fprintf(talk, "%d drifted in the scope, and will be set back to what Git says:\n\n", len(drifted))
+		talk.Printf("%d drifted in the scope, and will be set back to what Git says:\n\n", len(drifted))
 		for _, e := range drifted {
-			fmt.Fprintf(talk, "%s: %s by %s, since %s (%s)\n", e.Object, e.Class, who(e.By), stamp(e.Onset), e.ID)
+			talk.Printf("%s: %s by %s, since %s (%s)\n", e.Object, e.Class, who(e.By), stamp(e.Onset), e.ID)
 			resumeFields(talk, e)
 		}
 		question = "\nCorrect them? [y]es, [a]dopt: how to keep what is live, [N]o: "
 	}
 	if report.DriftOmitted > 0 {
-		fmt.Fprintf(talk, "and %d more that the cluster does not list; the hub knows them all\n", report.DriftOmitted)
+		talk.Printf("and %d more that the cluster does not list; the hub knows them all\n", report.DriftOmitted)
 	}
-	fmt.Fprint(talk, question)
+	talk.Printf("%s", terminal.Laid(question))
 	line, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil && line == "" {
 		return &api.Error{Kind: api.Stalled, Reason: "NotConfirmed", Err: errors.New("nobody answered, so nothing was resumed"), Hint: "give --yes in scripts"}
@@ -177,7 +178,7 @@ func confirm(ctx context.Context, in io.Reader, talk io.Writer, applier *apply.A
 	return &api.Error{Kind: api.Stalled, Reason: "NotConfirmed", Err: errors.New("nothing was resumed")}
 }
 
-func resumeFields(w io.Writer, e api.Episode) {
+func resumeFields(w *terminal.Printer, e api.Episode) {
 	t := table{head: []string{"  FIELD", "GIT", "LIVE", "BY"}, least: []int{24, 12, 12, 12}}
 	for _, f := range e.Fields {
 		t.rows = append(t.rows, []string{"  " + f.Path, absent(f.Desired), absent(f.Live), who(f.By)})
@@ -186,32 +187,32 @@ func resumeFields(w io.Writer, e api.Episode) {
 		t.print(w, widthOf(w))
 	}
 	if e.FieldsOmitted > 0 {
-		fmt.Fprintf(w, "  and %d more fields\n", e.FieldsOmitted)
+		w.Printf("  and %d more fields\n", e.FieldsOmitted)
 	}
 }
 
 // howToAdopt prints the commands that keep what is live. They know the files; this command knows only the cluster.
-func howToAdopt(w io.Writer, drifted []api.Episode) {
-	fmt.Fprint(w, "\nIn a checkout of the fleet repository, with the flags that choose this cluster:\n\n")
+func howToAdopt(w *terminal.Printer, drifted []api.Episode) {
+	w.Printf("\nIn a checkout of the fleet repository, with the flags that choose this cluster:\n\n")
 	for _, e := range drifted {
 		switch e.Class {
 		case api.ClassMissing:
-			fmt.Fprintf(w, "  # %s is gone: to keep it so, remove it from the bundle %s\n", e.Object, e.Bundle)
+			w.Printf("  # %s is gone: to keep it so, remove it from the bundle %s\n", e.Object, e.Bundle)
 		case api.ClassExtra:
-			fmt.Fprintf(w, "  # %s is not in Git: to keep it, add it to the bundle %s\n", e.Object, e.Bundle)
+			w.Printf("  # %s is not in Git: to keep it, add it to the bundle %s\n", e.Object, e.Bundle)
 		default:
-			fmt.Fprintf(w, "  flotilla drift adopt %s --out .\n", e.ID)
+			w.Printf("  flotilla drift adopt %s --out .\n", e.ID)
 		}
 	}
-	fmt.Fprint(w, "  git add -A && git commit && git push\n\nUntil then the suspension keeps what is live.\n")
+	w.Printf("  git add -A && git commit && git push\n\nUntil then the suspension keeps what is live.\n")
 }
 
 // stillHeld tells of suspensions that go on covering what was resumed.
-func stillHeld(w io.Writer, all, resumed api.Suspensions) {
+func stillHeld(w *terminal.Printer, all, resumed api.Suspensions) {
 	for _, s := range all {
 		ended := slices.ContainsFunc(resumed, func(r api.Suspension) bool { return r.Name == s.Name })
 		if !ended && s.Active(time.Now()) && slices.ContainsFunc(resumed, func(r api.Suspension) bool { return overlaps(r.Scope, s.Scope) }) {
-			fmt.Fprintf(w, "still suspended: %s until %s by %s (%s)\n", s.Scope, s.Until.Local().Format(time.RFC1123), s.Name, s.Reason)
+			w.Printf("still suspended: %s until %s by %s (%s)\n", s.Scope, s.Until.Local().Format(time.RFC1123), s.Name, s.Reason)
 		}
 	}
 }

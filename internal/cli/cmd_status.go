@@ -2,18 +2,16 @@ package cli
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -56,8 +54,8 @@ With --hub, the fleet is shown, or CLUSTER as the hub knows it.`,
 			if err := c.do(cmd.Context(), http.MethodGet, "/api/v1/clusters/"+url.PathEscape(args[0]), nil, nil, &d); err != nil {
 				return err
 			}
-			return out.print(cmd.OutOrStdout(), d, func(w *tabwriter.Writer) {
-				fmt.Fprintf(w, "%s is %s: %s\n\n", d.Name, d.State, d.Reason)
+			return out.print(outOf(cmd), d, func(w *terminal.Printer) {
+				w.Printf("%s is %s: %s\n\n", d.Name, d.State, d.Reason)
 				bundleTable(w, d.BundleStatus)
 			})
 		case c != nil && k.kubeconfig == "":
@@ -76,7 +74,7 @@ With --hub, the fleet is shown, or CLUSTER as the hub knows it.`,
 		if s.Bundles, err = applier.BundleStatuses(cmd.Context()); err != nil {
 			return err
 		}
-		return out.print(cmd.OutOrStdout(), s, func(w *tabwriter.Writer) { clusterTable(w, s) })
+		return out.print(outOf(cmd), s, func(w *terminal.Printer) { clusterTable(w, s) })
 	}
 	return cmd
 }
@@ -86,7 +84,7 @@ func fleetStatus(cmd *cobra.Command, c *hubClient, out output) error {
 	if err != nil {
 		return err
 	}
-	return out.print(cmd.OutOrStdout(), list, func(w *tabwriter.Writer) {
+	return out.print(outOf(cmd), list, func(w *terminal.Printer) {
 		now := time.Now()
 		row(w, "CLUSTER", "STATE", "APPLIED", "DESIRED", "READY", "DRIFT", "LAST SEEN", "WHY")
 		for _, c := range list.Items {
@@ -96,20 +94,20 @@ func fleetStatus(cmd *cobra.Command, c *hubClient, out output) error {
 	})
 }
 
-func clusterTable(w io.Writer, s clusterState) {
+func clusterTable(w *terminal.Printer, s clusterState) {
 	st := s.Status
-	fmt.Fprintf(w, "%s: applied %s of %s, newest %s %s\n", st.Cluster, shortRevision(st.AppliedRevision), st.Source, shortRevision(st.DesiredRevision), st.Subject)
+	w.Printf("%s: applied %s of %s, newest %s %s\n", st.Cluster, shortRevision(st.AppliedRevision), st.Source, shortRevision(st.DesiredRevision), st.Subject)
 	if st.Error != nil {
-		fmt.Fprintf(w, "ERROR %s\n", st.Error.Message)
+		w.Printf("ERROR %s\n", terminal.Lines(st.Error.Message))
 	}
 	for _, x := range st.Suspensions {
-		fmt.Fprintf(w, "SUSPENDED %s until %s by %s: %s (%s)\n", x.Scope, x.Until.Local().Format(time.RFC1123), x.Actor, x.Reason, x.Name)
+		w.Printf("SUSPENDED %s until %s by %s: %s (%s)\n", x.Scope, x.Until.Local().Format(time.RFC1123), x.Actor, x.Reason, x.Name)
 	}
-	fmt.Fprintln(w)
+	w.Println("")
 	bundleTable(w, s.Bundles)
 }
 
-func bundleTable(w io.Writer, bundles []api.BundleStatus) {
+func bundleTable(w *terminal.Printer, bundles []api.BundleStatus) {
 	row(w, "BUNDLE", "PHASE", "REVISION", "OBJECTS", "DRIFT", "MESSAGE")
 	for _, b := range bundles {
 		message := b.Message
@@ -120,10 +118,10 @@ func bundleTable(w io.Writer, bundles []api.BundleStatus) {
 	}
 	for _, b := range bundles {
 		for _, failure := range b.Uncorrected {
-			fmt.Fprintf(w, "\nNOT CORRECTED %s\n", strings.ReplaceAll(failure, "\n", "\n  "))
+			w.Printf("\nNOT CORRECTED %s\n", terminal.Lines(failure))
 		}
 		for _, fight := range b.Contested {
-			fmt.Fprintf(w, "\nCONTESTED %s\n", strings.ReplaceAll(fight, "\n", "\n  "))
+			w.Printf("\nCONTESTED %s\n", terminal.Lines(fight))
 		}
 		for _, object := range b.Uncompared {
 			fmt.Fprintf(w, "\nUNKNOWN %s\n", strings.ReplaceAll(object, "\n", "\n  "))
@@ -133,12 +131,12 @@ func bundleTable(w io.Writer, bundles []api.BundleStatus) {
 		}
 		for i, object := range b.Exempt {
 			if i == 0 {
-				fmt.Fprintln(w)
+				w.Println("")
 			}
-			fmt.Fprintf(w, "EXEMPT %s, on the cluster and not in Git\n", object)
+			w.Printf("EXEMPT %s, on the cluster and not in Git\n", object)
 		}
 		if b.ExemptOmitted > 0 {
-			fmt.Fprintf(w, "EXEMPT %d more of %s\n", b.ExemptOmitted, b.Name)
+			w.Printf("EXEMPT %d more of %s\n", b.ExemptOmitted, b.Name)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -108,11 +108,11 @@ or even the agent is down, and the cluster's RBAC and audit log guard it.`,
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s\n", made.Name)
-		fmt.Fprintf(cmd.ErrOrStderr(), "suspended %s until %s; end it with: flotilla resume %s\n",
+		outOf(cmd).Printf("%s\n", made.Name)
+		errOf(cmd).Printf("suspended %s until %s; end it with: flotilla resume %s\n",
 			made.Scope, made.Until.Local().Format(time.RFC1123), made.Name)
-		warnUnknown(cmd.Context(), cmd.ErrOrStderr(), applier, made.Scope)
-		return confirmed(cmd.Context(), cmd.ErrOrStderr(), applier, made)
+		warnUnknown(cmd.Context(), errOf(cmd), applier, made.Scope)
+		return confirmed(cmd.Context(), errOf(cmd), applier, made)
 	}
 	return cmd
 }
@@ -121,22 +121,22 @@ or even the agent is down, and the cluster's RBAC and audit log guard it.`,
 const confirmWithin = 3 * time.Second
 
 // confirmed waits a moment until the agent tells that it holds the suspension, and says if it does not, or ends it sooner.
-func confirmed(ctx context.Context, w io.Writer, applier *apply.Applier, made api.Suspension) error {
+func confirmed(ctx context.Context, w *terminal.Printer, applier *apply.Applier, made api.Suspension) error {
 	for begun := time.Now(); time.Since(begun) < confirmWithin; {
 		report, err := applier.Report(ctx)
 		if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == "NoAgent" {
-			fmt.Fprintln(w, "warning: no agent has been on this cluster; one that comes obeys it before its first write")
+			w.Println("warning: no agent has been on this cluster; one that comes obeys it before its first write")
 			return nil
 		}
 		if api.KindOf(err) == api.Forbidden {
-			fmt.Fprintf(w, "warning: whether the agent holds it may not be looked up: %v\n", err)
+			w.Printf("warning: whether the agent holds it may not be looked up: %v\n", err)
 			return nil
 		}
 		if i := slices.IndexFunc(report.Status.Suspensions, func(s api.Suspension) bool { return s.Name == made.Name }); err == nil && i >= 0 {
 			if held := report.Status.Suspensions[i]; made.Until.Sub(held.Until) > 2*time.Second {
-				fmt.Fprintf(w, "warning: the fleet allows no longer suspension (spec.suspendMax in fleet.yaml): it ends %s\n", held.Until.Local().Format(time.RFC1123))
+				w.Printf("warning: the fleet allows no longer suspension (spec.suspendMax in fleet.yaml): it ends %s\n", held.Until.Local().Format(time.RFC1123))
 			}
-			fmt.Fprintln(w, "the agent holds it: nothing in its scope is written or pruned")
+			w.Println("the agent holds it: nothing in its scope is written or pruned")
 			return nil
 		}
 		select {
@@ -145,17 +145,17 @@ func confirmed(ctx context.Context, w io.Writer, applier *apply.Applier, made ap
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	fmt.Fprintf(w, "warning: the agent has not confirmed it within %s: it is down, or cannot reach the API server, and obeys as soon as it can; see flotilla status\n", confirmWithin)
+	w.Printf("warning: the agent has not confirmed it within %s: it is down, or cannot reach the API server, and obeys as soon as it can; see flotilla status\n", confirmWithin)
 	return nil
 }
 
 // warnUnknown tells which bundles and objects of a suspension's scope are not on the cluster: a name may be mistyped.
 // It never stands in the way of the suspension, which may well be made before they come.
-func warnUnknown(ctx context.Context, w io.Writer, applier *apply.Applier, scope api.Scope) {
+func warnUnknown(ctx context.Context, w *terminal.Printer, applier *apply.Applier, scope api.Scope) {
 	if len(scope.Bundles) > 0 {
 		all, err := applier.BundleStatuses(ctx)
 		if err != nil {
-			fmt.Fprintf(w, "warning: whether the cluster has such bundles could not be looked up: %v\n", err)
+			w.Printf("warning: whether the cluster has such bundles could not be looked up: %v\n", err)
 			return
 		}
 		names := make([]string, 0, len(all))
@@ -164,7 +164,7 @@ func warnUnknown(ctx context.Context, w io.Writer, applier *apply.Applier, scope
 		}
 		for _, b := range scope.Bundles {
 			if !slices.Contains(names, b) {
-				fmt.Fprintf(w, "warning: there is no bundle %q on this cluster now; known are: %s\n", b, listed(names))
+				w.Printf("warning: there is no bundle %q on this cluster now; known are: %s\n", b, listed(names))
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func warnUnknown(ctx context.Context, w io.Writer, applier *apply.Applier, scope
 	}
 	inventory, err := applier.Inventory(ctx)
 	if err != nil {
-		fmt.Fprintf(w, "warning: whether flotilla has such objects on the cluster could not be looked up: %v\n", err)
+		w.Printf("warning: whether flotilla has such objects on the cluster could not be looked up: %v\n", err)
 		return
 	}
 	for _, o := range scope.Objects {
@@ -190,7 +190,7 @@ func warnUnknown(ctx context.Context, w io.Writer, applier *apply.Applier, scope
 		}
 		if !found {
 			slices.Sort(names)
-			fmt.Fprintf(w, "warning: flotilla has no object %q on this cluster now; known of its kind are: %s\n", o, listed(names))
+			w.Printf("warning: flotilla has no object %q on this cluster now; known of its kind are: %s\n", o, listed(names))
 		}
 	}
 }
@@ -218,5 +218,5 @@ func (k kube) applier(log *slog.Logger) (*apply.Applier, error) {
 
 // quiet logs warnings only: commands speak for themselves.
 func quiet(cmd *cobra.Command) *slog.Logger {
-	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return slog.New(slog.NewTextHandler(errOf(cmd), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }

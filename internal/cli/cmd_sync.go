@@ -53,7 +53,7 @@ else it is written on the cluster itself, and its agent sees it at once.`,
 				return err
 			}
 		}
-		fmt.Fprintln(cmd.ErrOrStderr(), "sync ordered; see how it goes with: flotilla status")
+		errOf(cmd).Println("sync ordered; see how it goes with: flotilla status")
 		return nil
 	}
 	return cmd

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -22,8 +21,8 @@ func newVersion() *cobra.Command {
 					}
 				}
 			}
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "flotilla %s (%s, client-go %s)\n", version, runtime.Version(), kube)
-			return err
+			outOf(cmd).Printf("flotilla %s (%s, client-go %s)\n", version, runtime.Version(), kube)
+			return nil
 		},
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 	"github.com/flotilla-fleet/flotilla/sources/git"
@@ -25,7 +25,7 @@ import (
 // differ knows what a pass knows before it decides.
 type differ struct {
 	applier *apply.Applier
-	talk    io.Writer
+	talk    *terminal.Printer
 	r       api.Rendering
 	// claims: object ID -> bundles that declare it
 	claims map[string][]string
@@ -83,7 +83,7 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys
 		return nil, err
 	}
 	d := &differ{
-		applier: applier, talk: cmd.ErrOrStderr(), r: applier.Resolve(ctx, rendering),
+		applier: applier, talk: errOf(cmd), r: applier.Resolve(ctx, rendering),
 		claims: map[string][]string{}, owned: map[string][]api.InventoryEntry{},
 		told: map[string]api.BundleStatus{}, applied: map[string]*api.RenderedBundle{}, extra: map[string]bool{}, immutable: map[string]bool{},
 		past: &commits{repo: repo, log: quiet(cmd)}, broken: map[string]string{},
@@ -179,7 +179,7 @@ func (d *differ) suspensions(ctx context.Context) error {
 		if e, ok := errors.AsType[*api.Error](err); !ok || e.Reason != "BadSuspension" {
 			return err
 		}
-		fmt.Fprintf(d.talk, "warning: %v\n", err)
+		d.talk.Printf("warning: %v\n", err)
 	}
 	limit := cmp.Or(time.Duration(d.r.Fleet.Spec.SuspendMax), api.DefaultSuspendMax)
 	for _, s := range set {
@@ -214,7 +214,7 @@ func (d *differ) otherCluster(ctx context.Context) {
 	}
 	report, err := d.applier.Report(ctx)
 	if name := report.Status.Cluster; err == nil && name != "" && name != d.r.Cluster.Metadata.Name {
-		fmt.Fprintf(d.talk, "warning: the agent of the cluster that --kubeconfig leads to calls it %q, and this is what %q should be\n", name, d.r.Cluster.Metadata.Name)
+		d.talk.Printf("warning: the agent of the cluster that --kubeconfig leads to calls it %q, and this is what %q should be\n", name, d.r.Cluster.Metadata.Name)
 	}
 }
 

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -31,7 +30,7 @@ func (d *differ) lastApplied(ctx context.Context, bundles []api.RenderedBundle) 
 			old, err = d.history(ctx, revision)
 		}
 		if err != nil {
-			fmt.Fprintf(d.talk, "note: what was last applied of %s cannot be read, so drift cannot be told from a change in Git: %s\n",
+			d.talk.Printf("note: what was last applied of %s cannot be read, so drift cannot be told from a change in Git: %s\n",
 				strings.Join(names, ", "), redact.Text(err.Error()))
 			continue
 		}

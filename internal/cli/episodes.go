@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -341,7 +341,7 @@ func sure(a api.Attribution) string {
 }
 
 // driftTable is the list of episodes.
-func driftTable(w io.Writer, episodes []api.Episode, fits room) {
+func driftTable(w *terminal.Printer, episodes []api.Episode, fits room) {
 	now := time.Now()
 	t := table{
 		head:  []string{"ID", "OBJECT", "CLASS", "FIELD", "BY", "SINCE", "DONE"},

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -9,7 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
+
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 // output is the -o flag.
@@ -30,7 +30,7 @@ func (o *output) wideFlag(cmd *cobra.Command) {
 func (o output) forPeople() bool { return o.format == "table" || o.format == "wide" }
 
 // room is what there is for a table that is printed to w.
-func (o output) room(w io.Writer) room {
+func (o output) room(w *terminal.Printer) room {
 	if o.format == "wide" {
 		return room{wide: true}
 	}
@@ -38,37 +38,47 @@ func (o output) room(w io.Writer) room {
 }
 
 // print writes v as JSON or YAML, or calls table.
-func (o output) print(w io.Writer, v any, table func(*tabwriter.Writer)) error {
+func (o output) print(w io.Writer, v any, table func(*terminal.Printer)) error {
 	switch o.format {
 	case "json":
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
+		return data(w, terminal.JSON, v)
 	case "yaml":
-		b, err := yaml.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
+		return data(w, terminal.YAML, v)
 	case "table", "wide":
 		t := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
-		table(t)
+		table(terminal.To(t))
 		return t.Flush()
 	default:
 		return usageError{fmt.Errorf("output format %q is not one of table, json, yaml (wide for lists of drift)", o.format)}
 	}
 }
 
+// data writes a value for programs.
+func data(w io.Writer, encode func(any) ([]byte, error), v any) error {
+	b, err := encode(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
 // row writes one line of a table.
-func row(w io.Writer, cells ...string) {
+func row(w *terminal.Printer, cells ...string) {
 	for i, c := range cells {
 		if c == "" {
-			cells[i] = "-"
+			c = "-"
 		}
+		cells[i] = terminal.Line(c)
 	}
-	fmt.Fprintln(w, strings.Join(cells, "\t"))
+	w.Printf("%s\n", terminal.Laid(strings.Join(cells, "\t")))
 }
+
+// outOf is where a command puts what it was asked for.
+func outOf(cmd *cobra.Command) *terminal.Printer { return terminal.To(cmd.OutOrStdout()) }
+
+// errOf is where a command talks.
+func errOf(cmd *cobra.Command) *terminal.Printer { return terminal.To(cmd.ErrOrStderr()) }
 
 // age says how long ago, roughly, as kubectl does.
 func age(now, at time.Time) string {

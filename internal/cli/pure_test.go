@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 func TestTableFits(t *testing.T) {
@@ -16,7 +17,7 @@ func TestTableFits(t *testing.T) {
 	tab.add("prod-eu-k7qa-42", "/spec/template/spec/containers/[name=app]/resources/limits/memory/ü", "someone-with-a-long-name")
 	tab.add("short", "", "x")
 	var b strings.Builder
-	tab.print(&b, 50)
+	tab.print(terminal.To(&b), 50)
 	for line := range strings.Lines(b.String()) {
 		if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 50 {
 			t.Errorf("%d wide: %s", n, line)
@@ -26,7 +27,7 @@ func TestTableFits(t *testing.T) {
 		t.Errorf("what matters was cut:\n%s", b.String())
 	}
 	b.Reset()
-	tab.print(&b, 0)
+	tab.print(terminal.To(&b), 0)
 	if !strings.Contains(b.String(), "/spec/template/spec/containers/[name=app]/resources/limits/memory/ü") {
 		t.Errorf("the wide table is cut:\n%s", b.String())
 	}
@@ -95,7 +96,7 @@ func TestDriftTable_fits(t *testing.T) {
 	}}
 	show := func(fits room) string {
 		var b strings.Builder
-		driftTable(&b, episodes, fits)
+		driftTable(terminal.To(&b), episodes, fits)
 		return b.String()
 	}
 	cut := show(room{width: 80})
@@ -107,7 +108,7 @@ func TestDriftTable_fits(t *testing.T) {
 	if !strings.Contains(cut, "…") || !strings.Contains(cut, "staging-eu-kmhn-1") {
 		t.Errorf("on a terminal:\n%s", cut)
 	}
-	if read := show(room{width: widthOf(&strings.Builder{})}); strings.Contains(read, "…") || !strings.Contains(read, episodes[0].Fields[0].Path) {
+	if read := show(room{width: widthOf(terminal.To(&strings.Builder{}))}); strings.Contains(read, "…") || !strings.Contains(read, episodes[0].Fields[0].Path) {
 		t.Errorf("to a program:\n%s", read)
 	}
 	if wide := show(room{wide: true}); !strings.Contains(wide, "nginx:1 → nginx:2") || !strings.Contains(wide, "PodDisruptionBudget.policy/podinfo") {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/redact"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 // version is set when the binary is linked.
@@ -25,16 +26,22 @@ type IO struct {
 // Execute runs the command line and returns the exit code:
 // 0 for success, 1 when flotilla diff found changes, 2 and above as in docs/operating.md.
 func Execute(ctx context.Context, args []string, streams IO) int {
+	// Whatever a command writes to either goes through a Printer: no data reaches a terminal as it is.
+	out := terminal.To(streams.Out)
+	streams.Out, streams.Err = out, terminal.To(streams.Err)
 	root := newRoot(streams)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = out.Err() // half an answer is none
+	}
 	if err == nil {
 		return 0
 	}
 	if code, ok := errors.AsType[exitError](err); ok {
 		return int(code)
 	}
-	fmt.Fprintf(streams.Err, "flotilla: %s\n", redact.Text(err.Error()))
+	terminal.To(streams.Err).Printf("flotilla: %s\n", terminal.Lines(redact.Text(err.Error())))
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return 130
 	}

@@ -1,13 +1,13 @@
 package cli
 
 import (
-	"fmt"
-	"io"
 	"os"
 	"strings"
 	"unicode/utf8"
 
 	"golang.org/x/term"
+
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 // room is what there is for a table.
@@ -22,8 +22,8 @@ type room struct {
 const leastWidth = 80
 
 // widthOf is the width of a terminal, and 0 for what a program reads: there nothing is cut.
-func widthOf(w io.Writer) int {
-	f, ok := w.(*os.File)
+func widthOf(w *terminal.Printer) int {
+	f, ok := w.Under().(*os.File)
 	if !ok {
 		return 0
 	}
@@ -55,8 +55,14 @@ func (t *table) add(cells ...string) {
 const gap = "  "
 
 // print writes the table, at most width wide if the columns that may be shortened allow it; 0 is as wide as it is.
-func (t *table) print(w io.Writer, width int) {
+func (t *table) print(w *terminal.Printer, width int) {
 	all := append([][]string{t.head}, t.rows...)
+	for i, r := range all {
+		all[i] = make([]string, len(r))
+		for j, c := range r {
+			all[i][j] = terminal.Line(c)
+		}
+	}
 	widths := make([]int, len(t.head))
 	for _, r := range all {
 		for i, c := range r {
@@ -75,7 +81,7 @@ func (t *table) print(w io.Writer, width int) {
 				line.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)) + gap)
 			}
 		}
-		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+		w.Println(strings.TrimRight(line.String(), " "))
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 // Config says what to bring up.
@@ -93,7 +94,7 @@ func Run(ctx context.Context, cfg Config, ready func(File)) (err error) {
 	if err := os.Remove(filepath.Join(dir, FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	d := &demo{Config: cfg, names: names(cfg.Clusters)}
+	d := &demo{Config: cfg, names: names(cfg.Clusters), say: terminal.To(cfg.Progress)}
 	defer func() { err = errors.Join(err, d.stop()) }()
 
 	steps := []struct {
@@ -109,11 +110,11 @@ func Run(ctx context.Context, cfg Config, ready func(File)) (err error) {
 	}
 	for i, s := range steps {
 		begun := time.Now()
-		fmt.Fprintf(cfg.Progress, "[%d/%d] %s …\n", i+1, len(steps), s.what)
+		d.say.Printf("[%d/%d] %s …\n", i+1, len(steps), s.what)
 		if err := s.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.what, err)
 		}
-		fmt.Fprintf(cfg.Progress, "[%d/%d] %s: %.1f s\n", i+1, len(steps), s.what, time.Since(begun).Seconds())
+		d.say.Printf("[%d/%d] %s: %.1f s\n", i+1, len(steps), s.what, time.Since(begun).Seconds())
 	}
 	d.mu.Lock()
 	err = d.write()
@@ -156,6 +157,7 @@ func names(n int) []string {
 type demo struct {
 	Config
 	names []string
+	say   *terminal.Printer // to Progress
 
 	planes []*controlplane.ControlPlane
 	procs  []*process
@@ -178,7 +180,7 @@ func (d *demo) path(elem ...string) string {
 }
 
 func (d *demo) ensure(ctx context.Context) error {
-	_, err := controlplane.Ensure(ctx, d.Progress)
+	_, err := controlplane.Ensure(ctx, d.say)
 	return err
 }
 
@@ -195,7 +197,7 @@ func (d *demo) startClusters(ctx context.Context) error {
 				errs[i] = fmt.Errorf("cluster %q: %w", name, errs[i])
 				return
 			}
-			fmt.Fprintf(d.Progress, "      %s is up\n", name)
+			d.say.Printf("      %s is up\n", name)
 		})
 	}
 	wg.Wait()
@@ -232,7 +234,7 @@ func (d *demo) rewrite() {
 	defer d.mu.Unlock()
 	if d.ready {
 		if err := d.write(); err != nil {
-			fmt.Fprintf(d.Progress, "%s: %v\n", FileName, err)
+			d.say.Printf("%s: %v\n", FileName, err)
 		}
 	}
 }
@@ -263,7 +265,7 @@ func (d *demo) file() File {
 
 // stop ends everything, last started first.
 func (d *demo) stop() error {
-	fmt.Fprintln(d.Progress, "stopping …")
+	d.say.Println("stopping …")
 	d.mu.Lock()
 	d.ready = false
 	d.mu.Unlock()

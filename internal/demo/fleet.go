@@ -90,7 +90,7 @@ func (d *demo) awaitReady(ctx context.Context) error {
 		}
 		if line != last {
 			last, changed = line, time.Now()
-			fmt.Fprintf(d.Progress, "    bundles ready:%s\n", line)
+			d.say.Printf("    bundles ready:%s\n", line)
 		}
 		if time.Since(changed) > 2*time.Minute {
 			return fmt.Errorf("nothing has moved for two minutes: %s", d.troubles(list.Items, err))
