@@ -129,10 +129,8 @@ func (a *Applier) clientFor(sa *api.ServiceAccount) (*client, error) {
 		return c, nil
 	}
 	cfg := rest.CopyConfig(a.base)
-	cfg.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:" + sa.Namespace + ":" + sa.Name,
-		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + sa.Namespace, "system:authenticated"},
-	}
+	// The API server adds the groups of a service account itself. Naming them would need the right to impersonate groups.
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:" + sa.Namespace + ":" + sa.Name}
 	c, err := newClient(cfg, a.own.dryRan)
 	if err != nil {
 		return nil, err

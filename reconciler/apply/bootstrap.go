@@ -22,34 +22,46 @@ var bundleDeploymentCRD []byte
 func CRDs() [][]byte { return [][]byte{suspensionCRD, bundleDeploymentCRD} }
 
 // Bootstrap makes sure that flotilla's namespace and CRDs are there and served.
-// What is there already is not written again.
+// A namespace that is there is left as it is: its labels belong to whoever installed it.
 func (a *Applier) Bootstrap(ctx context.Context) error {
-	ns := &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": api.SystemNamespace},
-	}}
-	objs := []*unstructured.Unstructured{ns}
+	if err := a.ensureNamespace(ctx); err != nil {
+		return err
+	}
+	var crds []*unstructured.Unstructured
 	for _, src := range CRDs() {
 		crd := &unstructured.Unstructured{}
 		if err := yaml.Unmarshal(src, &crd.Object); err != nil {
 			return fmt.Errorf("bootstrap: %w", err)
 		}
-		objs = append(objs, crd)
+		crds = append(crds, crd)
 	}
-	for _, o := range objs {
-		ref := api.RefOf(o)
-		if err := a.own.ensure(ctx, a.kinds, o); err != nil {
-			return Classify(ref, "", fmt.Errorf("bootstrap: %w", err))
+	for _, crd := range crds {
+		if err := a.own.ensure(ctx, a.kinds, crd); err != nil {
+			return Classify(api.RefOf(crd), "", fmt.Errorf("bootstrap: %w", err))
 		}
-		if isCRD(ref) {
-			a.kinds.learn(o)
-		}
+		a.kinds.learn(crd)
 	}
 	// The API server establishes them at the same time.
-	for _, crd := range objs[1:] {
+	for _, crd := range crds {
 		ref := api.RefOf(crd)
 		if err := a.awaitEstablished(ctx, ref); err != nil {
 			return Classify(ref, "", fmt.Errorf("bootstrap: wait until it is established: %w", err))
 		}
+	}
+	return nil
+}
+
+// ensureNamespace makes flotilla's namespace where it is missing.
+func (a *Applier) ensureNamespace(ctx context.Context) error {
+	ns := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": api.SystemNamespace},
+	}}
+	live, err := a.Live(ctx, api.RefOf(ns))
+	if err == nil && live == nil {
+		err = Classify(api.RefOf(ns), "", a.own.ensure(ctx, a.kinds, ns))
+	}
+	if err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
 	}
 	return nil
 }

@@ -152,16 +152,21 @@ func (a *Applier) AnswerLease(ctx context.Context, identity string) error {
 }
 
 // ReleaseLease lets the next agent in at once. It does nothing if another one holds the lease.
+// A challenge that comes at the same moment changes the lease, so a conflict is tried again.
 func (a *Applier) ReleaseLease(ctx context.Context, identity string) error {
-	l, found, err := a.readLease(ctx)
-	if err == nil && found && l.Spec.HolderIdentity == identity {
-		l.Spec.HolderIdentity = ""
-		err = a.writeLease(ctx, l, found)
+	for try := 1; ; try++ {
+		l, found, err := a.readLease(ctx)
+		if err == nil && found && l.Spec.HolderIdentity == identity {
+			l.Spec.HolderIdentity = ""
+			err = a.writeLease(ctx, l, found)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case !apierrors.IsConflict(err) || try == maxTries:
+			return fmt.Errorf("release the lease: %w", err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("release the lease: %w", err)
-	}
-	return nil
 }
 
 // readLease returns the lease; found is false if there is none.
