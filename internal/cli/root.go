@@ -112,7 +112,7 @@ applies it, watches the result and records every drift. A hub shows the whole fl
 	}
 	add("look", newStatus(), newDrift(), newHistory(), newRender(), newDiff())
 	add("act", newSuspend(), newResume(), newSync())
-	add("run", newAgent(logger), newHub(logger), newJoin(), newDemo(logger))
+	add("run", newInstall(), newUninstall(), newAgent(logger), newHub(logger), newJoin(), newDemo(logger))
 	root.AddCommand(newVersion())
 	return root
 }
