@@ -50,6 +50,9 @@ func decode(file string, data []byte, kind string, into any) error {
 		return yamlError(file, data, err)
 	}
 	at := locator{file, data}
+	if field := emptied(data); field != "" {
+		return at.errorf(field, "nothing is below it: that is neither the field's absence nor an empty list or mapping; remove the key, or write what you mean")
+	}
 	if head.APIVersion != APIVersion {
 		return at.errorf("apiVersion", "%q is not %q", head.APIVersion, APIVersion)
 	}
@@ -65,6 +68,70 @@ func decode(file string, data []byte, kind string, into any) error {
 		return at.errorf("", "more than one YAML document")
 	}
 	return nil
+}
+
+// telling are the lists and mappings whose absence means something, mostly "every" or "the agent itself":
+// one whose content was commented out must not mean that by accident. A star is any key or index.
+var telling = []string{
+	"spec.targets", "spec.targets.*", "spec.targets.*.clusters", "spec.targets.*.clusters.*",
+	"spec.targets.*.clusterSelector", "spec.targets.*.clusterSelector.matchLabels",
+	"spec.targets.*.clusterSelector.matchExpressions", "spec.targets.*.clusterSelector.matchExpressions.*",
+	"spec.kustomize", "spec.helm", "spec.serviceAccount", "spec.drift",
+	"spec.drift.ignore", "spec.drift.ignore.*", "spec.drift.ignore.*.target", "spec.drift.ignore.*.paths", "spec.drift.ignore.*.managers",
+	"spec.defaults.drift", "spec.defaults.drift.ignore", "spec.defaults.drift.ignore.*", "spec.defaults.drift.ignore.*.target",
+	"spec.defaults.drift.ignore.*.paths", "spec.defaults.drift.ignore.*.managers",
+	"spec.guards", "spec.suspend", "spec.tenants", "spec.tenants.*", "spec.tenants.*.keys", "spec.tenants.*.keys.*",
+}
+
+// emptied returns the first of those that is null; empty if none is.
+func emptied(data []byte) string {
+	var doc yaml.Node
+	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
+		return ""
+	}
+	patterns := make([][]string, len(telling))
+	for i, t := range telling {
+		patterns[i] = strings.Split(t, ".")
+	}
+	return emptiedBelow(doc.Content[0], "", patterns)
+}
+
+func emptiedBelow(n *yaml.Node, at string, patterns [][]string) string {
+	for i, c := range n.Content {
+		key := strconv.Itoa(i)
+		if n.Kind == yaml.MappingNode {
+			if i%2 == 0 {
+				continue
+			}
+			key = n.Content[i-1].Value
+		}
+		here, below := matching(patterns, key)
+		field := strings.TrimPrefix(at+"."+key, ".")
+		if here && c.ShortTag() == "!!null" {
+			return field
+		}
+		if len(below) > 0 {
+			if f := emptiedBelow(c, field, below); f != "" {
+				return f
+			}
+		}
+	}
+	return ""
+}
+
+// matching reports whether a pattern ends with a key, and returns what is left of those that go on below it.
+func matching(patterns [][]string, key string) (here bool, below [][]string) {
+	for _, p := range patterns {
+		if p[0] != key && p[0] != "*" {
+			continue
+		}
+		if len(p) == 1 {
+			here = true
+		} else {
+			below = append(below, p[1:])
+		}
+	}
+	return here, below
 }
 
 var (

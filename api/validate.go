@@ -124,6 +124,9 @@ func (a ServiceAccount) validate(at locator) error {
 }
 
 func (t Target) validate(at locator, field string, helm bool) error {
+	if t.Clusters != nil && len(t.Clusters) == 0 {
+		return at.errorf(field+".clusters", "is an empty list: name a cluster, or leave the field out to match by labels alone")
+	}
 	if _, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector()); err != nil {
 		return at.errorf(field+".clusterSelector", "%v", err)
 	}

@@ -77,7 +77,7 @@ func (f *finder) keep(dir string, fresh map[string]listing) {
 func (f *finder) below(tree api.Tree, dir string, fresh map[string]listing) ([]*found, error) {
 	digest, err := tree.Digest(dir)
 	if err != nil {
-		return nil, fmt.Errorf("digest of %q: %w", dir, err)
+		return nil, cmp.Or(readable(dir), fmt.Errorf("digest of %q: %w", dir, err))
 	}
 	if l, ok := f.seen[dir]; ok && l.digest == digest {
 		f.keep(dir, fresh)
@@ -146,7 +146,11 @@ func readBundle(tree api.Tree, file string, e fs.DirEntry) (*found, error) {
 		return nil, fmt.Errorf("read %q: %w", file, err)
 	}
 	out := &found{file: file, dir: path.Dir(file), digest: digestOf(data), data: data}
-	if out.bundle, err = api.DecodeBundle(file, data); err == nil {
+	out.bundle, err = api.DecodeBundle(file, data)
+	if bad := readable(file); bad != nil {
+		err, out.file, out.dir = bad, printable(file), printable(out.dir)
+	}
+	if err == nil {
 		return out, nil
 	}
 	out.err, out.bundle = err, api.Bundle{}

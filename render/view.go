@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render/sops"
@@ -160,8 +162,30 @@ func (v *view) Open(name string) (fs.File, error) {
 	return nil, &fs.PathError{Op: "open", Path: name, Err: errors.ErrUnsupported}
 }
 
+// readable refuses a file whose name cannot be shown or written down: only whoever reads it is concerned.
+func readable(name string) error {
+	if utf8.ValidString(name) {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "BadFileName", File: printable(name),
+		Err: errors.New("the name is not UTF-8"), Hint: "rename it, with its directories",
+	}
+}
+
+// printable is a name with escapes for what is not UTF-8.
+func printable(name string) string {
+	if utf8.ValidString(name) {
+		return name
+	}
+	return strings.Trim(strconv.Quote(name), `"`)
+}
+
 // ReadFile returns a file's bytes, decrypted where SOPS encrypted them.
 func (v *view) ReadFile(name string) ([]byte, error) {
+	if err := readable(name); err != nil {
+		return nil, err
+	}
 	data, err := v.tree.ReadFile(name)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) && !v.covered(name) {
@@ -201,6 +225,9 @@ func (v *view) ReadDir(name string) ([]fs.DirEntry, error) {
 
 // Stat tells what is there. Only the kind of thing counts, not its size or time.
 func (v *view) Stat(name string) (fs.FileInfo, error) {
+	if err := readable(name); err != nil {
+		return nil, err
+	}
 	st, err := v.tree.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

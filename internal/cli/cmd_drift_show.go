@@ -7,7 +7,6 @@ import (
 
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
-	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/adopt"
@@ -107,8 +106,8 @@ func showDiff(w *terminal.Printer, e api.Episode) {
 		return
 	}
 	git, live := adopt.Excerpt(e.Fields)
-	a, err1 := yaml.Marshal(git)
-	b, err2 := yaml.Marshal(live)
+	a, err1 := terminal.YAML(git)
+	b, err2 := terminal.YAML(live)
 	if err1 != nil || err2 != nil {
 		return
 	}

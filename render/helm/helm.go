@@ -132,6 +132,9 @@ func (l *lister) walk(rel string) error {
 		full := path.Join(l.dir, name)
 		st, err := l.files.Stat(full) // follows symbolic links
 		if err != nil {
+			if _, told := errors.AsType[*api.Error](err); told {
+				return err
+			}
 			return failed(full, err)
 		}
 		if l.rules.Ignore(name, st) {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode/utf8"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	gitobject "github.com/go-git/go-git/v5/plumbing/object"
@@ -239,7 +238,7 @@ func parseTree(data []byte) ([]treeEntry, error) {
 		default:
 			return nil, fmt.Errorf("bad mode %q", mode)
 		}
-		if e.name == "" || e.name == "." || e.name == ".." || bytes.IndexByte(name, '/') >= 0 || !utf8.Valid(name) {
+		if e.name == "" || e.name == "." || e.name == ".." || bytes.IndexByte(name, '/') >= 0 {
 			return nil, fmt.Errorf("bad file name %q", name)
 		}
 		out = append(out, e)
