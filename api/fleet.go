@@ -211,7 +211,12 @@ type HelmSource struct {
 	ReleaseName string         `yaml:"releaseName,omitempty" json:"releaseName,omitempty"`
 	ValuesFiles []string       `yaml:"valuesFiles,omitempty" json:"valuesFiles,omitempty"`
 	Values      map[string]any `yaml:"values,omitempty" json:"values,omitempty"`
+	// Schema is SchemaSkip, or empty: the values are checked against the chart's values.schema.json.
+	Schema string `yaml:"schema,omitempty" json:"schema,omitempty"`
 }
+
+// SchemaSkip leaves the values of a chart unchecked.
+const SchemaSkip = "skip"
 
 // ServiceAccount is impersonated while a bundle is applied.
 type ServiceAccount struct {

@@ -75,6 +75,9 @@ func (b Bundle) validate(at locator) error {
 		return at.errorf("spec.helm", "kustomize and helm cannot both be set")
 	}
 	if h := s.Helm; h != nil {
+		if h.Schema != "" && h.Schema != SchemaSkip {
+			return at.errorf("spec.helm.schema", "%q is not %q, which is the only word for it", h.Schema, SchemaSkip)
+		}
 		if h.Chart == "" {
 			return at.errorf("spec.helm.chart", "a chart is needed: ./directory, oci://… or a name with repo and version")
 		}

@@ -96,7 +96,6 @@ func TestKustomize_refuses(t *testing.T) {
 			api.Error{File: "k/overlay/gen.yaml", Line: 5, Field: ".files"},
 			"is remote",
 		},
-		{"custom schema", []string{kustomization, "resources: [../../base]\nopenapi:\n  path: schema.json\n"}, api.Error{File: kustomization, Line: 3, Field: "openapi"}, "is not supported"},
 		{"helm inflation", []string{kustomization, "helmCharts:\n- name: x\n"}, api.Error{File: kustomization, Line: 2, Field: "helmCharts"}, "a bundle of its own"},
 		{
 			"function",

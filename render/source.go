@@ -47,16 +47,19 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 	}
 }
 
-// locateUnset adds the line to an error about a variable that is not set. The file is that of the object,
-// or the first of the others that were read which refers to the variable; the line the first that does.
-// Comments come last.
-func locateUnset(err error, tree api.Tree, read []string) {
+// locateVariable adds the line to an error about a ${…}. The file is that of the object,
+// or the first of the others that were read which has it; the line the first that does. Comments come last.
+func locateVariable(err error, tree api.Tree, read []string) {
 	name, unset := manifest.Unset(err)
+	body, malformed := manifest.Malformed(err)
 	e, ok := errors.AsType[*api.Error](err)
-	if !unset || !ok {
+	if !unset && !malformed || !ok {
 		return
 	}
 	reference := regexp.MustCompile(`(^|[^$])\$\{` + name + `[:}]`)
+	if malformed {
+		reference = regexp.MustCompile(`(^|[^$])\$\{` + regexp.QuoteMeta(body))
+	}
 	for _, comments := range []bool{false, true} {
 		for _, file := range slices.Concat([]string{e.File}, read) {
 			data, err := tree.ReadFile(file) // as it is in Git: where it is encrypted, decrypting would move the lines
@@ -96,7 +99,7 @@ func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built,
 	switch {
 	case from != "":
 		out, err := p.engine.Run(ctx, engine.Request{Kustomization: &engine.Kustomization{Dir: dir, Variables: vars}}, v)
-		locateUnset(err, v.tree, out.Read) // kustomize keeps no lines
+		locateVariable(err, v.tree, out.Read) // kustomize keeps no lines
 		kustomize.Relocate(err, v)
 		return built{objects: out.Objects, kustomization: from}, err
 	case explicit:
@@ -174,17 +177,17 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 	if err != nil {
 		return built{}, err
 	}
-	values, err := layeredValues(p, v, b)
+	layers, err := layeredValues(p, v, b)
 	if err != nil {
 		return built{}, err
 	}
 	out, err := p.engine.Run(ctx, engine.Request{Chart: &engine.Chart{
 		Packed:      chart,
 		ReleaseName: cmp.Or(b.spec.Helm.ReleaseName, b.name), Namespace: cmp.Or(b.spec.Namespace, defaultNamespace),
-		Values: values, Facts: p.facts,
+		Values: merged(layers), SkipSchema: b.spec.Helm.Schema == api.SchemaSkip, Facts: p.facts,
 	}}, nil)
 	if err != nil {
-		return built{}, err
+		return built{}, inLayer(err, layers)
 	}
 	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, chartDigest: digest, unstable: map[*unstructured.Unstructured][]string{}}
 	for _, h := range out.Hooks {
@@ -247,22 +250,70 @@ func remoteChart(h *api.HelmSource) (repo, name string, remote bool) {
 
 var exactVersion = regexp.MustCompile(`^v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?$`)
 
+// layer is one of the sources of a chart's values, and where it is written.
+type layer struct {
+	values map[string]any
+	file   string
+	node   *yaml.Node
+}
+
+func merged(layers []layer) map[string]any {
+	all := make([]map[string]any, len(layers))
+	for i, l := range layers {
+		all[i] = l.values
+	}
+	return helm.Merge(all...)
+}
+
+// inLayer has an error about a value name the layer that says it: the last one that has the field, or what is above it.
+func inLayer(err error, layers []layer) error {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Reason != "BadValues" {
+		return err
+	}
+	field, _ := strings.CutPrefix(e.Field, "values.")
+	for keys := strings.Split(field, "."); len(keys) > 0; keys = keys[:len(keys)-1] {
+		for _, l := range slices.Backward(layers) {
+			if n := nodeAt(l.node, keys...); n != nil {
+				at := *e
+				at.Hint = strings.TrimPrefix(at.Hint+"; the schema is "+e.File, "; ")
+				at.File, at.Line = l.file, n.Line
+				if key := nodeAt(l.node, keys[:len(keys)-1]...); key != nil && key.Kind == yaml.MappingNode {
+					at.Line = keyLine(key, keys[len(keys)-1], n.Line)
+				}
+				return &at
+			}
+		}
+	}
+	return err
+}
+
+// keyLine is the line of a key of a mapping.
+func keyLine(n *yaml.Node, key string, otherwise int) int {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == key {
+			return n.Content[i].Line
+		}
+	}
+	return otherwise
+}
+
 // layeredValues are, later ones winning: the values files, spec.helm.values, the target's overlay file, the target's values.
 // The chart's own come below them all.
-func layeredValues(p *pass, v *view, b resolved) (map[string]any, error) {
-	var layers []map[string]any
+func layeredValues(p *pass, v *view, b resolved) ([]layer, error) {
+	var layers []layer
 	for i, file := range b.spec.Helm.ValuesFiles {
-		m, err := valuesFile(p, v, b, fmt.Sprintf("spec.helm.valuesFiles.%d", i), path.Join(b.dir, file))
+		l, err := valuesFile(p, v, b, fmt.Sprintf("spec.helm.valuesFiles.%d", i), path.Join(b.dir, file))
 		if err != nil {
 			return nil, err
 		}
-		layers = append(layers, m)
+		layers = append(layers, l)
 	}
-	m, err := inlineValues(p, b, b.spec.Helm.Values, "spec", "helm", "values")
+	l, err := inlineValues(p, b, b.spec.Helm.Values, "spec", "helm", "values")
 	if err != nil {
 		return nil, err
 	}
-	layers = append(layers, m)
+	layers = append(layers, l)
 	if b.overlay != "" {
 		file := path.Join(b.dir, b.overlay)
 		if inside(file) {
@@ -270,77 +321,78 @@ func layeredValues(p *pass, v *view, b resolved) (map[string]any, error) {
 				file = path.Join(file, "values.yaml")
 			}
 		}
-		m, err := valuesFile(p, v, b, b.sourceField(), file)
+		l, err := valuesFile(p, v, b, b.sourceField(), file)
 		if err != nil {
 			return nil, err
 		}
-		layers = append(layers, m)
+		layers = append(layers, l)
 	}
 	if b.target >= 0 {
-		m, err := inlineValues(p, b, b.values, "spec", "targets", fmt.Sprint(b.target), "values")
+		l, err := inlineValues(p, b, b.values, "spec", "targets", fmt.Sprint(b.target), "values")
 		if err != nil {
 			return nil, err
 		}
-		layers = append(layers, m)
+		layers = append(layers, l)
 	}
-	return helm.Merge(layers...), nil
+	return layers, nil
 }
 
-func valuesFile(p *pass, v *view, b resolved, field, file string) (map[string]any, error) {
+func valuesFile(p *pass, v *view, b resolved, field, file string) (layer, error) {
 	if err := v.within(b, field, file); err != nil {
-		return nil, err
+		return layer{}, err
 	}
 	data, err := v.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, b.errorf(field, "there is no values file %q", file)
+		return layer{}, b.errorf(field, "there is no values file %q", file)
 	}
 	if err != nil {
-		return nil, err
+		return layer{}, err
 	}
 	docs, err := manifest.Parse(file, data)
 	if err != nil {
-		return nil, err
+		return layer{}, err
 	}
 	switch len(docs) {
 	case 0:
-		return nil, nil
+		return layer{}, nil
 	case 1:
 		return valuesOf(p, b, docs[0], data)
 	}
-	return nil, b.errorf(field, "the values file %q holds more than one document", file)
+	return layer{}, b.errorf(field, "the values file %q holds more than one document", file)
 }
 
 // inlineValues reads values from the bundle's file itself, for Helm reads them otherwise than we read the rest of it.
-func inlineValues(p *pass, b resolved, decoded map[string]any, keys ...string) (map[string]any, error) {
+func inlineValues(p *pass, b resolved, decoded map[string]any, keys ...string) (layer, error) {
 	if len(decoded) == 0 {
-		return nil, nil
+		return layer{}, nil
 	}
 	docs, err := manifest.Parse(b.file, b.data)
 	if err != nil {
-		return nil, err
+		return layer{}, err
 	}
 	return valuesOf(p, b, docs[0], b.data, keys...)
 }
 
 // valuesOf reads the values below a path of keys of a document, and data is its text.
 // We check them and put in the variables; how a scalar is understood is Helm's affair.
-func valuesOf(p *pass, b resolved, whole manifest.Document, data []byte, keys ...string) (map[string]any, error) {
+func valuesOf(p *pass, b resolved, whole manifest.Document, data []byte, keys ...string) (layer, error) {
 	d := manifest.Document{File: whole.File, Node: nodeAt(whole.Node, keys...)}
 	if b.spec.Substitute && bytes.Contains(data, []byte("${")) {
 		if err := d.SubstituteWhere(p.variables, helm.Boolean); err != nil {
-			return nil, err
+			return layer{}, err
 		}
 		var err error
 		if data, err = yaml.Marshal(whole.Node); err != nil {
-			return nil, fmt.Errorf("write %q with its variables: %w", d.File, err)
+			return layer{}, fmt.Errorf("write %q with its variables: %w", d.File, err)
 		}
 	}
 	v, err := d.Value() // keys that occur twice, aliases without bound
 	if err != nil {
-		return nil, err
+		return layer{}, err
 	}
 	if _, ok := v.(map[string]any); !ok {
-		return nil, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: d.File, Line: d.Line(), Err: errors.New("values are a mapping")}
+		return layer{}, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: d.File, Line: d.Line(), Err: errors.New("values are a mapping")}
 	}
-	return helm.Values(d.File, data, keys...)
+	values, err := helm.Values(d.File, data, keys...)
+	return layer{values: values, file: d.File, node: d.Node}, err
 }

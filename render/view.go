@@ -1,6 +1,7 @@
 package render
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -203,9 +204,27 @@ func (v *view) ReadFile(name string) ([]byte, error) {
 		}
 		v.note(name, depFile, digest)
 	}
+	if err := fetched(name, data); err != nil {
+		return nil, err
+	}
 	plain, secrets, err := decrypt(v.keys, name, data)
 	v.secrets = append(v.secrets, secrets...)
 	return plain, err
+}
+
+// lfsPointer is how the file begins that Git LFS leaves in place of another.
+const lfsPointer = "version https://git-lfs.github.com/spec/"
+
+// fetched refuses a file of which only the pointer is in the repository: what it points to is not fetched.
+func fetched(name string, data []byte) error {
+	if len(data) > 1024 || !bytes.HasPrefix(data, []byte(lfsPointer)) || !bytes.Contains(data, []byte("\noid ")) {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "LFSPointer", File: name, Line: 1,
+		Err:  errors.New("is a pointer of Git LFS, and what it points to is not fetched"),
+		Hint: "commit the file itself (git lfs untrack), or leave it out (a chart's files by .helmignore)",
+	}
 }
 
 // ReadDir lists a directory.

@@ -18,7 +18,7 @@ func renderChart(in Chart) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	req := helm.Request{Chart: chart, ReleaseName: in.ReleaseName, Namespace: in.Namespace, Values: in.Values, Facts: in.Facts}
+	req := helm.Request{Chart: chart, ReleaseName: in.ReleaseName, Namespace: in.Namespace, Values: in.Values, SkipSchema: in.SkipSchema, Facts: in.Facts}
 	rendered, err := helm.Render(req)
 	if err != nil {
 		return Result{}, err

@@ -35,7 +35,9 @@ type Chart struct {
 	Namespace   string
 	// Values are layered over the chart's own. They hold what JSON can hold.
 	Values map[string]any
-	Facts  api.ClusterFacts
+	// SkipSchema leaves the values unchecked.
+	SkipSchema bool
+	Facts      api.ClusterFacts
 }
 
 // Kustomization asks for the objects of the kustomization in a directory.

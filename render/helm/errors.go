@@ -23,29 +23,40 @@ func failed(file string, err error) *api.Error {
 }
 
 // schemaError shows what values.schema.json refuses, one line a value, with its path.
-func schemaError(where string, err error) error {
+// Its Field is that of the first, from the values of the chart on.
+func schemaError(where, name string, err error) error {
 	var lines []string
+	field, within := "", ""
 	for l := range strings.SplitSeq(err.Error(), "\n") {
-		l = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(l), "- "))
-		if l == "" || strings.HasPrefix(l, "values don't meet the specifications") || strings.HasSuffix(l, ":") && !strings.Contains(l, " ") {
+		if !strings.HasPrefix(l, " ") && !strings.HasPrefix(l, "-") && strings.HasSuffix(l, ":") && !strings.Contains(l, " ") {
+			if within = strings.TrimSuffix(l, ":"); within == name {
+				within = ""
+			}
 			continue
 		}
+		l = strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(l), "- "))
+		if l == "" || strings.HasPrefix(l, "values don't meet the specifications") {
+			continue
+		}
+		if within != "" {
+			l = "subchart " + within + ": " + l
+		}
 		lines = append(lines, l)
-	}
-	e := failed(path.Join(where, "values.schema.json"), errors.New(strings.Join(lines, "; ")))
-	e.Reason = "BadValues"
-	if m := schemaPath.FindStringSubmatch(err.Error()); m != nil {
-		e.Field = "values" + strings.ReplaceAll(m[1], "/", ".")
-		if missing := schemaMissing.FindStringSubmatch(m[2]); missing != nil {
-			e.Field += "." + missing[1]
+		if m := schemaPath.FindStringSubmatch(l); m != nil && field == "" {
+			field = "values" + strings.ReplaceAll(strings.TrimRight("/"+within, "/")+m[1], "/", ".")
+			if key := schemaKey.FindStringSubmatch(m[2]); key != nil {
+				field += "." + key[1]
+			}
 		}
 	}
+	e := failed(path.Join(where, "values.schema.json"), errors.New(strings.Join(lines, "; ")))
+	e.Reason, e.Field = "BadValues", field
 	return e
 }
 
 var (
-	schemaPath    = regexp.MustCompile(`at '(/[^']*|)': ([^\n]*)`)
-	schemaMissing = regexp.MustCompile(`^missing propert(?:y|ies) '([^']+)'`)
+	schemaPath = regexp.MustCompile(`at '(/[^']*|)': ([^\n]*)`)
+	schemaKey  = regexp.MustCompile(`^(?:missing propert(?:y|ies)|additional properties) '([^']+)'`)
 )
 
 // loadError finds file, line and field in Helm's words about a chart that does not load.

@@ -9,11 +9,9 @@ package helm
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -120,6 +118,22 @@ type lister struct {
 	rules *ignore.Rules
 	out   []File
 	size  int
+	// linked counts the symbolic links that lead to where it is.
+	linked int
+}
+
+// maxLinked bounds symbolic links to directories within each other, so that one that leads back ends.
+const maxLinked = 5
+
+// enter walks a directory below, also where it is a symbolic link, such as one to a subchart that several charts share.
+func (l *lister) enter(name string, e fs.DirEntry) error {
+	if e.Type()&fs.ModeSymlink != 0 {
+		if l.linked++; l.linked > maxLinked {
+			return failed(path.Join(l.dir, name), fmt.Errorf("more than %d symbolic links to directories lie within each other", maxLinked))
+		}
+		defer func() { l.linked-- }()
+	}
+	return l.walk(name)
 }
 
 func (l *lister) walk(rel string) error {
@@ -141,10 +155,7 @@ func (l *lister) walk(rel string) error {
 			continue
 		}
 		if st.IsDir() {
-			if e.Type()&fs.ModeSymlink != 0 {
-				return failed(full, errors.New("a symbolic link to a directory cannot be part of a chart"))
-			}
-			if err := l.walk(name); err != nil {
+			if err := l.enter(name, e); err != nil {
 				return err
 			}
 			continue
@@ -169,6 +180,8 @@ type Request struct {
 	// Values are layered over the chart's own.
 	Values map[string]any
 	Facts  api.ClusterFacts
+	// SkipSchema leaves the values unchecked.
+	SkipSchema bool
 	// Clock is the time that now tells. Zero means what it is.
 	Clock time.Time
 }
@@ -220,13 +233,16 @@ func Render(req Request) (Output, error) {
 	if err := chartutil.ProcessDependenciesWithMerge(ch, req.Values); err != nil {
 		return Output{}, failed(where, err)
 	}
-	if err := localSchemas(ch, where); err != nil {
+	var out Output
+	if req.SkipSchema {
+		withoutSchemas(ch)
+	} else if out.Warnings, err = localSchemas(ch, where); err != nil {
 		return Output{}, err
 	}
 	opts := chartutil.ReleaseOptions{Name: req.ReleaseName, Namespace: req.Namespace, Revision: 1, IsInstall: true}
 	values, err := chartutil.ToRenderValues(ch, req.Values, opts, caps)
 	if err != nil {
-		return Output{}, schemaError(where, err)
+		return Output{}, schemaError(where, ch.Name(), err)
 	}
 	if !req.Clock.IsZero() {
 		setClock(ch, req.Clock)
@@ -235,7 +251,6 @@ func Render(req Request) (Output, error) {
 	if err != nil {
 		return Output{}, templateError(where, ch, err)
 	}
-	var out Output
 	for _, crd := range ch.CRDObjects() {
 		docs, twice, err := documents(path.Join(where, strings.TrimPrefix(crd.Filename, ch.Name()+"/")), string(crd.File.Data))
 		if err != nil {
@@ -292,59 +307,6 @@ func fits(ch *chart.Chart, where string, caps *chartutil.Capabilities) error {
 		}
 	}
 	return nil
-}
-
-// localSchemas refuses schemas that would be fetched, or read from the disk.
-func localSchemas(ch *chart.Chart, where string) error {
-	if len(ch.Schema) > 0 {
-		file := path.Join(where, chartutil.SchemafileName)
-		var schema any
-		if err := json.Unmarshal(ch.Schema, &schema); err != nil {
-			return failed(file, err)
-		}
-		if ref := foreignRef(schema); ref != "" {
-			e := failed(file, fmt.Errorf("the schema refers to %q, and only references within the file are followed", ref))
-			e.Hint = "put that schema into the file, below $defs"
-			return e
-		}
-	}
-	for _, d := range ch.Dependencies() {
-		if err := localSchemas(d, path.Join(where, "charts", d.Name())); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// foreignRef finds a reference that leaves the schema.
-func foreignRef(v any) string {
-	switch x := v.(type) {
-	case map[string]any:
-		for _, key := range slices.Sorted(maps.Keys(x)) {
-			if ref, ok := x[key].(string); ok {
-				switch key {
-				case "$ref", "$dynamicRef", "$recursiveRef":
-					if !strings.HasPrefix(ref, "#") {
-						return ref
-					}
-				case "$schema":
-					if !strings.Contains(ref, "://json-schema.org/") {
-						return ref
-					}
-				}
-			}
-			if ref := foreignRef(x[key]); ref != "" {
-				return ref
-			}
-		}
-	case []any:
-		for _, e := range x {
-			if ref := foreignRef(e); ref != "" {
-				return ref
-			}
-		}
-	}
-	return ""
 }
 
 // collect sorts the rendered files' documents into objects and hooks.

@@ -15,7 +15,6 @@ import (
 
 // refusedFields are those of a kustomization that would run or fetch something, or poison later builds.
 var refusedFields = map[string]string{
-	"openapi":                     "a custom OpenAPI schema would leak into every later build",
 	"helmCharts":                  "Helm inflation runs an external program: make the chart a bundle of its own",
 	"helmChartInflationGenerator": "Helm inflation runs an external program: make the chart a bundle of its own",
 	"helmGlobals":                 "Helm inflation runs an external program: make the chart a bundle of its own",
@@ -70,9 +69,12 @@ func (j *jail) kustomization(file string, data []byte) ([]byte, error) {
 
 // names checks every file name in a kustomization.
 func (j *jail) names(file string, root *yaml.Node) error {
+	if err := j.openAPI(file, manifest.Get(root, "openapi")); err != nil {
+		return err
+	}
 	for _, field := range listed {
 		for _, n := range items(manifest.Get(root, field)) {
-			if err := local(file, field, n); err != nil {
+			if err := j.local(file, field, n); err != nil {
 				return err
 			}
 			if err := j.there(file, field, n, n.Value); err != nil {
@@ -88,13 +90,13 @@ func (j *jail) names(file string, root *yaml.Node) error {
 				}
 				continue
 			}
-			if err := local(file, field, n); err != nil {
+			if err := j.local(file, field, n); err != nil {
 				return err
 			}
 		}
 	}
 	for _, field := range []string{"patches", "patchesJson6902", "replacements", "configMapGenerator", "secretGenerator"} {
-		if err := localBelow(file, field, manifest.Get(root, field)); err != nil {
+		if err := j.localBelow(file, field, manifest.Get(root, field)); err != nil {
 			return err
 		}
 		if err := j.exist(file, field, manifest.Get(root, field)); err != nil {
@@ -152,7 +154,7 @@ func items(n *yaml.Node) []*yaml.Node {
 }
 
 // localBelow checks the values of every key that kustomize loads a file from.
-func localBelow(file, field string, n *yaml.Node) error {
+func (j *jail) localBelow(file, field string, n *yaml.Node) error {
 	if n == nil {
 		return nil
 	}
@@ -161,12 +163,12 @@ func localBelow(file, field string, n *yaml.Node) error {
 			key, v := n.Content[i].Value, n.Content[i+1]
 			switch key {
 			case "path", "env":
-				if err := local(file, field+"."+key, v); err != nil {
+				if err := j.local(file, field+"."+key, v); err != nil {
 					return err
 				}
 			case "files", "envs", "paths", "resources", "transformers", "generators":
 				for _, item := range items(v) {
-					if err := local(file, field+"."+key, item); err != nil {
+					if err := j.local(file, field+"."+key, item); err != nil {
 						return err
 					}
 				}
@@ -178,7 +180,7 @@ func localBelow(file, field string, n *yaml.Node) error {
 		}
 	}
 	for _, c := range n.Content {
-		if err := localBelow(file, field, c); err != nil {
+		if err := j.localBelow(file, field, c); err != nil {
 			return err
 		}
 	}
@@ -186,13 +188,16 @@ func localBelow(file, field string, n *yaml.Node) error {
 }
 
 // local refuses what kustomize would take for an address of another machine.
-func local(file, field string, n *yaml.Node) error {
+func (j *jail) local(file, field string, n *yaml.Node) error {
 	if n.Kind != yaml.ScalarNode {
 		return nil
 	}
 	name := n.Value
 	if key, value, ok := strings.Cut(name, "="); ok && !strings.Contains(key, "/") {
 		name = value // "key=file" of a generator
+	}
+	if j.hasAt(file, name) && !strings.ContainsAny(n.Value, ":/?") {
+		return nil
 	}
 	for _, s := range []string{n.Value, name} {
 		if remote(s) {
@@ -212,6 +217,27 @@ func remote(name string) bool {
 		return true
 	}
 	return first == "github.com" || strings.HasPrefix(first, "github.com:") || first == "www.github.com"
+}
+
+// hasAt reports whether a name with an @ in it is that of something beside a kustomization, such as getty@tty1.service.
+// Kustomize reads it from there: nothing in it says a host or a path on one.
+func (j *jail) hasAt(file, name string) bool {
+	return !strings.ContainsAny(name, ":/?") && strings.Contains(name, "@") && j.Exists(path.Join("/", path.Dir(file), name))
+}
+
+// openAPI lets a build bring a schema of its own from a file of the repository.
+func (j *jail) openAPI(file string, n *yaml.Node) error {
+	if n == nil || n.Kind != yaml.MappingNode || len(n.Content) == 0 {
+		return nil
+	}
+	if err := j.localBelow(file, "openapi", n); err != nil {
+		return err
+	}
+	if p := manifest.Get(n, "path"); p != nil && !j.Exists(path.Join("/", path.Dir(file), p.Value)) {
+		return refusal(file, p, "openapi.path", "%q does not exist", p.Value)
+	}
+	j.schema = true
+	return nil
 }
 
 // redacted leaves out credentials of an address.
@@ -253,7 +279,7 @@ func (j *jail) check(file string, data []byte) error {
 			if k := manifest.Get(d.Node, "kind"); k != nil && strings.HasPrefix(k.Value, "HelmChart") {
 				return refusal(file, k, "kind", "%s", refusedFields["helmCharts"])
 			}
-			if err := localBelow(file, "", d.Node); err != nil {
+			if err := j.localBelow(file, "", d.Node); err != nil {
 				return err
 			}
 		}

@@ -27,6 +27,7 @@ type jail struct {
 	read    []string // the files that were read, in order
 	size    int      // of them together, in bytes
 	origins bool     // origin annotations were asked for by us
+	schema  bool     // the build brings an OpenAPI schema of its own
 	refused error    // the first refusal; kustomize loses error types on its way
 }
 

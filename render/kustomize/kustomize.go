@@ -1,8 +1,8 @@
 // Package kustomize builds kustomizations from a tree in memory.
 //
 // It promises: nothing outside the tree is read, nothing is written, nothing is fetched, nothing is run.
-// Remote resources, exec and container functions, Helm inflation and custom OpenAPI schemas are refused
-// with the file and line that ask for them.
+// Remote resources, exec and container functions and Helm inflation are refused with the file and line that ask for them.
+// A custom OpenAPI schema serves the build that names it and no other.
 // Builds are serialised, for kustomize keeps its OpenAPI schema in process-wide state.
 package kustomize
 
@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/resource"
 	"sigs.k8s.io/kustomize/api/types"
+	"sigs.k8s.io/kustomize/kyaml/openapi"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render/manifest"
@@ -64,6 +65,11 @@ func Build(ctx context.Context, files Files, dir string) (docs []manifest.Docume
 		return nil, nil, err
 	}
 	jail := &jail{files: files, root: file}
+	defer func() {
+		if jail.schema { // it would stay for every later build
+			openapi.ResetOpenAPI()
+		}
+	}()
 	opts := krusty.MakeDefaultOptions()
 	opts.LoadRestrictions = types.LoadRestrictionsNone // the jail is the tree
 	opts.PluginConfig = types.DisabledPluginConfig()

@@ -42,6 +42,11 @@ func (j *jail) located(err error) error {
 			return found
 		}
 	}
+	if m := patchPath.FindStringSubmatch(msg); m != nil {
+		if at, op := j.operation(m[1]); op != "" {
+			return refusalAt(at, "path", "the patch cannot %s %s: what it is for has no such path", op, m[1])
+		}
+	}
 	if m := resourceID.FindStringSubmatch(msg); m != nil {
 		kind, name := m[2], m[3]
 		if at := j.declared(kind, name); m[1] == "already registered id" && len(at) > 1 {
@@ -51,6 +56,57 @@ func (j *jail) located(err error) error {
 		}
 	}
 	return &api.Error{Kind: api.Stalled, Reason: "KustomizeFailed", File: j.root, Err: fmt.Errorf("kustomize: %s", tidy(err))}
+}
+
+// patchPath is how a JSON patch says that a path is not there.
+var patchPath = regexp.MustCompile(`(?:missing path|missing key|does not exist|nonexistent key|invalid index referenced|doc is missing)[^/\n]*?:? "?(/[^\s":]+)`)
+
+// operation finds the operation of a JSON patch on a path, in the patches of kustomizations and in files of their own.
+func (j *jail) operation(on string) (at place, op string) {
+	for _, file := range slices.Backward(j.read) {
+		text, err := j.files.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		docs, err := manifest.Parse(file, text)
+		if err != nil || len(docs) == 0 {
+			continue
+		}
+		if line, op := operationIn(docs[0].Node, on, 0); op != "" {
+			return place{file, line}, op
+		}
+		for _, field := range []string{"patches", "patchesJson6902"} {
+			for _, item := range items(manifest.Get(docs[0].Node, field)) {
+				p := manifest.Get(item, "patch")
+				if p == nil {
+					continue
+				}
+				inner, err := manifest.Parse(file, []byte(p.Value))
+				if err != nil || len(inner) == 0 {
+					continue
+				}
+				before := p.Line - 1
+				if p.Style == yaml.LiteralStyle || p.Style == yaml.FoldedStyle {
+					before++ // the text begins behind the line with the |
+				}
+				if line, op := operationIn(inner[0].Node, on, before); op != "" {
+					return place{file, line}, op
+				}
+			}
+		}
+	}
+	return place{}, ""
+}
+
+// operationIn finds an operation in a list of them.
+func operationIn(list *yaml.Node, on string, before int) (line int, op string) {
+	for _, item := range items(list) {
+		p, o := manifest.Get(item, "path"), manifest.Get(item, "op")
+		if p != nil && o != nil && p.Value == on {
+			return before + p.Line, o.Value
+		}
+	}
+	return 0, ""
 }
 
 // resourceID is how kustomize names a resource in the errors that are told better: Deployment.v1.apps/web.[noNs].

@@ -33,6 +33,20 @@ func Unset(err error) (name string, ok bool) {
 	return unset.name, ok
 }
 
+// malformedError holds what stands in the braces, so that its place can be found. It is not shown: it may be part of a secret.
+type malformedError struct {
+	body string
+	why  string
+}
+
+func (e malformedError) Error() string { return e.why }
+
+// Malformed returns what follows the ${ that an error of Substitute is about, if it is that nobody can read it.
+func Malformed(err error) (body string, ok bool) {
+	malformed, ok := errors.AsType[malformedError](err)
+	return malformed.body, ok
+}
+
 // Expand replaces ${name} and ${name:-default} in s; $${ stands for a literal ${.
 // The default is used where the variable is unset or empty.
 // Values are taken as they are: a ${ in a value is not looked at again.
@@ -56,7 +70,8 @@ func (v Variables) Expand(s string) (string, error) {
 		b.WriteString(s[:i])
 		body, rest, closed := strings.Cut(s[i+2:], "}")
 		if !closed {
-			return "", errors.New("a ${ is not closed (write $${ for a literal ${)")
+			first, _, _ := strings.Cut(body, "\n")
+			return "", malformedError{first, "a ${ is not closed (write $${ for a literal ${)"}
 		}
 		value, err := v.lookup(body)
 		if err != nil {
@@ -70,11 +85,11 @@ func (v Variables) Expand(s string) (string, error) {
 func (v Variables) lookup(body string) (string, error) {
 	m := expression.FindStringSubmatch(body)
 	if m == nil {
-		return "", errors.New("a ${…} is neither ${name} nor ${name:-default} (write $${ for a literal ${)")
+		return "", malformedError{body, "a ${…} is neither ${name} nor ${name:-default} (write $${ for a literal ${)"}
 	}
 	name, hasDefault, def := m[1], m[2] != "", m[3]
 	if strings.Contains(def, "${") {
-		return "", fmt.Errorf("the default of %q holds another ${, which is not supported", name)
+		return "", malformedError{body, fmt.Sprintf("the default of %q holds another ${, which is not supported", name)}
 	}
 	value, set := v[name]
 	switch {
