@@ -124,10 +124,10 @@ func bundleTable(w *terminal.Printer, bundles []api.BundleStatus) {
 			w.Printf("\nCONTESTED %s\n", terminal.Lines(fight))
 		}
 		for _, object := range b.Uncompared {
-			fmt.Fprintf(w, "\nUNKNOWN %s\n", strings.ReplaceAll(object, "\n", "\n  "))
+			w.Printf("\nUNKNOWN %s\n", terminal.Lines(object))
 		}
 		if n := b.Unknown - len(b.Uncompared); n > 0 {
-			fmt.Fprintf(w, "UNKNOWN %d more of %s\n", n, b.Name)
+			w.Printf("UNKNOWN %d more of %s\n", n, b.Name)
 		}
 		for i, object := range b.Exempt {
 			if i == 0 {
