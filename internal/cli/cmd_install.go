@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/deploy"
 	"github.com/flotilla-fleet/flotilla/internal/install"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -213,7 +213,7 @@ func (i *installation) run(cmd *cobra.Command, component map[string]any) error {
 		if err != nil {
 			return err
 		}
-		return i.print(cmd.OutOrStdout(), objects)
+		return i.print(outOf(cmd), objects)
 	}
 	applier, err := i.kube.applier(quiet(cmd))
 	if err != nil {
@@ -232,9 +232,10 @@ func (i *installation) run(cmd *cobra.Command, component map[string]any) error {
 		return err
 	}
 	if i.dryRun {
-		return printSteps(cmd.OutOrStdout(), steps)
+		printSteps(outOf(cmd), steps)
+		return nil
 	}
-	return i.apply(ctx, cmd.ErrOrStderr(), applier, steps)
+	return i.apply(ctx, errOf(cmd), applier, steps)
 }
 
 // chartValues are the flags' over those of --values.
@@ -280,22 +281,18 @@ func overlay(dst, src map[string]any) {
 }
 
 // print writes the definitions and the chart's objects as YAML.
-func (i *installation) print(w io.Writer, objects []*unstructured.Unstructured) error {
+func (i *installation) print(w *terminal.Printer, objects []*unstructured.Unstructured) error {
 	if i.component == install.Agent {
 		for _, crd := range apply.CRDs() {
-			if _, err := fmt.Fprintf(w, "---\n%s", crd); err != nil {
-				return err
-			}
+			w.Printf("---\n%s", terminal.Laid(crd))
 		}
 	}
 	for _, o := range objects {
-		doc, err := yaml.Marshal(masked(o.Object, maskOf(i.show)))
+		doc, err := terminal.YAML(masked(o.Object, maskOf(i.show)))
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintf(w, "---\n%s", doc); err != nil {
-			return err
-		}
+		w.Printf("---\n%s", terminal.Laid(doc))
 	}
 	return nil
 }
@@ -303,23 +300,22 @@ func (i *installation) print(w io.Writer, objects []*unstructured.Unstructured) 
 // signs stand before an object that something was, or would be, done to.
 var stepSigns = map[api.Action]string{api.Created: "+", api.Updated: "~", api.Unchanged: "="}
 
-func printSteps(w io.Writer, steps []install.Step) error {
+func printSteps(w *terminal.Printer, steps []install.Step) {
 	for _, s := range steps {
-		if _, err := fmt.Fprintf(w, "%s %s %s\n", stepSigns[s.Action], s.Object, s.Action); err != nil {
-			return err
-		}
+		printStep(w, s)
 	}
-	return nil
 }
 
-func (i *installation) apply(ctx context.Context, talk io.Writer, applier *apply.Applier, steps []install.Step) error {
+func printStep(w *terminal.Printer, s install.Step) {
+	w.Printf("%s %s %s\n", stepSigns[s.Action], s.Object, s.Action)
+}
+
+func (i *installation) apply(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, steps []install.Step) error {
 	before, err := agentReport(ctx, applier)
 	if err != nil {
 		return err
 	}
-	if err := install.Apply(ctx, applier, i.component, steps, func(s install.Step) {
-		fmt.Fprintf(talk, "%s %s %s\n", stepSigns[s.Action], s.Object, s.Action)
-	}); err != nil {
+	if err := install.Apply(ctx, applier, i.component, steps, func(s install.Step) { printStep(talk, s) }); err != nil {
 		return err
 	}
 	unchanged := !slices.ContainsFunc(steps, func(s install.Step) bool {
@@ -345,7 +341,7 @@ func agentReport(ctx context.Context, applier *apply.Applier) (api.ClusterStatus
 const installPoll = time.Second
 
 // await tells how the component comes up, a line for each change, until it is ready or the time is up.
-func (i *installation) await(ctx context.Context, talk io.Writer, applier *apply.Applier, before api.ClusterStatus, unchanged bool) error {
+func (i *installation) await(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, before api.ClusterStatus, unchanged bool) error {
 	end := time.Now().Add(i.wait)
 	said := ""
 	for {
@@ -355,10 +351,10 @@ func (i *installation) await(ctx context.Context, talk io.Writer, applier *apply
 		}
 		if p.Says != said {
 			said = p.Says
-			fmt.Fprintf(talk, "  %s\n", said)
+			talk.Printf("  %s\n", said)
 		}
 		if p.Ready {
-			fmt.Fprintf(talk, "The %s is ready. Next: %s\n", i.component, i.next())
+			talk.Printf("The %s is ready. Next: %s\n", i.component, i.next())
 			return nil
 		}
 		if time.Now().After(end) {

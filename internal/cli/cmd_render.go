@@ -176,7 +176,7 @@ func printRendering(out, talk *terminal.Printer, r api.Rendering, only string, m
 	}
 	for _, tenant := range slices.Sorted(maps.Keys(r.Stopped)) {
 		if only == "" {
-			fmt.Fprintf(talk, "error: nothing of tenant %s is applied: %v\n", tenant, r.Stopped[tenant])
+			talk.Printf("error: nothing of tenant %s is applied: %v\n", tenant, terminal.Lines(r.Stopped[tenant].Error()))
 			failed = append(failed, "tenant "+tenant)
 		}
 	}

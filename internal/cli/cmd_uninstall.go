@@ -19,6 +19,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/deploy"
 	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/internal/install"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
@@ -85,7 +86,7 @@ the authority that agents trust, stays, unless --delete-data is given. Agents go
 }
 
 func (r removal) run(cmd *cobra.Command) error {
-	ctx, talk := cmd.Context(), cmd.ErrOrStderr()
+	ctx, talk := cmd.Context(), errOf(cmd)
 	applier, err := r.kube.applier(quiet(cmd))
 	if err != nil {
 		return err
@@ -149,34 +150,34 @@ func (r removal) suspended(ctx context.Context, applier *apply.Applier) error {
 }
 
 // tell says what goes and what stays.
-func (r removal) tell(w io.Writer, live *unstructured.Unstructured, owned map[string][]api.InventoryEntry) {
+func (r removal) tell(w *terminal.Printer, live *unstructured.Unstructured, owned map[string][]api.InventoryEntry) {
 	if live == nil {
-		fmt.Fprintf(w, "There is no %s here that flotilla install made; what it may have left goes.\n", r.component)
+		w.Printf("There is no %s here that flotilla install made; what it may have left goes.\n", r.component)
 	}
 	total := 0
 	for _, bundle := range slices.Sorted(maps.Keys(owned)) {
 		total += len(owned[bundle])
 		if r.objects {
 			for _, e := range owned[bundle] {
-				fmt.Fprintf(w, "- %s  (bundle %s)\n", e.Object, bundle)
+				w.Printf("- %s  (bundle %s)\n", e.Object, bundle)
 			}
 		}
 	}
 	switch {
 	case r.objects:
-		fmt.Fprintf(w, "%d objects of %d bundles are deleted, with all that stands in them.\n", total, len(owned))
+		w.Printf("%d objects of %d bundles are deleted, with all that stands in them.\n", total, len(owned))
 	case r.component == install.Agent:
-		fmt.Fprintf(w, "%d objects of %d bundles stay as they are, and nobody looks after them any more.\n", total, len(owned))
+		w.Printf("%d objects of %d bundles stay as they are, and nobody looks after them any more.\n", total, len(owned))
 	case r.data:
-		fmt.Fprintln(w, "The hub's volume is deleted: the history of the fleet, and the authority that agents trust.")
+		w.Println("The hub's volume is deleted: the history of the fleet, and the authority that agents trust.")
 	default:
-		fmt.Fprintln(w, "The hub's volume stays: a hub that is installed again finds the fleet as it was.")
+		w.Println("The hub's volume stays: a hub that is installed again finds the fleet as it was.")
 	}
 }
 
 // agree asks.
-func agree(in io.Reader, talk io.Writer) error {
-	fmt.Fprint(talk, "Go on? [y/N] ")
+func agree(in io.Reader, talk *terminal.Printer) error {
+	talk.Printf("Go on? [y/N] ")
 	line, err := bufio.NewReader(in).ReadString('\n')
 	answer := strings.ToLower(strings.TrimSpace(line))
 	if answer == "y" || answer == "yes" {
@@ -192,7 +193,7 @@ func agree(in io.Reader, talk io.Writer) error {
 // takeoverWithin is how long an agent has to end: its Pod's grace period, and the time for a challenge.
 const takeoverWithin = time.Minute
 
-func (r removal) agent(ctx context.Context, talk io.Writer, applier *apply.Applier, objects []*unstructured.Unstructured, owned map[string][]api.InventoryEntry) error {
+func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured, owned map[string][]api.InventoryEntry) error {
 	workload := &unstructured.Unstructured{Object: map[string]any{}}
 	workload.SetGroupVersionKind(r.component.Workload().GVK())
 	workload.SetNamespace(r.component.Workload().Namespace)
@@ -203,13 +204,13 @@ func (r removal) agent(ctx context.Context, talk io.Writer, applier *apply.Appli
 	if err := r.takeover(ctx, applier); err != nil {
 		return err
 	}
-	fmt.Fprintln(talk, "the agent has ended")
+	talk.Println("the agent has ended")
 	what := install.Leave
 	if r.objects {
 		what = install.Delete
 	}
 	if err := install.Disown(ctx, applier, owned, what, func(bundle string, n int) {
-		fmt.Fprintf(talk, "bundle %s: %d objects let go\n", bundle, n)
+		talk.Printf("bundle %s: %d objects let go\n", bundle, n)
 	}); err != nil {
 		return err
 	}
@@ -252,7 +253,7 @@ func agentsOwn() ([]*unstructured.Unstructured, error) {
 	return out, nil
 }
 
-func (r removal) hub(ctx context.Context, talk io.Writer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
+func (r removal) hub(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
 	if r.data {
 		claim := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "PersistentVolumeClaim"}}
 		claim.SetNamespace(api.SystemNamespace)
@@ -263,7 +264,7 @@ func (r removal) hub(ctx context.Context, talk io.Writer, applier *apply.Applier
 }
 
 // household deletes flotilla's own objects, and the namespace if nothing else of flotilla's is in it.
-func (r removal) household(ctx context.Context, talk io.Writer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
+func (r removal) household(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
 	keep, err := r.namespaceStays(ctx, applier)
 	if err != nil {
 		return err
@@ -280,11 +281,11 @@ func (r removal) household(ctx context.Context, talk io.Writer, applier *apply.A
 		return err
 	}
 	if keep != "" {
-		fmt.Fprintf(talk, "the namespace %s stays: %s\n", api.SystemNamespace, keep)
+		talk.Printf("the namespace %s stays: %s\n", api.SystemNamespace, keep)
 	} else if err := applier.RemoveOwn(ctx, namespaces); err != nil {
 		return err
 	}
-	fmt.Fprintf(talk, "the %s is gone\n", r.component)
+	talk.Printf("the %s is gone\n", r.component)
 	return nil
 }
 
