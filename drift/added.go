@@ -113,8 +113,12 @@ const (
 
 // setAnyway says why a field is no addition, by what was left when it was taken away in a dry run: the same value,
 // such as a default that somebody wrote with the whole object, or less than Git says.
+// Where the API server would not apply Git's object to the live one, what it makes of Git's object alone tells the same.
 func (w *walker) setAnyway(p fieldpath.Path, have any) string {
 	if w.in.Stripped == nil {
+		if _, fresh, ok := paths.Locate(w.in.DryRun.Object, p); w.in.Refused && ok && paths.Equal(fresh, have) {
+			return setAnyway
+		}
 		return ""
 	}
 	if _, left, ok := paths.Locate(w.in.Stripped.Object, p); ok && paths.Equal(left, have) {

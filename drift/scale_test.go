@@ -72,3 +72,17 @@ func TestReplicasThatAnAutoscalerMayChoose(t *testing.T) {
 		})
 	}
 }
+
+// Where the API server refuses Git's object beside what somebody did, its own defaults are still nobody's additions.
+func TestDefaultsWhereGitIsRefused(t *testing.T) {
+	const entries = `{manager: flotilla, operation: Apply, apiVersion: v1, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:selector": {}}}}, ` +
+		`{manager: helm, operation: Update, apiVersion: v1, fieldsType: FieldsV1, fieldsV1: {"f:spec": {"f:type": {}, "f:sessionAffinity": {}}}}`
+	git := object(t, `{apiVersion: v1, kind: Service, metadata: {name: s, namespace: ns}, spec: {selector: {a: b}}}`)
+	fresh := object(t, `{apiVersion: v1, kind: Service, metadata: {name: s, namespace: ns}, spec: {selector: {a: b}, type: ClusterIP, sessionAffinity: None}}`)
+	live := object(t, `{apiVersion: v1, kind: Service, metadata: {name: s, namespace: ns, managedFields: [`+entries+`]}, spec: {selector: {a: b}, type: ClusterIP, sessionAffinity: ClientIP}}`)
+	in := drift.Input{Desired: git, Live: live, DryRun: fresh, Refused: true, Spec: api.Drift{Extra: api.ExtraReport}}
+	want := []string{`added /spec/sessionAffinity  -> "ClientIP" by helm`}
+	if d := cmp.Diff(want, lines(drift.Compare(in))); d != "" {
+		t.Errorf("(-want +got)\n%s", d)
+	}
+}
