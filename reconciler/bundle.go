@@ -162,6 +162,20 @@ func (b *bundle) setApplied(rb *api.RenderedBundle) {
 	}
 }
 
+// keepHeld keeps what was applied before of the objects that a suspension held back from a commit:
+// drift is measured from there until they are written. A restart finds the same.
+func (b *bundle) keepHeld(before map[string]*unstructured.Unstructured, hold *hold) {
+	for id := range hold.by {
+		was, now := before[id], b.appliedObjects[id]
+		if was == nil || now == nil || !hasEntry(b, id) {
+			continue
+		}
+		if d := b.entries[id].Digest; d != apply.Digest(now) && d == apply.Digest(was) {
+			b.appliedObjects[id] = was
+		}
+	}
+}
+
 // dependOn adds to what the bundle depends on. What it was last applied with counts until it is applied with something else:
 // until then it may have objects that need what it depended on.
 func (b *bundle) dependOn(names []string) {
@@ -374,7 +388,9 @@ func (r *Reconciler) finish(ctx context.Context, b *bundle, desired *api.Rendere
 	policy := false // it has changed
 	if desired != nil && res.Changes.Changes != nil {
 		policy = b.applied != nil && !reflect.DeepEqual(b.applied.Spec.Drift, desired.Spec.Drift)
+		before := b.appliedObjects
 		b.setApplied(desired)
+		b.keepHeld(before, hold)
 		b.notePassed(res.Passed)
 		episodes = append(episodes, r.resolveGoneLocked(b)...)
 	}

@@ -178,6 +178,9 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	if to := r.claims[id]; to != "" && to != b.name {
 		return nil // it moves to another bundle, whose apply takes care of it
 	}
+	if owned && desired != nil && r.leavesHeldLocked(b, t) {
+		return nil // Git says nothing of it any more, and a suspension keeps it from being pruned
+	}
 	switch {
 	case desired == nil && owned:
 		return nil // left Git; pruning is the apply's business
@@ -212,6 +215,21 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil // the watch will tell
 	}
 	return t
+}
+
+// leavesHeldLocked reports whether an object has left Git and a suspension keeps it. Its open episode ends.
+func (r *Reconciler) leavesHeldLocked(b *bundle, t *target) bool {
+	now := r.Now()
+	want, pending := r.pendingLocked(b, t)
+	if _, held := r.heldLocked(now, b.name, t.ref); !held || !pending || want != nil {
+		return false
+	}
+	if e, open := b.open[t.id]; open {
+		delete(b.open, t.id)
+		r.driftCountLocked(b)
+		r.recordLocked(b, resolve(e, now, "the object left Git"))
+	}
+	return true
 }
 
 // handsOff reports whether an object of the bundle is not to be written, by Git's word or an annotation on the cluster.
@@ -324,6 +342,9 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	if verdict.Opened && r.halfDone(ctx, b, t, ins, now) {
 		return // the apply that comes says so
 	}
+	if drifts(verdict) {
+		t, ins, verdict = r.asGitSaysNow(ctx, b, t, ins, verdict, now)
+	}
 	if verdict.Opened && since.Before(now) && now.Sub(since) < time.Minute {
 		verdict.Episode.Onset = since // when we were told, and not when we had looked
 	}
@@ -381,7 +402,7 @@ func (r *Reconciler) pendingLocked(b *bundle, t *target) (*unstructured.Unstruct
 		return nil, false
 	case b.gone:
 		return nil, true
-	case b.desired == nil || b.desired.Err != nil || b.desired == b.applied:
+	case b.desired == nil || b.desired.Err != nil:
 		return nil, false
 	}
 	for _, o := range b.desired.Objects {
@@ -390,6 +411,43 @@ func (r *Reconciler) pendingLocked(b *bundle, t *target) (*unstructured.Unstruct
 		}
 	}
 	return nil, true
+}
+
+// drifts reports whether a verdict is that the object has drifted, or still has.
+func drifts(v Verdict) bool { return v.Episode != nil && v.Episode.Open() }
+
+// asGitSaysNow judges drift against a newer revision that is yet to be applied: an object that is as that one says
+// has not drifted any more, and while a suspension keeps the revision back, what it says is what the object will be set to.
+// In any other case it returns what it is given.
+func (r *Reconciler) asGitSaysNow(ctx context.Context, b *bundle, t *target, ins apply.Inspection, v Verdict, now time.Time) (*target, apply.Inspection, Verdict) {
+	next, held := r.newer(b, t, now)
+	if next == nil {
+		return t, ins, v
+	}
+	look, err := r.inspect(ctx, b, next)
+	if err != nil {
+		return t, ins, v // what is known of it is against the older revision
+	}
+	again := r.observe(b, next, look, now)
+	if drifts(again) && !held {
+		return t, ins, v // the apply that comes writes over it
+	}
+	return next, look, again
+}
+
+// newer returns an object with what a newer revision, yet to be applied, says of it: nil if that is nothing else.
+// The second result says whether a suspension keeps the revision from being applied to it.
+func (r *Reconciler) newer(b *bundle, t *target, now time.Time) (*target, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	want, pending := r.pendingLocked(b, t)
+	if !pending || want == nil || apply.Digest(want) == apply.Digest(t.desired) {
+		return nil, false
+	}
+	next := *t
+	next.rendered, next.desired, next.revision = *b.desired, want, b.revision
+	_, held := r.heldLocked(now, b.name, t.ref)
+	return &next, held
 }
 
 // halfDone reports whether the object is as the newer revision says, which is yet to be applied as a whole:

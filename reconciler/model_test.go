@@ -189,6 +189,22 @@ func (m *model) commit() {
 	m.git = append(m.git, m.wish.render(fmt.Sprint("revision-", len(m.git))))
 	_ = m.r.pass(m.t.Context())
 	m.check()
+	m.wakes()
+}
+
+// wakes holds what waits for a time against the promise that a new commit ends every such wait.
+func (m *model) wakes() {
+	m.t.Helper()
+	m.r.mu.Lock()
+	defer m.r.mu.Unlock()
+	if m.r.rendering == nil || m.r.rendering.Revision != m.git[len(m.git)-1].Revision {
+		return // it was refused as a whole
+	}
+	for name, b := range m.r.bundles {
+		if m.now.Before(b.retry) && !b.settled && !b.running {
+			m.t.Fatalf("%s (gone: %t) waits until %s although there is a new commit", name, b.gone, b.retry)
+		}
+	}
 }
 
 // start makes a new agent from what the store and the cluster keep.

@@ -40,28 +40,27 @@ func (r *Reconciler) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the store: %w", err)
 	}
-	lost := len(records) == 0
-	if lost {
-		err = r.insist(ctx, func() (err error) {
-			records, err = r.rebuild(ctx)
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	kept := len(records)
+	err = r.insist(ctx, func() error {
+		found, err := r.unrecorded(ctx, records[:kept])
+		records = append(records[:kept:kept], found...)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.AppliedRevision, r.status.DesiredRevision = status.AppliedRevision, status.DesiredRevision
 	r.status.Subject, r.status.Fetched = status.Subject, status.Fetched
 	r.status.KubeVersion = r.facts.KubeVersion
-	for _, rec := range records {
+	for i, rec := range records {
 		b := r.bundleLocked(rec.Status.Name)
 		b.status = rec.Status
 		b.revision = rec.Status.AppliedRevision
 		r.takeEntriesLocked(b, rec.Inventory)
 		b.restorePassed()
-		if lost {
+		if i >= kept {
 			r.recordLocked(b) // all of them at once: a store that holds some is not rebuilt again
 		}
 	}
@@ -97,20 +96,31 @@ func (r *Reconciler) insist(ctx context.Context, ask func() error) error {
 // startRetry bounds how long a start waits before it asks the cluster again.
 const startRetry = 15 * time.Second
 
-// rebuild makes records from the ApplySets on the cluster: a lost store costs nothing but history.
-func (r *Reconciler) rebuild(ctx context.Context) ([]api.BundleRecord, error) {
-	owned, err := r.Applier.Inventory(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("rebuild the inventory from the cluster: %w", err)
-	}
+// unrecorded makes records from the ApplySets on the cluster, of the bundles that the store does not hold:
+// a lost store costs nothing but history, and one that is put back from a copy knows what an agent made meanwhile.
+func (r *Reconciler) unrecorded(ctx context.Context, records []api.BundleRecord) ([]api.BundleRecord, error) {
 	told, err := r.Applier.BundleStatuses(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("rebuild the inventory from the cluster: %w", err)
 	}
+	recorded := map[string]bool{}
+	for _, rec := range records {
+		recorded[rec.Status.Name] = true
+	}
 	known := map[string]api.BundleStatus{}
 	for _, s := range told {
-		known[s.Name] = s
+		if !recorded[s.Name] {
+			known[s.Name] = s
+		}
 	}
+	if len(known) == 0 && len(records) > 0 {
+		return nil, nil
+	}
+	owned, err := r.Applier.Inventory(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("rebuild the inventory from the cluster: %w", err)
+	}
+	maps.DeleteFunc(owned, func(name string, _ []api.InventoryEntry) bool { return recorded[name] })
 	var out []api.BundleRecord
 	for _, name := range slices.Sorted(maps.Keys(owned)) {
 		// A copy that somebody made of an object, labels included, is not what we applied.
@@ -341,6 +351,9 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 			continue
 		}
 		b.began = time.Time{}
+		for id := range b.open {
+			r.queue.add(id, r.Now()) // Git may say by now what the object is
+		}
 		r.phaseLocked(b, b.status.Phase, b.status.Message)
 		b.status.Warnings = rb.Warnings
 		if rb.Err != nil {
@@ -358,13 +371,10 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 			b.settled, b.stalled, b.retry = false, false, time.Time{}
 		}
 		if !there[name] {
-			if !b.gone {
-				b.began = time.Time{}
+			r.leaveLocked(b, commit)
+			for id := range b.open {
+				r.queue.add(id, r.Now())
 			}
-			b.desired, b.gone, b.settled, b.stalled, b.attempt = nil, true, false, false, 0
-			b.superseded()
-			b.unguard()
-			b.status.Message = "left Git"
 			for _, heir := range r.heirsLocked(b) {
 				heir.renamed = heir.renamed || b.renamed || b.ever()
 			}
@@ -373,6 +383,21 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 	r.watchLocked()
 	r.recordLocked(nil)
 	r.advanceLocked()
+}
+
+// leaveLocked takes a bundle out of the desired state: it is to be removed, and at once when a commit says so.
+func (r *Reconciler) leaveLocked(b *bundle, commit bool) {
+	if !b.gone {
+		b.began = time.Time{}
+	}
+	if !b.gone || commit {
+		b.attempt, b.retry = 0, time.Time{} // the backoff was for an error of another revision
+		b.status.Error = nil
+	}
+	b.desired, b.gone, b.settled, b.stalled = nil, true, false, false
+	b.superseded()
+	b.unguard()
+	b.status.Message = "left Git"
 }
 
 // scalersIn returns the autoscalers among the objects.
@@ -576,14 +601,21 @@ func (r *Reconciler) fetchFailed(err error) {
 	r.recordLocked(nil)
 }
 
-// fetchWorks notes that the repository answers again, with nothing new.
+// fetchWorks notes that the repository answers, with nothing new. That alone is not worth a write.
 func (r *Reconciler) fetchWorks() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.status.Fetched = r.Now()
 	if r.clearFetchErrorLocked() {
-		r.status.Fetched = r.Now()
 		r.recordLocked(nil)
 	}
+}
+
+// Reached is when the repository last answered; zero if it never has.
+func (r *Reconciler) Reached() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status.Fetched
 }
 
 func (r *Reconciler) clearFetchErrorLocked() bool {

@@ -76,6 +76,11 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 		b.deadline, b.timedOut = time.Time{}, false
 	case b.timedOut:
 		b.status.Message = healthMessage(sum.Failed, sum.InProgress)
+	case r.heldBackLocked(b, now, sum) != "":
+		// Nobody may do anything about it: no time runs out.
+		b.status.Phase = api.PhaseSuspended
+		b.status.Message = "suspended by " + r.heldBackLocked(b, now, sum) + "; " + healthMessage(sum.Failed, sum.InProgress)
+		b.deadline = time.Time{}
 	default:
 		b.status.Phase, b.status.Message = api.PhaseProgressing, healthMessage(sum.Failed, sum.InProgress)
 		if b.deadline.IsZero() && b.desired != nil {
@@ -83,6 +88,20 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 			b.deadline = now.Add(b.desired.Spec.WaitTimeout())
 		}
 	}
+}
+
+// heldBackLocked names a suspension that covers something of what a bundle is not ready for,
+// if everything of that is covered by one; empty if not.
+func (r *Reconciler) heldBackLocked(b *bundle, now time.Time, sum health.Summary) string {
+	by := ""
+	for _, o := range slices.Concat(sum.Failed, sum.InProgress) {
+		s, held := r.heldLocked(now, b.name, o.Ref)
+		if !held {
+			return ""
+		}
+		by = s.Name
+	}
+	return by
 }
 
 // staysLocked says how many objects of a bundle that is ready are still there although they left Git; empty for none.

@@ -140,6 +140,12 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 		if whole == "" && b.status.Phase == api.PhaseSuspended {
 			next.Phase, next.Message = api.PhasePending, ""
 		}
+		if b.settled && !b.running {
+			before := b.status
+			b.status = next
+			r.healthLocked(b, now) // whether its objects are only waited for depends on what is suspended
+			next, b.status = b.status, before
+		}
 		r.setStatusLocked(b, next)
 		if !b.running && !b.settled && (b.desired != nil || b.gone) {
 			b.stalled, b.retry = false, time.Time{}

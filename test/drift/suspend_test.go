@@ -17,6 +17,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
 
 func (r *rig) suspend(s api.Suspension) api.Suspension {
@@ -243,6 +244,71 @@ func TestSuspensionLongerThanTheFleetAllows(t *testing.T) {
 	r.drifted(0)
 }
 
+// What is drift is judged by what Git says now, also while a suspension keeps commits back: what was adopted into Git
+// has not drifted any more, and what will be set is the newest value.
+func TestSuspension_driftIsJudgedByWhatGitSaysNow(t *testing.T) {
+	for name, scope := range map[string]func(r *rig) api.Scope{
+		"of the bundle": func(r *rig) api.Scope { return api.Scope{Bundles: []string{r.NS + "-app"}} },
+		"of objects": func(r *rig) api.Scope {
+			return api.Scope{Objects: slices.Concat(r.object("a").Objects, r.object("b").Objects, r.object("c").Objects, r.object("d").Objects)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, files{
+				"app/bundle.yaml": bundle(""), "app/a.yaml": configMap("a", "one"), "app/b.yaml": configMap("b", "one"),
+				"app/c.yaml": configMap("c", "one"), "app/d.yaml": configMap("d", "one"),
+			})
+			s := r.suspend(api.Suspension{Scope: scope(r), Reason: "INC-9", Until: time.Now().Add(time.Hour)})
+			for _, name := range []string{"a", "b", "d"} {
+				r.edit("cm/"+name, `{"data":{"key":"two"}}`)
+				r.open("cm/"+name, suspended(s.Name))
+			}
+			revision := r.Do(gitserver.Commit{
+				Write:  files{"app/a.yaml": configMap("a", "two"), "app/b.yaml": configMap("b", "three"), "app/c.yaml": configMap("c", "four")},
+				Delete: []string{"app/d.yaml"},
+			})
+			saysNow := func(e api.Episode) error {
+				if len(e.Fields) != 1 || e.Fields[0].Desired != `"three"` || e.Fields[0].Live != `"two"` || e.Revision != revision {
+					return fmt.Errorf("%+v at %s", e.Fields, e.Revision)
+				}
+				return suspended(s.Name)(e)
+			}
+			r.open("cm/b", saysNow)
+			r.drifted(1)
+			// A restart finds the same, and what is edited now is compared with Git as well.
+			r.Stop()
+			r.Start()
+			r.open("cm/b", saysNow)
+			r.edit("cm/b", `{"data":{"key":"three"}}`)
+			r.drifted(0)
+			r.edit("cm/b", `{"data":{"key":"five"}}`)
+			r.open("cm/b", suspended(s.Name))
+			if err := r.Applier.Resume(t.Context(), s.Name); err != nil {
+				t.Fatal(err)
+			}
+			r.is("cm/b", "data.key", "three")
+			r.is("cm/c", "data.key", "four")
+			r.gone("cm/d")
+			r.is("cm/a", "data.key", "two")
+			r.drifted(0)
+			r.Ready("NS-app", revision)
+			r.Stop()
+			outcomes := map[string][]api.Outcome{}
+			for _, e := range r.closed() {
+				outcomes[e.Object.Name] = append(outcomes[e.Object.Name], e.Outcome)
+			}
+			for name, want := range map[string]api.Outcome{"a": api.OutcomeResolved, "b": api.OutcomeCorrected, "d": api.OutcomeResolved} {
+				if got := outcomes[name]; len(got) != 1 || got[0] != want {
+					t.Errorf("the drift of %s ended as %q, want %q", name, got, want)
+				}
+			}
+			if outcomes["c"] != nil {
+				t.Errorf("a commit that was kept back counts as drift: %q", outcomes["c"])
+			}
+		})
+	}
+}
+
 // Git suspends the whole cluster, until it says otherwise.
 func TestSuspensionInGit(t *testing.T) {
 	cluster := func(spec string) files {
@@ -268,4 +334,34 @@ func TestSuspensionInGit(t *testing.T) {
 	r.is("cm/a", "data.key", "three")
 	r.said("Resumed", api.GitSuspension)
 	r.drifted(0)
+}
+
+// Somebody deletes an object of a suspended bundle: the bundle is suspended, however long, and neither progresses nor fails.
+func TestSuspension_aDeletedObjectIsNotWaitedFor(t *testing.T) {
+	for name, scope := range map[string]func(r *rig) api.Scope{
+		"of the bundle": func(r *rig) api.Scope { return api.Scope{Bundles: []string{r.NS + "-app"}} },
+		"of the object": func(r *rig) api.Scope { return api.Scope{Objects: []api.ObjectRef{{Kind: "Deployment", Namespace: r.NS, Name: "web"}}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, files{"app/bundle.yaml": bundle("timeout: 1s"), "app/web.yaml": deployment, "app/b.yaml": configMap("b", "one")})
+			s := r.suspend(api.Suspension{Scope: scope(r), Reason: "INC-10", Until: time.Now().Add(time.Hour)})
+			r.remove("deploy/web")
+			is := func(ctx context.Context) error {
+				b, err := r.Bundle(ctx, "NS-app")
+				if err == nil && (b.Phase != api.PhaseSuspended || b.Error != nil || !strings.Contains(b.Message, s.Name) || !strings.Contains(b.Message, "Deployment.apps/"+r.NS+"/web")) {
+					err = fmt.Errorf("it is %s: %q, %v", b.Phase, b.Message, b.Error)
+				}
+				return err
+			}
+			r.Eventually("the bundle is suspended", is)
+			time.Sleep(3 * time.Second) // longer than the bundle's timeout
+			if err := is(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if err := r.Applier.Resume(t.Context(), s.Name); err != nil {
+				t.Fatal(err)
+			}
+			r.Ready("NS-app", "")
+		})
+	}
 }

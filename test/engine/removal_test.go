@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -324,4 +327,63 @@ func TestGuard_definitionsAndClaims(t *testing.T) {
 		return errors.Join(errors.New("still there"), err)
 	})
 	r.get("y")
+}
+
+// A bundle that leaves Git while it waits for its next try is removed at once, and what it failed for is told no more.
+func TestPrune_doesNotWaitForABackoff(t *testing.T) {
+	r := proxied(t, files{
+		"fleet.yaml":        fleet("guards: {maxDeletePercent: 100, allowDelete: ['*']}"),
+		"ok/bundle.yaml":    bundle("ok", ""),
+		"ok/x.yaml":         configMap("x", "one"),
+		"bad/bundle.yaml":   bundle("bad", ""),
+		"bad/y.yaml":        configMap("applied", "one"),
+		"bad/refused.yaml":  "apiVersion: v1\nkind: Pod\nmetadata: {name: refused, namespace: NS-q}\nspec: {containers: [{name: c, image: x, securityContext: {privileged: true}}]}\n",
+		"bad/restrict.yaml": "apiVersion: v1\nkind: Namespace\nmetadata: {name: NS-q, labels: {pod-security.kubernetes.io/enforce: restricted}}\n",
+	})
+	refused := 0
+	r.Eventually("it was refused twice, and waits for minutes", func(context.Context) error {
+		for _, q := range r.Proxy.Requests() {
+			if q.Method == http.MethodPatch && strings.HasSuffix(q.Path, "/pods/refused") {
+				refused++
+			}
+		}
+		if refused < 2 {
+			return fmt.Errorf("%d times", refused)
+		}
+		return nil
+	})
+	r.Failed("NS-bad", "refused")
+	revision := r.Delete("bad")
+	r.gone("applied")
+	r.Applied(revision)
+	r.Eventually("the bundle is gone", func(ctx context.Context) error {
+		b, err := r.Bundle(ctx, "NS-bad")
+		if err == nil {
+			return fmt.Errorf("it is %s: %+v", b.Phase, b.Error)
+		}
+		return nil
+	})
+}
+
+// A store that is put back from an older copy does not know what was made meanwhile, which leaves the cluster with Git all the same.
+func TestPrune_whatAnOlderStoreDoesNotKnow(t *testing.T) {
+	r := start(t, files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one")})
+	r.Ready("NS-a", "")
+	r.Stop()
+	file := filepath.Join(r.Config.Dir, "agent.db")
+	older, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Commit(files{"b/bundle.yaml": bundle("b", ""), "b/y.yaml": configMap("y", "one")})
+	r.Start()
+	r.Ready("NS-b", "")
+	r.Stop()
+	if err := os.WriteFile(file, older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.Delete("b")
+	r.Start()
+	r.gone("y")
+	r.get("x")
 }
