@@ -291,8 +291,11 @@ func (r *receiver) snapshot(ctx context.Context, m *hubv1.Snapshot) error {
 	return r.s.send(&hubv1.HubMessage{Body: &hubv1.HubMessage_Ack{Ack: &hubv1.Ack{Seq: r.ack}}})
 }
 
-// heartbeat compares states when both sides are at the same report.
+// heartbeat notes when the agent reached its repository, and compares states when both sides are at the same report.
 func (r *receiver) heartbeat(ctx context.Context, m *hubv1.Heartbeat) error {
+	if ago := m.GetReachedAgoMs(); ago > 0 && ago <= longestReachedAgo.Milliseconds() {
+		r.reached(r.s.id.Cluster, r.now().Add(-time.Duration(ago)*time.Millisecond))
+	}
 	if r.asked || m.GetChecksum() == "" || m.GetLast() != r.ack {
 		return nil
 	}

@@ -24,6 +24,8 @@ type fleet struct {
 	dirty map[string]struct{}
 	// cluster -> when it was last heard from; the store is told now and then
 	seen map[string]time.Time
+	// cluster -> when its agent last reached the repository, as heartbeats say; the status has the time of the last report
+	reached map[string]time.Time
 	// names of clusters in seen that the store has an older time of
 	unsaved map[string]struct{}
 	// cluster -> the state that browsers were told of
@@ -33,6 +35,7 @@ type fleet struct {
 func newFleet() *fleet {
 	return &fleet{
 		known: map[string]view.Input{}, dirty: map[string]struct{}{}, seen: map[string]time.Time{},
+		reached: map[string]time.Time{},
 		unsaved: map[string]struct{}{}, told: map[string]view.State{},
 	}
 }
@@ -44,6 +47,16 @@ func (h *Hub) saw(cluster string) {
 	defer f.mu.Unlock()
 	f.seen[cluster] = h.now()
 	f.unsaved[cluster] = struct{}{}
+}
+
+// longestReachedAgo is the oldest contact with a repository that a heartbeat may tell of.
+const longestReachedAgo = 365 * 24 * time.Hour
+
+// reached notes when an agent last reached its repository.
+func (h *Hub) reached(cluster string, at time.Time) {
+	h.fleet.mu.Lock()
+	defer h.fleet.mu.Unlock()
+	h.fleet.reached[cluster] = at
 }
 
 // saveSeen writes when agents were last heard from, in one transaction.
@@ -111,6 +124,9 @@ func listed(in view.Input) view.Input {
 func (h *Hub) liveLocked(in view.Input) view.Input {
 	if t := h.fleet.seen[in.Name]; t.After(in.LastSeen) {
 		in.LastSeen = t
+	}
+	if t, told := h.fleet.reached[in.Name]; told {
+		in.Status.Fetched = t // by our own clock
 	}
 	in.Connected = h.sessions.get(in.Name) != nil
 	return in

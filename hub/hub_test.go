@@ -459,6 +459,32 @@ type auditPart struct {
 	Next  string
 }
 
+// An agent that polls its repository, and finds nothing new, says when it reached it last. A clock that is wrong does not matter.
+func TestLastContactWithTheRepository(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{})
+	var contact atomic.Pointer[time.Time]
+	wrong := func() time.Time { return time.Now().Add(-42 * time.Hour) }
+	old := wrong().Add(-19 * time.Minute)
+	contact.Store(&old)
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{Now: wrong, Reached: func() time.Time { return *contact.Load() }})
+	a.MustJoin(h)
+	a.Run()
+	status := hubtest.Status("prod-eu", rev1)
+	status.Status.Fetched = old
+	a.Commit(status)
+	ago := func(least, most time.Duration) func() bool {
+		return func() bool {
+			list := hubtest.Get[clusters](h, "/api/v1/clusters").Items
+			d := time.Since(list[0].Fetched)
+			return len(list) == 1 && d >= least && d < most
+		}
+	}
+	hubtest.Eventually(t, "the repository was reached 19 minutes ago", ago(19*time.Minute, 20*time.Minute))
+	now := wrong()
+	contact.Store(&now)
+	hubtest.Eventually(t, "it was reached just now, without any report", ago(0, time.Minute))
+}
+
 func TestSilentClusterIsUnknown(t *testing.T) {
 	h := hubtest.Start(t, hub.Config{UnknownAfter: time.Second})
 	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})

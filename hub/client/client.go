@@ -72,8 +72,10 @@ type Config struct {
 	Commands func(ctx context.Context, c Command) (result any, err error)
 	// Heartbeat is how often an idle agent says that it lives; zero means 5 s.
 	Heartbeat time.Duration
-	Version   string
-	Log       *slog.Logger
+	// Reached is when the repository was last reached, by Now; zero if that is not known. Nil says nothing of it.
+	Reached func() time.Time
+	Version string
+	Log     *slog.Logger
 	// Now is the clock for certificates; nil means time.Now.
 	Now func() time.Time
 }

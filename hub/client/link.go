@@ -255,8 +255,20 @@ func stateReports(s api.State) []api.Report {
 	return out
 }
 
+// reachedAgo is how long ago the repository was reached, in milliseconds: the hub may have another clock.
+func (l *link) reachedAgo() int64 {
+	if l.cfg.Reached == nil {
+		return 0
+	}
+	at := l.cfg.Reached()
+	if at.IsZero() {
+		return 0
+	}
+	return max(1, l.cfg.Now().Sub(at).Milliseconds())
+}
+
 func (l *link) heartbeat() error {
-	hb := &hubv1.Heartbeat{}
+	hb := &hubv1.Heartbeat{ReachedAgoMs: l.reachedAgo()}
 	if l.beats++; l.beats%checkEvery == 0 && !l.waiting {
 		at, err := l.cfg.Outbox.Snapshot()
 		if err != nil {

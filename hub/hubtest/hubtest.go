@@ -183,6 +183,8 @@ type AgentOptions struct {
 	Commands func(context.Context, client.Command) (any, error)
 	Now      func() time.Time
 	Limits   agentstore.Limits
+	// Reached is when the agent says that its repository was reached.
+	Reached func() time.Time
 }
 
 // NewAgent makes an agent's store in a new directory. It has not joined and does not run.
@@ -197,7 +199,7 @@ func NewAgent(t testing.TB, cluster string, opts AgentOptions) *Agent {
 	}
 	a.Store = st
 	a.cfg = client.Config{
-		Dir: filepath.Join(a.Dir, "identity"), Cluster: cluster, Outbox: st, Commands: opts.Commands,
+		Dir: filepath.Join(a.Dir, "identity"), Cluster: cluster, Outbox: st, Commands: opts.Commands, Reached: opts.Reached,
 		Heartbeat: 200 * time.Millisecond, Version: "v0-test", Now: opts.Now,
 		Log: slog.New(slog.NewTextHandler(logTo{t}, nil)),
 	}

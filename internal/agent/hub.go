@@ -70,7 +70,7 @@ func (a *Agent) hub() (*client.Client, error) {
 		}
 	}
 	return client.New(client.Config{
-		Dir: dir, Cluster: a.cfg.Cluster, Outbox: a.store, Commands: a.command,
+		Dir: dir, Cluster: a.cfg.Cluster, Outbox: a.store, Commands: a.command, Reached: a.reconciler.Reached,
 		Version: a.cfg.Version, Log: a.cfg.Log.With("component", "hub-client"), Now: a.now,
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub"
@@ -163,6 +164,24 @@ func TestAgent_joinsAHubThatComesLater(t *testing.T) {
 	if errs := r.log.errors(); len(errs) > 0 {
 		t.Errorf("a hub that is late is no error: %q", errs)
 	}
+}
+
+// An agent that polls its repository and finds nothing new goes on telling the hub when it was reached.
+func TestAgent_tellsTheHubWhenItReachedTheRepository(t *testing.T) {
+	r := newJoinRig(t, nil)
+	h := hubtest.Start(t, hub.Config{})
+	r.give(r.material(h))
+	r.Start()
+	r.Ready("NS-app", "")
+	r.shown(h, "")
+	reached := func() time.Time { return hubtest.Get[view.List[view.Cluster]](h, "/api/v1/clusters").Items[0].Fetched }
+	first := reached()
+	r.Eventually("the repository was reached again, twice", func(context.Context) error {
+		if now := reached(); now.Sub(first) < 7*time.Second { // more than one heartbeat
+			return fmt.Errorf("first at %s, last at %s", first, now)
+		}
+		return nil
+	})
 }
 
 // An agent that was thrown out comes back with a new join file, while it runs.

@@ -871,9 +871,11 @@ func (x *Snapshot) GetChecksum() string {
 
 // Heartbeat says that the agent lives, and lets the hub compare states.
 type Heartbeat struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Last          uint64                 `protobuf:"varint,1,opt,name=last,proto3" json:"last,omitempty"`
-	Checksum      string                 `protobuf:"bytes,2,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Last     uint64                 `protobuf:"varint,1,opt,name=last,proto3" json:"last,omitempty"`
+	Checksum string                 `protobuf:"bytes,2,opt,name=checksum,proto3" json:"checksum,omitempty"`
+	// How long ago the repository was last reached, in milliseconds. Zero says that it is not known.
+	ReachedAgoMs  int64 `protobuf:"varint,3,opt,name=reached_ago_ms,json=reachedAgoMs,proto3" json:"reached_ago_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -920,6 +922,13 @@ func (x *Heartbeat) GetChecksum() string {
 		return x.Checksum
 	}
 	return ""
+}
+
+func (x *Heartbeat) GetReachedAgoMs() int64 {
+	if x != nil {
+		return x.ReachedAgoMs
+	}
+	return 0
 }
 
 type Ack struct {
@@ -1238,10 +1247,11 @@ const file_hub_proto_rawDesc = "" +
 	"\x05items\x18\x01 \x03(\v2\r.hubv1.ReportR\x05items\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x1a\n" +
-	"\bchecksum\x18\x04 \x01(\tR\bchecksum\";\n" +
+	"\bchecksum\x18\x04 \x01(\tR\bchecksum\"a\n" +
 	"\tHeartbeat\x12\x12\n" +
 	"\x04last\x18\x01 \x01(\x04R\x04last\x12\x1a\n" +
-	"\bchecksum\x18\x02 \x01(\tR\bchecksum\"\x17\n" +
+	"\bchecksum\x18\x02 \x01(\tR\bchecksum\x12$\n" +
+	"\x0ereached_ago_ms\x18\x03 \x01(\x03R\freachedAgoMs\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\"w\n" +
 	"\aCommand\x12\x0e\n" +
