@@ -340,7 +340,9 @@ func TestSuspensionInGit(t *testing.T) {
 func TestSuspension_aDeletedObjectIsNotWaitedFor(t *testing.T) {
 	for name, scope := range map[string]func(r *rig) api.Scope{
 		"of the bundle": func(r *rig) api.Scope { return api.Scope{Bundles: []string{r.NS + "-app"}} },
-		"of the object": func(r *rig) api.Scope { return api.Scope{Objects: []api.ObjectRef{{Kind: "Deployment", Namespace: r.NS, Name: "web"}}} },
+		"of the object": func(r *rig) api.Scope {
+			return api.Scope{Objects: []api.ObjectRef{{Kind: "Deployment", Namespace: r.NS, Name: "web"}}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := start(t, files{"app/bundle.yaml": bundle("timeout: 1s"), "app/web.yaml": deployment, "app/b.yaml": configMap("b", "one")})
