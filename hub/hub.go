@@ -140,6 +140,9 @@ func New(cfg Config) (*Hub, error) {
 	return h, nil
 }
 
+// Validate reports what New would refuse without looking at any file.
+func (c Config) Validate() error { return c.complete() }
+
 func (c *Config) complete() error {
 	if c.DataDir == "" {
 		return errors.New("DataDir is required")

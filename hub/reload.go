@@ -11,6 +11,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/flotilla-fleet/flotilla/api"
 )
 
 // lookEvery is how often files that may change are looked at.
@@ -34,14 +36,14 @@ type watched struct {
 	used, seen, told string
 }
 
-// start reads the files for the first time: then a mistake is an error.
+// start reads the files for the first time: then a mistake is an error, for a human to mend.
 func (w *watched) start(ctx context.Context) error {
 	contents, err := w.read()
 	if err != nil {
-		return err
+		return &api.Error{Kind: api.Stalled, Reason: "BadFile", Err: err}
 	}
 	if err := w.use(ctx, contents); err != nil {
-		return w.at(err)
+		return &api.Error{Kind: api.Stalled, Reason: "BadFile", File: w.files[0], Err: err}
 	}
 	w.used = found(contents)
 	w.seen = w.used

@@ -44,6 +44,9 @@ ends within seconds, and with it its sessions.`,
 		if cfg.TrustedProxies, err = hub.ParseProxies(proxies); err != nil {
 			return usageError{fmt.Errorf("--trusted-proxy: %w", err)}
 		}
+		if err := cfg.Validate(); err != nil {
+			return usageError{err}
+		}
 		cfg.Log = logger().With("component", "hub")
 		h, err := hub.New(cfg)
 		if err != nil {

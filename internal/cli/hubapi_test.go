@@ -99,3 +99,63 @@ func TestHubCAFile(t *testing.T) {
 		t.Errorf("with $FLOTILLA_HUB_CA_FILE: %s", fmt.Sprint(code, " ", stderr))
 	}
 }
+
+// What the hub is given wrongly is an error with the place of the mistake, and no token stands in it.
+func TestHub_refusesMistakes(t *testing.T) {
+	const secret = "a-token-of-a-person"
+	tokens := filepath.Join(t.TempDir(), "tokens")
+	if err := os.WriteFile(tokens, []byte("# people\nann "+secret+" admin\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--trusted-proxy", "proxy.example.com"}, 64, "--trusted-proxy"},
+		{[]string{"--tokens-file", tokens}, 3, tokens + ": line 2"},
+		{[]string{"--tokens-file", tokens + ".missing"}, 3, "no such file"},
+		{[]string{"--public-url", "hub.example.com"}, 64, "PublicURL"},
+		{[]string{"--tls-cert", tokens}, 64, "belong together"},
+	} {
+		args := append([]string{"hub", "--dir", t.TempDir(), "--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0"}, c.args...)
+		code, _, stderr := run(t, args...)
+		if code != c.code || !strings.Contains(stderr, c.says) || strings.Contains(stderr, secret) {
+			t.Errorf("%q: exit code %d, want %d: %s", c.args, code, c.code, stderr)
+		}
+	}
+}
+
+// A join file is there whole, or not at all: a token that could not be kept is not made.
+func TestJoin_file(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{Hosts: []string{"hub.example.com"}})
+	out := filepath.Join(t.TempDir(), "join.json")
+	join := func(cluster string, more ...string) (int, string) {
+		t.Helper()
+		code, _, stderr := run(t, append([]string{"join", "--hub", h.URL(), "--hub-token-file", tokenFile(t), "--cluster", cluster, "--out", out}, more...)...)
+		return code, stderr
+	}
+	if code, stderr := join("prod-eu"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	made, err := os.ReadFile(out)
+	if err != nil || !strings.Contains(string(made), "https://hub.example.com:") {
+		t.Errorf("the join file says %s, %v", made, err)
+	}
+	if code, stderr := join("prod-us"); code == 0 || !strings.Contains(stderr, "exists") {
+		t.Errorf("over another join file: exit code %d: %s", code, stderr)
+	}
+	if n := len(hubtest.Get[struct{ Items []any }](h, "/api/v1/join-tokens").Items); n != 1 {
+		t.Errorf("%d join tokens, and one file", n)
+	}
+	if err := os.Remove(out); err != nil {
+		t.Fatal(err)
+	}
+	h.Stop()
+	if code, stderr := join("prod-eu"); code != 5 {
+		t.Errorf("without a hub: exit code %d: %s", code, stderr)
+	}
+	if _, err := os.Stat(out); !os.IsNotExist(err) {
+		t.Errorf("a hub that does not answer leaves a file: %v", err)
+	}
+}
