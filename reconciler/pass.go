@@ -159,8 +159,11 @@ func (r *Reconciler) pass(ctx context.Context) error {
 		r.fetched(snap)
 	}
 	defer r.hear()()
-	rendering, err := r.render(ctx, snap, r.currentFacts(ctx))
+	rendering, err := r.renderUnlessOld(ctx, snap, r.currentFacts(ctx))
 	r.tried = nil
+	if errors.Is(err, errOld) {
+		return nil
+	}
 	if err == nil {
 		keys := rendering.Keys // and not a pointer into all that was rendered
 		r.tried = &keys

@@ -96,6 +96,8 @@ type Reconciler struct {
 	answers bool
 	// tried are the keys of what the last pass rendered, adopted or not; nil if it could not. Only passLoop uses it.
 	tried *string
+	// old counts the renderings in a row that a newer revision ended. Only passLoop uses it.
+	old int
 	// running counts the bundles that hold a worker's place, and applying all that are being applied and do not wait.
 	running, applying int
 }

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/render/rendertest"
 )
 
@@ -33,10 +35,10 @@ func manyBundles(n int, kustomize bool) rendertest.Files {
 	return files
 }
 
-func benchFirst(b *testing.B, files rendertest.Files) {
+func benchFirst(b *testing.B, files rendertest.Files, in render.Engine) {
 	snap := files.Snapshot()
 	for b.Loop() {
-		out, err := newRenderer(b, render.Config{}).Render(b.Context(), snap, "one", api.ClusterFacts{})
+		out, err := newRenderer(b, render.Config{Engine: in}).Render(b.Context(), snap, "one", api.ClusterFacts{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -48,8 +50,41 @@ func benchFirst(b *testing.B, files rendertest.Files) {
 	}
 }
 
-func BenchmarkRender_first200Plain(b *testing.B)     { benchFirst(b, manyBundles(200, false)) }
-func BenchmarkRender_first200Kustomize(b *testing.B) { benchFirst(b, manyBundles(200, true)) }
+func BenchmarkRender_first200Plain(b *testing.B) {
+	benchFirst(b, manyBundles(200, false), nil)
+}
+
+// What a worker costs: the same kustomizations in this process, in workers that run, and with workers to start.
+func BenchmarkRender_first200Kustomize(b *testing.B) {
+	b.Run("here", func(b *testing.B) { benchFirst(b, manyBundles(200, true), engine.Local{}) })
+	b.Run("warm", func(b *testing.B) { benchFirst(b, manyBundles(200, true), workers) })
+}
+
+// One chart: in this process, in a worker that runs, and with a worker to start.
+func BenchmarkRender_chart(b *testing.B) {
+	files := fleet().With(
+		"h/bundle.yaml", bundleYAML("h", "{helm: {chart: ./}}"), "h/Chart.yaml", "{apiVersion: v2, name: c, version: 1.0.0}",
+		"h/templates/cm.yaml", "{{ range until 50 }}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: h{{ . }}}\ndata: {v: {{ $.Release.Name | quote }} }\n{{ end }}",
+	)
+	b.Run("here", func(b *testing.B) { benchFirst(b, files, engine.Local{}) })
+	b.Run("warm", func(b *testing.B) { benchFirst(b, files, workers) })
+	b.Run("cold", func(b *testing.B) {
+		command, err := sandbox.Self(engine.Word)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			fresh, err := engine.NewRemote(engine.RemoteConfig{Command: command})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := bundle(b, mustRender(b, newRenderer(b, render.Config{Engine: fresh}), files.Snapshot(), "one"), "h").Err; err != nil {
+				b.Fatal(err)
+			}
+			fresh.Close()
+		}
+	})
+}
 
 // One bundle of 1,000 changed. The cost of the test's own tree is left out.
 func BenchmarkRender_oneOf1000(b *testing.B) {

@@ -6,15 +6,18 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
 // cache keeps the last rendering of each bundle on each cluster.
 // An entry is good as long as its key (what is not in the tree) and its deps (what is) are the same.
-// Only success is kept: what failed is tried again, because an error may have cut the list of deps short.
+// Of what failed only that is kept which ended its own rendering by what it took (see refusals):
+// everything else is tried again, because an error may have cut the list of deps short.
 type cache struct {
-	limit int
+	limit   int
+	refused refusals
 
 	mu      sync.Mutex
 	entries map[cacheKey]*entry
@@ -33,13 +36,17 @@ type entry struct {
 	// pending are objects of whose kind only another bundle's CRD may tell whether it is namespaced.
 	pending []int
 
+	// err is why there is nothing else, and refusedAt when that came out.
+	err       error
+	refusedAt time.Time
+
 	mu       sync.Mutex
 	finalKey string
 	final    *api.RenderedBundle
 }
 
-func newCache(limit int) *cache {
-	return &cache{limit: limit, entries: map[cacheKey]*entry{}}
+func newCache(limit int, refused refusals) *cache {
+	return &cache{limit: limit, refused: refused, entries: refused.load()}
 }
 
 // get returns the bundle's entry, rendering it if need be.
@@ -49,18 +56,24 @@ func (c *cache) get(ctx context.Context, p *pass, b resolved) (*entry, error) {
 	c.mu.Lock()
 	have := c.entries[at]
 	c.mu.Unlock()
-	if have != nil && have.key == key && have.good(ctx, p, b) {
-		return have, nil
+	if have != nil && have.key == key && c.refused.holds(have) && have.good(ctx, p, b) {
+		return have, have.err
 	}
-	fresh, err := newEntry(ctx, p, b)
-	if err != nil {
-		return nil, err
+	fresh := newEntry(ctx, p, b)
+	if fresh.err != nil && !endsItself(fresh.err) {
+		return nil, fresh.err
 	}
 	fresh.key = key
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries[at] = fresh
-	return fresh, nil
+	if fresh.err != nil {
+		fresh.refusedAt = c.refused.now()
+		c.refused.keep(at, fresh)
+	} else if have != nil && have.err != nil {
+		c.refused.drop(at)
+	}
+	return fresh, fresh.err
 }
 
 // keyOf is a digest of what a rendering depends on beside the files it reads.
@@ -98,24 +111,24 @@ func (e *entry) good(ctx context.Context, p *pass, b resolved) bool {
 	return err != nil || digest == e.built.chartDigest // not reachable: what was fetched last stays
 }
 
-func newEntry(ctx context.Context, p *pass, b resolved) (*entry, error) {
+func newEntry(ctx context.Context, p *pass, b resolved) *entry {
 	v := newView(p, b)
 	out, err := build(ctx, p, v, b)
 	if err == nil {
 		err = check(b, out)
 	}
-	if err != nil {
-		return nil, located(b, scrub(err, v.secrets))
-	}
-	e := &entry{deps: v.deps, built: out, scopes: scopesOf(out.objects)}
+	e := &entry{deps: v.deps, built: out}
 	if len(v.secrets) > 0 {
 		e.fingerprint = p.keys.Fingerprint()
 	}
-	e.prepare(b)
-	if err := e.admit(b); err != nil {
-		return nil, scrub(err, v.secrets)
+	if err != nil {
+		e.err = located(b, scrub(err, v.secrets))
+		return e
 	}
-	return e, nil
+	e.scopes = scopesOf(out.objects)
+	e.prepare(b)
+	e.err = scrub(e.admit(b), v.secrets)
+	return e
 }
 
 // located makes sure that an error names a file and has a kind.
@@ -144,6 +157,9 @@ func (c *cache) trim(cluster string, names []string) {
 	for k := range c.entries {
 		if k.cluster == cluster {
 			if _, there := slices.BinarySearch(names, k.bundle); !there {
+				if c.entries[k].err != nil {
+					c.refused.drop(k)
+				}
 				delete(c.entries, k)
 			}
 		}

@@ -32,6 +32,9 @@ func exampleKeys(t testing.TB) *sops.Keyring {
 
 func newRenderer(t testing.TB, cfg render.Config) *render.Renderer {
 	t.Helper()
+	if cfg.Engine == nil {
+		cfg.Engine = workers
+	}
 	r, err := render.New(cfg)
 	if err != nil {
 		t.Fatal(err)

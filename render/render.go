@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -49,6 +50,11 @@ type Config struct {
 	Charts ChartFetcher
 	// Engine runs charts and kustomizations. Nil: in this process, where nothing bounds what they take.
 	Engine Engine
+	// Bounds says what bounds the Engine. A bundle that was refused under other bounds is tried again.
+	Bounds string
+	// RefusedDir keeps which bundles ended their own rendering, so that a restart does not begin it again.
+	// Empty means that only this Renderer remembers it.
+	RefusedDir string
 	// Concurrency bounds how many bundles are rendered at once. Zero means the number of processors.
 	Concurrency int
 	// CacheBundles bounds how many rendered bundles are kept. Zero means 10,000.
@@ -76,7 +82,7 @@ func New(cfg Config) (*Renderer, error) {
 	if cfg.CacheBundles == 0 {
 		cfg.CacheBundles = 10_000
 	}
-	return &Renderer{cfg: cfg, cache: newCache(cfg.CacheBundles), found: newFinder()}, nil
+	return &Renderer{cfg: cfg, cache: newCache(cfg.CacheBundles, refusals{dir: cfg.RefusedDir, bounds: cfg.Bounds, now: time.Now}), found: newFinder()}, nil
 }
 
 // Render returns what the snapshot says about one cluster.
@@ -150,6 +156,9 @@ func (r *Renderer) renderAll(ctx context.Context, p *pass, here []resolved) ([]a
 			continue
 		}
 		group.Go(func() error {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
 			e, err := r.cache.get(ctx, p, here[i])
 			mu.Lock()
 			defer mu.Unlock()

@@ -46,7 +46,7 @@ func renderFiles(t *testing.T, files rendertest.Files, cluster string) (api.Rend
 	return newRenderer(t, render.Config{}).Render(t.Context(), files.Snapshot(), cluster, api.ClusterFacts{})
 }
 
-func mustRender(t *testing.T, r *render.Renderer, snap api.Snapshot, cluster string) api.Rendering {
+func mustRender(t testing.TB, r *render.Renderer, snap api.Snapshot, cluster string) api.Rendering {
 	t.Helper()
 	out, err := r.Render(t.Context(), snap, cluster, api.ClusterFacts{})
 	if err != nil {
@@ -55,7 +55,7 @@ func mustRender(t *testing.T, r *render.Renderer, snap api.Snapshot, cluster str
 	return out
 }
 
-func bundle(t *testing.T, out api.Rendering, name string) api.RenderedBundle {
+func bundle(t testing.TB, out api.Rendering, name string) api.RenderedBundle {
 	t.Helper()
 	for _, b := range out.Bundles {
 		if b.Name == name {

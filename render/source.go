@@ -187,7 +187,7 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 		Values: merged(layers), SkipSchema: b.spec.Helm.Schema == api.SchemaSkip, Facts: p.facts,
 	}}, nil)
 	if err != nil {
-		return built{}, inLayer(err, layers)
+		return built{chartDigest: digest}, inLayer(err, layers)
 	}
 	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, chartDigest: digest, unstable: map[*unstructured.Unstructured][]string{}}
 	for _, h := range out.Hooks {

@@ -23,6 +23,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/watch"
 	"github.com/flotilla-fleet/flotilla/internal/lifecycle"
 	"github.com/flotilla-fleet/flotilla/internal/redact"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/reconciler"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
@@ -46,6 +47,9 @@ type Config struct {
 	ChartCredentialsFile string
 	// AgeKeyFiles hold the identities that decrypt Secrets: FILE, or NAME=FILE for those of a tenant.
 	AgeKeyFiles []string
+	// Worker and Limits bound what the rendering of a bundle may take; see RendererConfig.
+	Worker []string
+	Limits sandbox.Limits
 	// JoinFile is the hub's join material; needed once, and again to join anew. Empty, and without an identity
 	// from an earlier join, means that there is no hub.
 	JoinFile string
@@ -156,11 +160,13 @@ func (a *Agent) openStages() error {
 	a.teardown.Push("source", a.source.Close)
 	renderer, err := NewRenderer(RendererConfig{
 		LateKeys:    true,
-		AgeKeyFiles: a.cfg.AgeKeyFiles, CacheDir: a.cfg.Dir, ChartCredentialsFile: a.cfg.ChartCredentialsFile, Log: log("render"),
+		AgeKeyFiles: a.cfg.AgeKeyFiles, CacheDir: a.cfg.Dir, ChartCredentialsFile: a.cfg.ChartCredentialsFile,
+		Worker: a.cfg.Worker, Limits: a.cfg.Limits, RefusedDir: filepath.Join(a.cfg.Dir, "refused"), Log: log("render"),
 	})
 	if err != nil {
 		return err
 	}
+	a.teardown.Push("workers", func() error { renderer.Close(); return nil })
 	metrics := reconciler.NewMetrics(a.registry)
 	if a.applier, err = apply.New(apply.Config{
 		REST: a.cfg.REST, Log: log("apply"), AgentVersion: a.cfg.Version, Now: a.now, DryRan: metrics.DryRan,

@@ -24,7 +24,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
-func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(agenttest.Main(m)) }
 
 // rig is an agent with a control plane and a repository of its own.
 type rig struct {

@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/render/sops"
 	"github.com/flotilla-fleet/flotilla/sources/chart"
 )
@@ -25,7 +27,14 @@ type RendererConfig struct {
 	CacheDir string
 	// ChartCredentialsFile is for chart repositories and registries, in the format of Docker's config.json; empty means none.
 	ChartCredentialsFile string
-	Log                  *slog.Logger
+	// Worker is the command of the processes that run charts and kustomizations: a program that calls engine.Serve.
+	// Empty means that they run in this process, where nothing bounds what they take.
+	Worker []string
+	// Limits bound the rendering of one bundle in a worker; what is zero is as in engine.DefaultLimits.
+	Limits sandbox.Limits
+	// RefusedDir keeps which bundles ended their own rendering; empty means that a restart forgets it.
+	RefusedDir string
+	Log        *slog.Logger
 }
 
 // NewRenderer makes the renderer that agents use, and commands that show what an agent would do.
@@ -43,13 +52,33 @@ func NewRenderer(cfg RendererConfig) (Checked, error) {
 	if err != nil {
 		return Checked{}, err
 	}
-	r, err := render.New(render.Config{Keys: keys, Charts: charts})
-	return Checked{r}, err
+	rc := render.Config{Keys: keys, Charts: charts, RefusedDir: cfg.RefusedDir}
+	if len(cfg.Worker) == 0 {
+		r, err := render.New(rc)
+		return Checked{Renderer: r}, err
+	}
+	workers, err := engine.NewRemote(engine.RemoteConfig{Command: cfg.Worker, Limits: cfg.Limits})
+	if err != nil {
+		return Checked{}, err
+	}
+	rc.Engine, rc.Bounds = workers, workers.Bounds()
+	r, err := render.New(rc)
+	return Checked{r, workers}, err
 }
 
 // Checked is a renderer that also finds health expressions which can never be evaluated: rendering knows no CEL.
 // They fail their bundle, before anything of it is applied.
-type Checked struct{ *render.Renderer }
+type Checked struct {
+	*render.Renderer
+	workers *engine.Remote // nil if there are none
+}
+
+// Close ends the workers.
+func (c Checked) Close() {
+	if c.workers != nil {
+		c.workers.Close()
+	}
+}
 
 // Render is render.Renderer.Render.
 func (c Checked) Render(ctx context.Context, snap api.Snapshot, cluster string, facts api.ClusterFacts) (api.Rendering, error) {

@@ -72,6 +72,8 @@ var owners = []owner{
 	{deps: []string{"helm.sh/helm"}, owners: []string{"render/helm", "sources/chart"}},
 	{deps: []string{"github.com/getsops/sops"}, owners: []string{"render/sops"}},
 	{deps: []string{"github.com/fluxcd/pkg/ssa"}, owners: []string{"reconciler/apply"}},
+	// The product starts no program but itself; only the demo and what tests need do.
+	{deps: []string{"os/exec"}, owners: []string{"internal/sandbox", "internal/demo", "internal/controlplane", "internal/gitserver", "internal/archtest", "sources/git"}},
 	{deps: []string{"go.etcd.io/bbolt"}, owners: []string{"internal/boltfile"}},
 	{deps: informers, owners: []string{"drift/watch"}},
 	// What can ask for objects; see TestReadersOnlyRead.

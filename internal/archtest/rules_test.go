@@ -28,6 +28,7 @@ func TestRules(t *testing.T) {
 		"owner: sops":            {Package{Path: "render", Imports: []string{"github.com/getsops/sops/v3/decrypt"}}, "belongs to render/sops"},
 		"owner: ssa":             {Package{Path: "drift/watch", Imports: []string{"github.com/fluxcd/pkg/ssa"}}, "belongs to reconciler/apply"},
 		"owner: bbolt":           {Package{Path: "internal/agent", Imports: []string{"go.etcd.io/bbolt"}}, "belongs to internal/boltfile"},
+		"owner: processes":       {Package{Path: "render/engine", Imports: []string{"os/exec"}}, "belongs to internal/sandbox"},
 		"owner: informers":       {Package{Path: "internal/agent", Imports: []string{"k8s.io/client-go/tools/cache"}}, "belongs to drift/watch"},
 		"owner: informer home":   {Package{Path: "drift/watch", Imports: []string{"k8s.io/client-go/tools/cache"}}, ""},
 		"owner: client":          {Package{Path: "sources/git", Imports: []string{"k8s.io/client-go/dynamic"}}, "belongs to reconciler/apply"},

@@ -28,6 +28,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/hub"
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/cli"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
@@ -35,7 +36,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
 )
 
-func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(agenttest.Main(m)) }
 
 // marker is in the values of a Secret, and must be nowhere else.
 const marker = "s3cr3t-M4RK3R"

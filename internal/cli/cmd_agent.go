@@ -8,10 +8,15 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 )
 
 func newAgent(logger func() *slog.Logger) *cobra.Command {
-	var k kube
+	var (
+		k      kube
+		limits string
+	)
 	cfg := agent.Config{Version: version}
 	cmd := &cobra.Command{
 		Use:   "agent --cluster NAME --repo URL --dir DIR",
@@ -35,6 +40,7 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	f.StringVar(&cfg.CAFile, "git-ca-file", "", "certificate authorities to trust for the repository")
 	f.StringArrayVar(&cfg.AgeKeyFiles, "age-key", nil, "file with age identities that decrypt Secrets, or NAME=FILE for those of a tenant; may be given more than once")
 	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
+	f.StringVar(&limits, "render-limits", engine.LimitsText(engine.DefaultLimits()), "what the rendering of one chart or kustomization may take")
 	f.StringVar(&cfg.JoinFile, "join", "", "file with a hub's join material; see flotilla join --help")
 	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz and /metrics (default: nowhere)")
 	f.DurationVar(&cfg.Poll, "poll", 0, "how often to look for a new commit (default 3s)")
@@ -45,6 +51,12 @@ With --join it joins a hub at its first start; without, it works alone.`,
 			if value == "" {
 				return usageError{fmt.Errorf("%s is needed; see flotilla agent --help", name)}
 			}
+		}
+		if cfg.Limits, err = engine.ParseLimits(limits); err != nil {
+			return usageError{fmt.Errorf("--render-limits: %w", err)}
+		}
+		if cfg.Worker, err = sandbox.Self(engine.Word); err != nil {
+			return err
 		}
 		if cfg.REST, err = k.rest(); err != nil {
 			return err

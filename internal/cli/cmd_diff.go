@@ -90,7 +90,12 @@ the others are shown all the same, and the exit code is that of the error.`,
 		if cluster == "" {
 			return usageError{fmt.Errorf("--cluster is needed: the name of a directory below clusters/")}
 		}
-		d, err := lookAhead(cmd, k, repo, cluster, keys)
+		renderer, err := newRenderer(keys)
+		if err != nil {
+			return err
+		}
+		defer renderer.Close()
+		d, err := lookAhead(cmd, k, repo, cluster, renderer)
 		if err != nil {
 			return err
 		}

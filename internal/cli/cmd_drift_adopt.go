@@ -60,6 +60,7 @@ Secrets are never written.`,
 		if err != nil {
 			return err
 		}
+		defer renderer.Close()
 		plan, err := adopt.New(cmd.Context(), adopt.Request{Episode: e, Snapshot: snap, Renderer: renderer, Clusters: adoptOn(all)})
 		if err != nil {
 			return err

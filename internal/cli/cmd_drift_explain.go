@@ -154,6 +154,7 @@ func renderFor(cmd *cobra.Command, applier *apply.Applier, repo repository, clus
 	if err != nil {
 		return api.Rendering{}, err
 	}
+	defer renderer.Close()
 	facts, err := applier.Facts(cmd.Context())
 	if err != nil {
 		return api.Rendering{}, err

@@ -157,6 +157,7 @@ func bundleOf(ctx context.Context, snap api.Snapshot, e api.Episode) (api.Render
 	if err != nil {
 		return api.RenderedBundle{}, false, err
 	}
+	defer renderer.Close()
 	r, err := renderer.Render(ctx, snap, e.Cluster, api.ClusterFacts{})
 	if err != nil {
 		return api.RenderedBundle{}, false, err

@@ -14,7 +14,9 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/sources/directory"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
@@ -62,15 +64,25 @@ func (f repository) snapshot(ctx context.Context, log *slog.Logger) (api.Snapsho
 	return snap, done, nil
 }
 
-// newRenderer makes the renderer of a command. Charts from outside the repository are kept in the user's cache directory,
+// newRenderer makes the renderer of a command, which the command closes.
+// Charts from outside the repository are kept in the user's cache directory,
 // and fetched with the credentials of $FLOTILLA_CHART_CREDENTIALS, a file like Docker's config.json.
+// $FLOTILLA_RENDER_LIMITS is what --render-limits is for an agent.
 func newRenderer(ageKeyFiles []string) (agent.Checked, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()
 	}
+	limits, err := engine.ParseLimits(os.Getenv("FLOTILLA_RENDER_LIMITS"))
+	if err != nil {
+		return agent.Checked{}, fmt.Errorf("FLOTILLA_RENDER_LIMITS: %w", err)
+	}
+	worker, err := sandbox.Self(engine.Word)
+	if err != nil {
+		return agent.Checked{}, err
+	}
 	return agent.NewRenderer(agent.RendererConfig{
-		AgeKeyFiles: ageKeyFiles, CacheDir: filepath.Join(cache, "flotilla"),
+		AgeKeyFiles: ageKeyFiles, CacheDir: filepath.Join(cache, "flotilla"), Worker: worker, Limits: limits,
 		ChartCredentialsFile: os.Getenv("FLOTILLA_CHART_CREDENTIALS"),
 	})
 }
@@ -114,6 +126,7 @@ and printed with their values masked, unless --show-secrets is set.`,
 		if err != nil {
 			return err
 		}
+		defer renderer.Close()
 		rendering, err := renderer.Render(cmd.Context(), snap, cluster, api.ClusterFacts{KubeVersion: kubever})
 		if err != nil {
 			return err

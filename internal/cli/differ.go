@@ -16,6 +16,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
@@ -50,8 +51,8 @@ type differ struct {
 	failures []error
 }
 
-// lookAhead reads all that does not depend on a bundle.
-func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys []string) (*differ, error) {
+// lookAhead reads all that does not depend on a bundle. The renderer serves for as long as the differ does.
+func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, renderer agent.Checked) (*differ, error) {
 	ctx := cmd.Context()
 	applier, err := k.applier(quiet(cmd))
 	if err != nil {
@@ -62,10 +63,6 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, keys
 		return nil, err
 	}
 	defer done()
-	renderer, err := newRenderer(keys)
-	if err != nil {
-		return nil, err
-	}
 	facts, err := applier.Facts(ctx)
 	if err != nil {
 		return nil, err

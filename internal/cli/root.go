@@ -113,7 +113,7 @@ applies it, watches the result and records every drift. A hub shows the whole fl
 	add("look", newStatus(), newDrift(), newHistory(), newRender(), newDiff())
 	add("act", newSuspend(), newResume(), newSync())
 	add("run", newInstall(), newUninstall(), newAgent(logger), newHub(logger), newJoin(), newDemo(logger))
-	root.AddCommand(newVersion())
+	root.AddCommand(newVersion(), newRenderWorker())
 	return root
 }
 

@@ -20,17 +20,17 @@ type Variables map[string]string
 
 var expression = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:=)(.*))?$`)
 
-// unsetError is told apart so that the error can name the variable as a field of its own kind.
-type unsetError struct{ name string }
+// UnsetError says that a variable is not set. It is told apart so that the error can name the place where the variable is used.
+type UnsetError struct{ Name string }
 
-func (e unsetError) Error() string {
-	return fmt.Sprintf("variable %q is not set on this cluster and has no default", e.name)
+func (e UnsetError) Error() string {
+	return fmt.Sprintf("variable %q is not set on this cluster and has no default", e.Name)
 }
 
 // Unset returns the name of the variable that an error of Substitute is about, if it is that the variable is not set.
 func Unset(err error) (name string, ok bool) {
-	unset, ok := errors.AsType[unsetError](err)
-	return unset.name, ok
+	unset, ok := errors.AsType[UnsetError](err)
+	return unset.Name, ok
 }
 
 // malformedError holds what stands in the braces, so that its place can be found. It is not shown: it may be part of a secret.
@@ -96,7 +96,7 @@ func (v Variables) lookup(body string) (string, error) {
 	case hasDefault && value == "":
 		return def, nil
 	case !set:
-		return "", unsetError{name}
+		return "", UnsetError{name}
 	default:
 		return value, nil
 	}

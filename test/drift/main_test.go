@@ -27,10 +27,9 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
-	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 )
 
-func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(agenttest.Main(m)) }
 
 // files are a repository's files by name.
 type files = map[string]string

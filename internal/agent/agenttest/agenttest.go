@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -31,7 +32,9 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 )
 
 // Config says what a Rig is made of.
@@ -87,6 +90,22 @@ kind: Cluster
 metadata: {name: one, labels: {env: test}}
 `
 
+// Main runs the tests as controlplanetest.Main does; TestMain must call it. The test binary is also the worker of its agents.
+func Main(m *testing.M) int {
+	if len(os.Args) == 2 && os.Args[1] == engine.Word {
+		if err := engine.Serve(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
+	worker.Store(true)
+	return controlplanetest.Main(m)
+}
+
+// worker says that the test binary serves as a worker.
+var worker atomic.Bool
+
 // names counts the words that were given out.
 var names atomic.Int64
 
@@ -106,6 +125,13 @@ func New(t testing.TB, cfg Config) *Rig {
 		Cluster: "one", REST: direct, Dir: t.TempDir(), Repo: cfg.Repo.Dir, Branch: gitserver.DefaultBranch,
 		Poll: 200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
+	if !worker.Load() {
+		t.Fatal("TestMain must call agenttest.Main")
+	}
+	var err error
+	if r.Config.Worker, err = sandbox.Self(engine.Word); err != nil {
+		t.Fatal(err)
+	}
 	if cfg.Repo.URL != "" {
 		r.Config.Repo = cfg.Repo.URL
 	}
@@ -114,7 +140,6 @@ func New(t testing.TB, cfg Config) *Rig {
 		r.Config.REST = &rest.Config{Host: r.Proxy.URL, QPS: -1}
 	}
 	r.Kube = r.Client("kubectl-edit")
-	var err error
 	if r.Dynamic, err = dynamic.NewForConfig(direct); err != nil {
 		t.Fatal(err)
 	}
