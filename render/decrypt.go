@@ -22,6 +22,9 @@ func decrypt(keys sops.Keys, name string, data []byte) ([]byte, []string, error)
 	if !bytes.Contains(data, []byte("sops")) {
 		return data, nil, nil
 	}
+	if err := bounded(name, data); err != nil {
+		return nil, nil, err
+	}
 	if parts, mixed := encryptedParts(name, data); mixed {
 		return decryptParts(keys, name, parts)
 	}
@@ -41,6 +44,23 @@ func decrypt(keys sops.Keys, name string, data []byte) ([]byte, []string, error)
 		return nil, nil, err
 	}
 	return plain, secretsIn(name, plain), nil
+}
+
+// bounded refuses what sops would expand without bound: it follows each alias anew.
+func bounded(name string, data []byte) error {
+	if bytes.IndexByte(data, '&') < 0 || bytes.IndexByte(data, '*') < 0 {
+		return nil
+	}
+	docs, err := manifest.Parse(name, data)
+	if err != nil {
+		return nil //nolint:nilerr // no YAML, and then there are no aliases
+	}
+	for _, d := range docs {
+		if err := d.Bounded(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // locate adds to an error of a file the field, and the line of the document that holds it.

@@ -32,6 +32,7 @@ type plainWalk struct {
 	view     *view
 	bundle   resolved
 	docs     []manifest.Document
+	weight   int // of them together
 	warnings []string
 }
 
@@ -117,6 +118,13 @@ func (w *plainWalk) entry(dir string, e fs.DirEntry) error {
 	data, err := w.view.ReadFile(name)
 	if err != nil {
 		return err
+	}
+	if w.weight += manifest.Weight(data); w.weight > manifest.MaxWeight {
+		return &api.Error{
+			Kind: api.Stalled, Reason: "BadManifest", File: name,
+			Err:  fmt.Errorf("the bundle's manifests may hold more than %d values up to this one", manifest.MaxWeight),
+			Hint: "make several bundles of it",
+		}
 	}
 	docs, err := manifest.Parse(name, data)
 	if err != nil {

@@ -51,12 +51,14 @@ func badManifest(file string, line int, field string, err error) *api.Error {
 func Parse(file string, data []byte) ([]Document, error) {
 	// The YAML parser refuses the tabs that JSON may be indented with.
 	if t := bytes.TrimSpace(data); len(t) > 0 && (t[0] == '{' || t[0] == '[') && bytes.IndexByte(t, '\t') >= 0 {
-		var b bytes.Buffer
-		if json.Indent(&b, t, "", " ") == nil {
-			data = b.Bytes()
+		if json.Valid(t) { // which has none in its strings
+			data = bytes.ReplaceAll(t, []byte("\t"), []byte(" "))
 		}
 	}
 	data = withoutMarks(data)
+	if n := Weight(data); n > maxValues {
+		return nil, badManifest(file, 0, "", fmt.Errorf("the text may hold %d values, which is more than %d", n, maxValues))
+	}
 	var docs []Document
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
@@ -78,6 +80,22 @@ func Parse(file string, data []byte) ([]Document, error) {
 		docs = append(docs, Document{File: file, Node: root})
 	}
 }
+
+// Weight is how many values a text holds at most, up to a small factor, told without parsing it:
+// each is behind one of these signs, or behind the end of a line. A parsed value takes a hundred times the memory of its sign.
+func Weight(text []byte) int {
+	n := 0
+	for _, c := range text {
+		switch c {
+		case '\n', ',', ':', '-', '?', '[', '{':
+			n++
+		}
+	}
+	return n
+}
+
+// MaxWeight is the weight that what is parsed together may have.
+const MaxWeight = maxValues
 
 const byteOrderMark = "\xef\xbb\xbf"
 

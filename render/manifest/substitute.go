@@ -18,6 +18,9 @@ const AnnotationSubstitute = api.Group + "/substitute"
 // Variables are what ${name} stands for.
 type Variables map[string]string
 
+// maxText bounds what one string may expand to. No object that an API server takes is as large.
+const maxText = 4 << 20
+
 var expression = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:=)(.*))?$`)
 
 // UnsetError says that a variable is not set. It is told apart so that the error can name the place where the variable is used.
@@ -77,6 +80,9 @@ func (v Variables) Expand(s string) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if b.Len()+len(value) > maxText {
+			return "", fmt.Errorf("its variables expand to more than %d MB", maxText>>20)
+		}
 		b.WriteString(value)
 		s = rest
 	}
@@ -114,7 +120,7 @@ func (d Document) Substitute(vars Variables) error {
 
 // SubstituteWhere is Substitute for a document whose reader takes more words for booleans.
 func (d Document) SubstituteWhere(vars Variables, boolean func(word string) bool) error {
-	s := substituter{doc: d, vars: vars, boolean: boolean, seen: map[*yaml.Node]bool{}}
+	s := substituter{doc: d, vars: vars, boolean: boolean, seen: map[*yaml.Node]bool{}, left: maxValues * textUnit}
 	kind := text(Get(d.Node, "kind"))
 	s.dataIsText = kind == "ConfigMap" || kind == "Secret"
 	return s.walk(d.Node, "", false)
@@ -131,6 +137,7 @@ type substituter struct {
 	boolean    func(string) bool
 	seen       map[*yaml.Node]bool // anchored nodes: visited once, wherever they are used
 	dataIsText bool
+	left       int // bytes that variables may still expand to
 }
 
 func (s *substituter) walk(n *yaml.Node, path string, onlyText bool) error {
@@ -184,6 +191,9 @@ func (s *substituter) scalar(n *yaml.Node, path string, onlyText bool) error {
 		return nil
 	}
 	out, err := s.vars.Expand(n.Value)
+	if s.left -= len(out); err == nil && s.left < 0 {
+		err = fmt.Errorf("the variables of the document expand to more than %d MB", maxValues*textUnit>>20)
+	}
 	if err != nil {
 		e := s.doc.errorf(n, strings.TrimPrefix(path, "/"), "%w", err)
 		e.Reason = "Substitution"

@@ -8,8 +8,10 @@ import (
 )
 
 // maxValues bounds what the documents of one call may expand to together,
-// so that a few lines of aliases cannot fill the memory.
+// so that a few lines of aliases cannot fill the memory. A text counts once more for each textUnit of it.
 const maxValues = 1 << 21
+
+const textUnit = 32
 
 // maxDepth bounds nesting.
 const maxDepth = 200
@@ -32,7 +34,8 @@ func (d Document) value(budget *int) (any, error) {
 
 // bounded checks what is decoded already.
 func (c *converter) bounded(v any, depth int) error {
-	if *c.budget--; *c.budget < 0 {
+	text, _ := v.(string)
+	if *c.budget -= 1 + len(text)/textUnit; *c.budget < 0 {
 		return c.doc.tooLarge(nil)
 	}
 	if depth > maxDepth {
@@ -60,7 +63,32 @@ func (c *converter) tooDeep(n *yaml.Node) error {
 }
 
 func (d Document) tooLarge(n *yaml.Node) error {
-	return d.errorf(n, "", "the documents expand to more than %d values", maxValues)
+	return d.errorf(n, "", "the documents expand to more than %d values, or %d MB of text", maxValues, maxValues*textUnit>>20)
+}
+
+// Bounded refuses a document whose aliases expand without bound, and nothing else.
+func (d Document) Bounded() error {
+	budget := maxValues
+	c := converter{doc: d, budget: &budget}
+	return c.weigh(d.Node, 0)
+}
+
+func (c *converter) weigh(n *yaml.Node, depth int) error {
+	if *c.budget -= 1 + len(n.Value)/textUnit; *c.budget < 0 {
+		return c.doc.tooLarge(n)
+	}
+	if depth > maxDepth {
+		return c.tooDeep(n)
+	}
+	if n.Kind == yaml.AliasNode {
+		return c.weigh(n.Alias, depth+1)
+	}
+	for _, e := range n.Content {
+		if err := c.weigh(e, depth+1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 type converter struct {
@@ -69,7 +97,7 @@ type converter struct {
 }
 
 func (c *converter) value(n *yaml.Node, depth int) (any, error) {
-	if *c.budget--; *c.budget < 0 {
+	if *c.budget -= 1 + len(n.Value)/textUnit; *c.budget < 0 {
 		return nil, c.doc.tooLarge(n)
 	}
 	if depth > maxDepth {
@@ -108,6 +136,7 @@ func (c *converter) mapping(n *yaml.Node, m map[string]any, depth int) error {
 			merges = append(merges, n.Content[i+1])
 			continue
 		}
+		*c.budget -= len(k.Value) / textUnit
 		key := unique.Make(k.Value).Value() // keys repeat in every object: keep one copy
 		if _, twice := m[key]; twice {
 			return c.doc.errorf(k, "", "key %q occurs twice in one mapping", key)

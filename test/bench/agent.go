@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -18,6 +19,7 @@ type agent struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	err  error
+	most atomic.Int64 // see sample
 	// log is where its log is, and how long that was when it started.
 	log    string
 	logged int64
@@ -53,6 +55,7 @@ func startAgent(o options, dir, kubeconfig, repo string) (*agent, error) {
 		a.err = cmd.Wait()
 		close(a.done)
 	}()
+	go a.sample()
 	return a, nil
 }
 
@@ -72,35 +75,89 @@ func (a *agent) stop() error {
 // clockTick is the unit of times in /proc: USER_HZ is 100 on every Linux.
 const clockTick = 10 * time.Millisecond
 
-// cpu is the processor time that the agent has used so far.
+// cpu is the processor time that the agent and its workers have used so far.
 func (a *agent) cpu() (time.Duration, error) {
-	raw, err := os.ReadFile(a.proc("stat"))
+	sum, err := ticks(a.proc("stat"))
+	for _, pid := range a.workers() {
+		if n, err := ticks("/proc/" + pid + "/stat"); err == nil { // or else it has just ended, and counts above next time
+			sum += n
+		}
+	}
+	return time.Duration(sum) * clockTick, err
+}
+
+// ticks reads the time that a process, and those of its children that have ended, have used.
+func ticks(file string) (sum int, err error) {
+	raw, err := os.ReadFile(file)
 	if err != nil {
 		return 0, err
 	}
-	// The fields after the name, which is in parentheses: state is 3, utime 14, stime 15.
+	// The fields after the name, which is in parentheses: state is 3, utime 14, stime 15, and those of children 16 and 17.
 	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	if len(f) < 13 {
-		return 0, fmt.Errorf("%s has %d fields", a.proc("stat"), len(f))
+	if len(f) < 15 {
+		return 0, fmt.Errorf("%s has %d fields", file, len(f))
 	}
-	user, err1 := strconv.Atoi(f[11])
-	system, err2 := strconv.Atoi(f[12])
-	if err1 != nil || err2 != nil {
-		return 0, fmt.Errorf("%s: %q", a.proc("stat"), raw)
+	for _, field := range f[11:15] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %q", file, raw)
+		}
+		sum += n
 	}
-	return time.Duration(user+system) * clockTick, nil
+	return sum, nil
 }
 
-// peak is the most memory that was resident since the last resetPeak, in bytes, and now is what is resident now.
+// workers are the processes that render for the agent: its children.
+func (a *agent) workers() []string {
+	files, _ := filepath.Glob(a.proc("task/*/children"))
+	var out []string
+	for _, file := range files {
+		raw, _ := os.ReadFile(file) // of a thread that has just ended there is none
+		out = append(out, strings.Fields(string(raw))...)
+	}
+	return out
+}
+
+// sample keeps the most memory that the agent and its workers hold together, until the agent ends.
+func (a *agent) sample() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.done:
+			return
+		case <-tick.C:
+			if raw, err := os.ReadFile(a.proc("status")); err == nil {
+				a.most.Store(max(a.most.Load(), int64(kib(raw, "VmRSS:")+a.workersHold())))
+			}
+		}
+	}
+}
+
+// workersHold is the memory of the workers that is theirs alone: the program's file they share with the agent.
+func (a *agent) workersHold() int {
+	sum := 0
+	for _, pid := range a.workers() {
+		raw, _ := os.ReadFile("/proc/" + pid + "/status")
+		sum += kib(raw, "RssAnon:")
+	}
+	return sum
+}
+
+// peak is the most memory that was resident since the last resetPeak, in bytes, and now is what is resident now,
+// both with what the workers hold.
 func (a *agent) memory() (peak, now int, err error) {
 	raw, err := os.ReadFile(a.proc("status"))
 	if err != nil {
 		return 0, 0, err
 	}
-	return kib(raw, "VmHWM:"), kib(raw, "VmRSS:"), nil
+	return max(kib(raw, "VmHWM:"), int(a.most.Load())), kib(raw, "VmRSS:") + a.workersHold(), nil
 }
 
-func (a *agent) resetPeak() error { return os.WriteFile(a.proc("clear_refs"), []byte("5"), 0) }
+func (a *agent) resetPeak() error {
+	a.most.Store(0)
+	return os.WriteFile(a.proc("clear_refs"), []byte("5"), 0)
+}
 
 func (a *agent) proc(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(a.cmd.Process.Pid), name)

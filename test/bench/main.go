@@ -32,6 +32,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/flotilla-fleet/flotilla/internal/cli"
+	"github.com/flotilla-fleet/flotilla/render/engine"
 )
 
 // options are the flags.
@@ -65,6 +68,9 @@ func main() {
 	defer stop()
 	if len(os.Args) > 1 && os.Args[1] == "agent" {
 		os.Exit(profiled(ctx, os.Args[1:])) //nolint:gocritic // nothing is left to stop
+	}
+	if len(os.Args) > 1 && os.Args[1] == engine.Word { // the agent that is profiled starts this program for its workers
+		os.Exit(cli.Execute(ctx, os.Args[1:], cli.IO{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}))
 	}
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
