@@ -208,6 +208,7 @@ func (i *installation) run(cmd *cobra.Command, component map[string]any) error {
 	if err != nil {
 		return err
 	}
+	defer renderer.Close()
 	if i.printOnly {
 		objects, err := deploy.Render(ctx, renderer, values, api.ClusterFacts{})
 		if err != nil {

@@ -121,6 +121,7 @@ func (r removal) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
+	defer renderer.Close()
 	objects, err := deploy.Everything(ctx, renderer, string(r.component))
 	if err != nil {
 		return err
