@@ -5,8 +5,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	paths "github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // Keep is the desired object as it must be written so that a correction leaves alone

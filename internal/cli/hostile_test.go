@@ -42,9 +42,9 @@ func fill(v reflect.Value) {
 		v.Set(reflect.MakeMap(v.Type()))
 		v.SetMapIndex(key, value)
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if v.Field(i).CanSet() && v.Type() != reflect.TypeFor[time.Time]() {
-				fill(v.Field(i))
+		for _, field := range v.Fields() {
+			if field.CanSet() && v.Type() != reflect.TypeFor[time.Time]() {
+				fill(field)
 			}
 		}
 	case reflect.Int, reflect.Int64:

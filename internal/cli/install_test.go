@@ -493,4 +493,3 @@ func TestInstallPrint(t *testing.T) {
 		t.Error("the credentials were asked for, and are not there")
 	}
 }
-

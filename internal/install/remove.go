@@ -33,7 +33,7 @@ type Own interface {
 	RemoveOwn(ctx context.Context, objs []*unstructured.Unstructured) error
 }
 
-// What happens to what bundles own when flotilla goes.
+// Workloads says what becomes of the objects of bundles when flotilla goes.
 type Workloads string
 
 // The choices.

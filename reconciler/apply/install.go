@@ -4,8 +4,8 @@ import (
 	"context"
 	"encoding/json"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -22,7 +22,7 @@ func (a *Applier) Live(ctx context.Context, ref api.ObjectRef) (*unstructured.Un
 			return live, nil
 		}
 	}
-	if _, reason := kindOf(err); apierrors.IsNotFound(err) || reason == "KindMissing" {
+	if apierrors.IsNotFound(err) || reasonOf(err) == "KindMissing" {
 		return nil, nil //nolint:nilnil // nothing is an answer
 	}
 	return nil, Classify(ref, "", err)
@@ -45,8 +45,8 @@ func (a *Applier) ForeseeOwn(ctx context.Context, obj *unstructured.Unstructured
 		return api.Failed, err
 	}
 	after, err := a.own.apply(ctx, at, body, patchMode{dryRun: true, whole: true})
-	switch _, reason := kindOfNil(err); {
-	case reason == "NamespaceMissing":
+	switch {
+	case reasonOf(err) == "NamespaceMissing":
 		return api.Created, nil
 	case err != nil:
 		return api.Failed, Classify(ref, "", err)
@@ -114,7 +114,7 @@ func (a *Applier) Release(ctx context.Context, ref api.ObjectRef) error {
 	if err == nil {
 		_, err = a.own.patch(ctx, at, types.MergePatchType, body)
 	}
-	if _, reason := kindOfNil(err); apierrors.IsNotFound(err) || reason == "KindMissing" {
+	if apierrors.IsNotFound(err) || reasonOf(err) == "KindMissing" {
 		return nil
 	}
 	return Classify(ref, "", err)

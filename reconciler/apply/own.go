@@ -37,7 +37,7 @@ func (a *Applier) RemoveOwn(ctx context.Context, objs []*unstructured.Unstructur
 	for _, obj := range slices.Backward(objs) {
 		ref := api.RefOf(obj)
 		at, err := a.kinds.place(ref)
-		if _, reason := kindOfNil(err); reason == "KindMissing" {
+		if reasonOf(err) == "KindMissing" {
 			continue
 		}
 		if err == nil {
@@ -53,11 +53,13 @@ func (a *Applier) RemoveOwn(ctx context.Context, objs []*unstructured.Unstructur
 	return nil
 }
 
-func kindOfNil(err error) (api.ErrorKind, string) {
+// reasonOf is the reason of an error, and empty for none.
+func reasonOf(err error) string {
 	if err == nil {
-		return "", ""
+		return ""
 	}
-	return kindOf(err)
+	_, reason := kindOf(err)
+	return reason
 }
 
 // scalerKinds are the kinds that set other objects' replicas.

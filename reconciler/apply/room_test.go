@@ -30,41 +30,51 @@ var exclusive = map[string]struct {
 }{
 	"the strategy": {
 		"Deployment", func(a string) string { return podOf(a, "strategy: {type: Recreate}, ", "", "") },
-		`{"spec":{"strategy":{"type":"RollingUpdate"}}}`, []string{"spec", "strategy"}, "map[type:Recreate]",
+		`{"spec":{"strategy":{"type":"RollingUpdate"}}}`,
+		[]string{"spec", "strategy"},
+		"map[type:Recreate]",
 	},
 	"a probe": {
 		"Deployment", func(a string) string { return podOf(a, "", "", "livenessProbe: {httpGet: {path: /, port: 80}}") },
 		`[{"op":"replace","path":"/spec/template/spec/containers/0/livenessProbe","value":{"tcpSocket":{"port":81}}}]`,
-		[]string{"spec", "template", "spec", "containers", "0", "livenessProbe", "httpGet", "path"}, "/",
+		[]string{"spec", "template", "spec", "containers", "0", "livenessProbe", "httpGet", "path"},
+		"/",
 	},
 	"a variable's source": {
 		"Deployment", func(a string) string { return podOf(a, "", "", `env: [{name: Z, value: z}, {name: A, value: "1"}]`) },
 		`[{"op":"replace","path":"/spec/template/spec/containers/0/env/1","value":{"name":"A","valueFrom":{"fieldRef":{"fieldPath":"metadata.name"}}}}]`,
-		[]string{"spec", "template", "spec", "containers", "0", "env", "1"}, "map[name:A value:1]",
+		[]string{"spec", "template", "spec", "containers", "0", "env", "1"},
+		"map[name:A value:1]",
 	},
 	"a variable's value": {
 		"Deployment", func(a string) string {
 			return podOf(a, "", "", `env: [{name: A, valueFrom: {fieldRef: {fieldPath: metadata.name, apiVersion: v1}}}]`)
 		},
 		`[{"op":"replace","path":"/spec/template/spec/containers/0/env/0","value":{"name":"A","value":"hello"}}]`,
-		[]string{"spec", "template", "spec", "containers", "0", "env", "0"}, "map[name:A valueFrom:map[fieldRef:map[apiVersion:v1 fieldPath:metadata.name]]]",
+		[]string{"spec", "template", "spec", "containers", "0", "env", "0"},
+		"map[name:A valueFrom:map[fieldRef:map[apiVersion:v1 fieldPath:metadata.name]]]",
 	},
 	"a volume's source": {
 		"Deployment", func(a string) string {
 			return podOf(a, "", "volumes: [{name: v, configMap: {name: c, defaultMode: 420}}], ", "")
 		},
 		`[{"op":"replace","path":"/spec/template/spec/volumes/0","value":{"name":"v","emptyDir":{}}}]`,
-		[]string{"spec", "template", "spec", "volumes", "0"}, "map[configMap:map[defaultMode:420 name:c] name:v]",
+		[]string{"spec", "template", "spec", "volumes", "0"},
+		"map[configMap:map[defaultMode:420 name:c] name:v]",
 	},
 	"a budget": {
 		"PodDisruptionBudget", func(a string) string { return budget(a, "minAvailable: 1") },
-		`{"spec":{"minAvailable":null,"maxUnavailable":1}}`, []string{"spec"}, "map[minAvailable:1 selector:map[matchLabels:map[a:b]]]",
+		`{"spec":{"minAvailable":null,"maxUnavailable":1}}`,
+		[]string{"spec"},
+		"map[minAvailable:1 selector:map[matchLabels:map[a:b]]]",
 	},
 	"an Ingress's backend": {
 		"Ingress", func(a string) string {
 			return `{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: web, namespace: NS, annotations: {` + a + `}}, spec: {defaultBackend: {service: {name: s, port: {number: 80}}}}}`
 		},
-		`{"spec":{"defaultBackend":{"service":null,"resource":{"kind":"Bucket","name":"b"}}}}`, []string{"spec", "defaultBackend"}, "map[service:map[name:s port:map[number:80]]]",
+		`{"spec":{"defaultBackend":{"service":null,"resource":{"kind":"Bucket","name":"b"}}}}`,
+		[]string{"spec", "defaultBackend"},
+		"map[service:map[name:s port:map[number:80]]]",
 	},
 }
 

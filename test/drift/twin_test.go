@@ -261,12 +261,11 @@ func (s *stage) judge(p *pair) {
 	if r.Class != "" {
 		s.drifted++
 	}
-	switch {
-	case ins.Live == nil:
+	if ins.Live == nil {
 		if r.Class != api.ClassMissing {
 			s.fail(p, "it is gone, and the verdict is %q", r.Class)
 		}
-	default:
+	} else {
 		s.alarms(p, r, ins.Live)
 		s.misses(p, r, ins.Live)
 	}
