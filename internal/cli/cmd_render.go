@@ -16,6 +16,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
+	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/sources/directory"
 	"github.com/flotilla-fleet/flotilla/sources/git"
@@ -94,13 +95,15 @@ func newRender() *cobra.Command {
 		bundle  string
 		keys    []string
 		kubever string
+		more    []string
 	)
 	cmd := &cobra.Command{
 		Use:   "render --repo DIR-or-URL --cluster NAME",
 		Short: "Print what Git says a cluster should hold",
 		Long: `Print, as YAML, the objects that the fleet repository describes for one cluster.
 
-No cluster is asked. Secrets are decrypted with the age keys given by --age-key
+No cluster is asked. Charts see the kinds of Kubernetes itself, those whose CustomResourceDefinitions
+are in the repository, as on a cluster that has them, and those of --api-versions. Secrets are decrypted with the age keys given by --age-key
 and printed with their values masked, unless --show-secrets is set.`,
 		Example: `  flotilla render --repo . --cluster prod-eu
   flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2`,
@@ -111,6 +114,7 @@ and printed with their values masked, unless --show-secrets is set.`,
 	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().StringVar(&kubever, "kube-version", "", "Kubernetes version that charts see")
+	cmd.Flags().StringSliceVar(&more, "api-versions", nil, "API versions that charts see beside the usual ones, such as example.com/v1 or example.com/v1/Thing")
 	show := cmd.Flags().Bool("show-secrets", false, "print the values of Secrets")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cluster == "" {
@@ -127,13 +131,35 @@ and printed with their values masked, unless --show-secrets is set.`,
 			return err
 		}
 		defer renderer.Close()
-		rendering, err := renderer.Render(cmd.Context(), snap, cluster, api.ClusterFacts{KubeVersion: kubever})
+		rendering, err := renderSettled(cmd.Context(), renderer, snap, cluster, kubever, more)
 		if err != nil {
 			return err
 		}
 		return printRendering(outOf(cmd), errOf(cmd), rendering, bundle, maskOf(*show))
 	}
 	return cmd
+}
+
+// maxSettling bounds how often CustomResourceDefinitions of charts may bring further ones out of charts.
+const maxSettling = 5
+
+// renderSettled renders until charts have seen every kind whose CustomResourceDefinition is rendered, as they do on a cluster.
+func renderSettled(ctx context.Context, r agent.Checked, snap api.Snapshot, cluster, kubeVersion string, more []string) (api.Rendering, error) {
+	facts := api.ClusterFacts{KubeVersion: kubeVersion}
+	if len(more) > 0 {
+		facts.APIVersions = append(render.DefaultAPIVersions(), more...)
+	}
+	for n := 1; ; n++ {
+		rendering, err := r.Render(ctx, snap, cluster, facts)
+		if err != nil {
+			return rendering, err
+		}
+		next, grown := render.WithCRDs(facts, rendering)
+		if !grown || n == maxSettling {
+			return rendering, nil
+		}
+		facts = next
+	}
 }
 
 // mask says what happens to the values of Secrets.

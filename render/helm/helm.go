@@ -269,6 +269,9 @@ func Render(req Request) (Output, error) {
 // libraries in go.mod. Helm's own default is years old.
 const DefaultKubeVersion = "v1.37.1"
 
+// DefaultAPIVersions are the API versions that charts see where no cluster is known.
+func DefaultAPIVersions() []string { return slices.Clone(chartutil.DefaultVersionSet) }
+
 // capabilities are those of the live cluster, or DefaultKubeVersion and Helm's default APIs where it is not known.
 func capabilities(facts api.ClusterFacts) (*chartutil.Capabilities, error) {
 	caps := chartutil.DefaultCapabilities.Copy()
