@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=$(VE
 MODULES := . test/controlplane
 LINT    := $(CURDIR)/bin/golangci-lint
 
-.PHONY: build demo test check lint fmt bench image controlplane chromium clean
+.PHONY: build demo test check lint fmt bench fidelity image controlplane chromium clean
 
 build:
 	go build -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/flotilla ./cmd/flotilla
@@ -24,6 +24,10 @@ lint: $(LINT)
 
 fmt: $(LINT)
 	for dir in $(MODULES); do (cd $$dir && $(LINT) fmt --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+# Compares with Helm and Kustomize over whatever charts and kustomizations lie below DIR.
+fidelity:
+	go run ./test/fidelity $(DIR)
 
 bench: build controlplane
 	go run ./test/bench -bundles 200
