@@ -127,7 +127,7 @@ func (b *bundle) wants(rb *api.RenderedBundle) bool {
 // unguard lets a bundle whose deletions a guard refused, or of which another one declares an object, run at once:
 // a new revision may allow it.
 func (b *bundle) unguard() {
-	if e := b.status.Error; e != nil && (e.Reason == plan.ReasonProtected || e.Reason == plan.ReasonDeclaredTwice) {
+	if e := b.status.Error; e != nil && (e.Reason == plan.ReasonProtected || e.Reason == plan.ReasonDeclaredTwice || e.Reason == api.ReasonTenantDenied) {
 		b.attempt, b.retry = 0, time.Time{}
 	}
 }
@@ -237,7 +237,7 @@ func (r *Reconciler) runBundle(ctx context.Context, b *bundle) {
 	}
 	desired = r.resolve(ctx, b, desired)
 	req := apply.Request{
-		Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Renamed: renamed, Declared: r.declaredTwice,
+		Bundle: *desired, Revision: revision, Inventory: inventory, Held: held, InGit: r.inGit, Renamed: renamed, Declared: r.declaredTwice, MayTake: r.mayTake(b),
 		Left: r.leave, AsLeft: r.asLeft, Witness: saw, Waiting: r.waiting(b, desired), Anew: anew,
 	}
 	if force {
@@ -346,7 +346,8 @@ func (r *Reconciler) resolve(ctx context.Context, b *bundle, desired *api.Render
 	for i, o := range out.Objects {
 		if o != desired.Objects[i] {
 			delete(r.claims, api.RefOf(desired.Objects[i]).ID())
-			claim(r.claims, r.twice, api.RefOf(o).ID(), b.name)
+			id := api.RefOf(o).ID()
+			claim(r.claims, r.twice, id, b.name, r.owners[id], r.tenantLocked)
 		}
 	}
 	b.desired = &out

@@ -226,14 +226,18 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 // gate refuses a rendering that would empty the cluster, before anything is touched.
 // It returns the rendering, in which tenants that would delete too much are stopped.
 func (r *Reconciler) gate(rendering api.Rendering) (api.Rendering, error) {
-	claims, _, broken := claimsOf(rendering)
+	claims, _, broken := claimsOf(rendering, nil)
+	tenants := tenantsOf(rendering)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := plan.Outlook{
 		Cluster: r.Cluster, Revision: rendering.Revision, Broken: broken, Guards: rendering.Guards(),
-		Tenant:  func(bundle string) string { return r.bundles[bundle].status.Tenant },
-		Owned:   map[string][]api.ObjectRef{},
-		Claimed: func(ref api.ObjectRef) bool { return claims[ref.ID()] != "" },
+		Tenant: func(bundle string) string { return r.bundles[bundle].status.Tenant },
+		Owned:  map[string][]api.ObjectRef{},
+		Claimed: func(ref api.ObjectRef) bool {
+			id := ref.ID()
+			return claims[id] != "" && plan.MayTake(tenants[claims[id]], r.tenantLocked(r.owners[id]))
+		},
 	}
 	keep := map[string]bool{}
 	for _, b := range r.bundles {
@@ -266,34 +270,43 @@ func (r *Reconciler) leaves(bundle string, e api.InventoryEntry) bool {
 
 // claimsOf says which bundle each object is to belong to, which of them several bundles declare,
 // and which tenants have bundles that could not be rendered: the platform is the empty one.
-func claimsOf(rendering api.Rendering) (claims map[string]string, twice map[string][]string, broken map[string]bool) {
+// Where several declare one, it belongs to the bundle that owns it; nil owners are unknown.
+func claimsOf(rendering api.Rendering, owners map[string]string) (claims map[string]string, twice map[string][]string, broken map[string]bool) {
 	claims, twice, broken = map[string]string{}, map[string][]string{}, map[string]bool{}
-	for _, rb := range rendering.Bundles {
+	tenants := tenantsOf(rendering)
+	tenant := func(bundle string) string { return tenants[bundle] }
+	for i := range rendering.Bundles {
+		rb := &rendering.Bundles[i]
 		if rb.Err != nil {
-			broken[tenantOf(&rb)] = true
+			broken[tenantOf(rb)] = true
 		}
 		for _, o := range rb.Objects {
-			claim(claims, twice, api.RefOf(o).ID(), rb.Name)
+			id := api.RefOf(o).ID()
+			claim(claims, twice, id, rb.Name, owners[id], tenant)
 		}
 	}
 	return claims, twice, broken
 }
 
-// claim notes that a bundle declares an object. Rendering finds what two declare; here come in those of
-// kinds whose scope only the cluster knows.
-func claim(claims map[string]string, twice map[string][]string, id, bundle string) {
-	if other := claims[id]; other != "" && other != bundle && !slices.Contains(twice[id], bundle) {
-		if twice[id] == nil {
-			twice[id] = []string{other}
+// claim notes that a bundle declares an object.
+func claim(claims map[string]string, twice map[string][]string, id, bundle, owner string, tenant func(string) string) {
+	other := claims[id]
+	if other == "" || other == bundle || slices.Contains(twice[id], bundle) {
+		claims[id] = bundle
+		if len(twice[id]) > 0 {
+			claims[id] = twice[id][0]
 		}
-		twice[id] = append(twice[id], bundle)
-		slices.Sort(twice[id])
 		return
 	}
-	claims[id] = bundle
+	all := twice[id]
+	if all == nil {
+		all = []string{other}
+	}
+	twice[id] = plan.Claimants(append(slices.Clone(all), bundle), owner, tenant)
+	claims[id] = twice[id][0]
 }
 
-// declaredTwice names the bundles that declare an object, if they are several.
+// declaredTwice names the bundles that declare an object, if they are several. The first has it.
 func (r *Reconciler) declaredTwice(ref api.ObjectRef) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -328,7 +341,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		}
 	}
 	r.rendering = &rendering
-	r.claims, r.twice, _ = claimsOf(rendering)
+	r.claims, r.twice, _ = claimsOf(rendering, r.owners)
 	r.scalers = scalersIn(rendering)
 	r.status.DesiredRevision = rendering.Revision
 	r.status.Labels = rendering.Cluster.Metadata.Labels

@@ -78,6 +78,9 @@ func (r *Reconciler) takersLocked(gone *bundle) []string {
 	var out []string
 	for id := range gone.entries {
 		owner := r.claims[id]
+		if owner != "" && r.wantedByLocked(gone, id) == "" {
+			continue
+		}
 		if b := r.bundles[owner]; owner != "" && b != nil && !b.settled && !slices.Contains(out, owner) {
 			out = append(out, owner)
 		}
@@ -98,7 +101,7 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 	b.kept, b.strays = 0, false
 	for _, e := range inventory {
 		id := e.Object.ID()
-		switch owner := r.desiredByLocked(id); owner {
+		switch owner := r.wantedByLocked(b, id); owner {
 		case b.name:
 			keep = append(keep, e)
 		case "":
@@ -126,7 +129,7 @@ func (r *Reconciler) stays(b *bundle) func(api.ObjectRef) (string, error) {
 	return func(ref api.ObjectRef) (string, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		owner, broken := r.desiredByLocked(ref.ID()), r.brokenLocked(b.status.Tenant)
+		owner, broken := r.wantedByLocked(b, ref.ID()), r.brokenLocked(b.status.Tenant)
 		switch {
 		case owner == b.name:
 			return "it is in Git again", nil
@@ -228,7 +231,7 @@ func (r *Reconciler) removalHooks(
 func (r *Reconciler) heirsLocked(b *bundle) []*bundle {
 	var heirs []*bundle
 	add := func(id string) {
-		if heir := r.bundles[r.desiredByLocked(id)]; heir != nil && !slices.Contains(heirs, heir) {
+		if heir := r.bundles[r.wantedByLocked(b, id)]; heir != nil && !slices.Contains(heirs, heir) {
 			heirs = append(heirs, heir)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // tenantOf names a bundle's tenant; empty for the platform's.
@@ -14,6 +15,46 @@ func tenantOf(rb *api.RenderedBundle) string {
 		return ""
 	}
 	return rb.Tenant.Name
+}
+
+// tenantsOf returns the tenant of each bundle of a rendering.
+func tenantsOf(rendering api.Rendering) map[string]string {
+	out := make(map[string]string, len(rendering.Bundles))
+	for i := range rendering.Bundles {
+		out[rendering.Bundles[i].Name] = tenantOf(&rendering.Bundles[i])
+	}
+	return out
+}
+
+// tenantLocked names the tenant of a bundle: by Git, or else as it was last applied. It is empty for the platform's,
+// and for one that nobody knows.
+func (r *Reconciler) tenantLocked(bundle string) string {
+	b := r.bundles[bundle]
+	switch {
+	case b == nil:
+		return ""
+	case b.desired != nil:
+		return tenantOf(b.desired)
+	}
+	return b.status.Tenant
+}
+
+// mayTake says from which other bundles a bundle may take objects over: one of a tenant, from those of the same alone.
+func (r *Reconciler) mayTake(b *bundle) func(from string) bool {
+	return func(from string) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return plan.MayTake(r.tenantLocked(b.name), r.tenantLocked(from))
+	}
+}
+
+// wantedByLocked names the bundle that is to have an object of b: the one that declares it, if it may take it from b.
+func (r *Reconciler) wantedByLocked(b *bundle, id string) string {
+	name := r.desiredByLocked(id)
+	if name == "" || name == b.name || plan.MayTake(r.tenantLocked(name), r.tenantLocked(b.name)) {
+		return name
+	}
+	return ""
 }
 
 // holders are the tenants of the bundles that the cluster has.

@@ -220,7 +220,8 @@ func setNamespace(o *unstructured.Unstructured, namespace string, namespaced boo
 	return fellBack
 }
 
-// finish does what needs to know all bundles: the scopes that their CRDs define, and objects that are in two.
+// finish does what needs to know all bundles: the scopes that their CRDs define, and the tenants' quotas.
+// An object may be in two bundles: which of them has it, only the cluster can tell.
 func finish(here []resolved, entries []*entry, errs []error) []api.RenderedBundle {
 	all := scopes{}
 	for _, e := range entries {
@@ -243,7 +244,6 @@ func finish(here []resolved, entries []*entry, errs []error) []api.RenderedBundl
 		}
 	}
 	limitObjects(here, out)
-	refuseShared(out)
 	return out
 }
 
@@ -332,43 +332,4 @@ func bundleDigest(b api.RenderedBundle, from built) string {
 		_ = enc.Encode(k)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
-}
-
-// refuseShared gives an error to every bundle that has an object which another one has, too.
-func refuseShared(bundles []api.RenderedBundle) {
-	type clash struct {
-		first *api.Error
-		more  int
-	}
-	owner := map[string]int{}
-	clashes := map[int]*clash{}
-	report := func(mine, theirs int, ref api.ObjectRef) {
-		c := clashes[mine]
-		if c != nil {
-			c.more++
-			return
-		}
-		clashes[mine] = &clash{first: &api.Error{
-			Kind: api.Stalled, Reason: "DuplicateObject", File: bundles[mine].Origin[ref.ID()],
-			Err: fmt.Errorf("%s is also in bundle %q (%s)", ref, bundles[theirs].Name, bundles[theirs].Origin[ref.ID()]),
-		}}
-	}
-	for i, b := range bundles {
-		for _, o := range b.Objects {
-			ref := api.RefOf(o)
-			j, taken := owner[ref.ID()]
-			if !taken {
-				owner[ref.ID()] = i
-				continue
-			}
-			report(i, j, ref)
-			report(j, i, ref)
-		}
-	}
-	for i, c := range clashes {
-		if c.more > 0 {
-			c.first.Err = fmt.Errorf("%w, and %d more such objects", c.first.Err, c.more)
-		}
-		bundles[i] = failedBundle(bundles[i], c.first)
-	}
 }

@@ -195,6 +195,7 @@ func printRendering(out, talk *terminal.Printer, r api.Rendering, only string, m
 	var failed []string
 	found := false
 	printWarnings(talk, r, only)
+	shared := sharedIn(r)
 	for _, b := range r.Bundles {
 		if only != "" && b.Name != only {
 			continue
@@ -205,7 +206,14 @@ func printRendering(out, talk *terminal.Printer, r api.Rendering, only string, m
 			failed = append(failed, b.Name)
 			continue
 		}
+		if err := shared[b.Name].err(); err != nil {
+			talk.Printf("error: bundle %s: %v\n", b.Name, terminal.Lines(err.Error()))
+			failed = append(failed, b.Name)
+		}
 		for _, o := range b.Objects {
+			if _, others := shared[b.Name][api.RefOf(o).ID()]; others {
+				continue
+			}
 			doc, err := terminal.YAML(masked(o.Object, m))
 			if err != nil {
 				return err

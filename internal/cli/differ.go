@@ -197,11 +197,25 @@ func (d *differ) suspensions(ctx context.Context) error {
 // inventory finds out what the bundles own. A cluster that never had an agent holds nothing of ours.
 func (d *differ) inventory(ctx context.Context) error {
 	if len(d.told) == 0 {
+		for id, names := range d.claims {
+			d.claims[id] = plan.Claimants(names, "", d.tenant)
+		}
 		return nil
 	}
 	var err error
-	d.owned, err = d.applier.Inventory(ctx)
-	return err
+	if d.owned, err = d.applier.Inventory(ctx); err != nil {
+		return err
+	}
+	owners := map[string]string{}
+	for name, entries := range d.owned {
+		for _, e := range entries {
+			owners[e.Object.ID()] = name
+		}
+	}
+	for id, names := range d.claims {
+		d.claims[id] = plan.Claimants(names, owners[id], d.tenant)
+	}
+	return nil
 }
 
 // otherCluster warns where the cluster's agent has another name for it than the diff.
@@ -275,6 +289,25 @@ func tenantOf(rb api.RenderedBundle) string {
 		return ""
 	}
 	return rb.Tenant.Name
+}
+
+// tenant names the tenant of a bundle: by Git, or else as the cluster tells.
+func (d *differ) tenant(bundle string) string {
+	for _, rb := range d.r.Bundles {
+		if rb.Name == bundle {
+			return tenantOf(rb)
+		}
+	}
+	return d.told[bundle].Tenant
+}
+
+// declared names the bundles that declare an object, without those that may not take it from rb, if rb does not.
+func (d *differ) declared(rb api.RenderedBundle, ref api.ObjectRef) []string {
+	all := d.claims[ref.ID()]
+	if slices.Contains(all, rb.Name) {
+		return all
+	}
+	return slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !plan.MayTake(d.tenant(name), tenantOf(rb)) })
 }
 
 // brokenOf names a bundle that cannot be rendered, and that objects of rb may have moved into; empty if there is none.
@@ -377,7 +410,8 @@ func (d *differ) look(ctx context.Context, rb api.RenderedBundle, removal bool) 
 		Request: apply.Request{
 			Bundle: rb, Revision: d.r.Revision, Inventory: d.owned[rb.Name], Renamed: d.renamed(rb), Left: d.leave,
 			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return d.held.Find(now, rb.Name, ref) },
-			Declared: func(ref api.ObjectRef) []string { return d.claims[ref.ID()] },
+			Declared: func(ref api.ObjectRef) []string { return d.declared(rb, ref) },
+			MayTake:  func(from string) bool { return plan.MayTake(tenantOf(rb), d.tenant(from)) },
 		},
 		Coming: d.coming,
 	})

@@ -67,7 +67,9 @@ type Request struct {
 	// Waiting is called around every wait for the end of a hook, and of what a hook replaces: the wait ends with the context that it returns,
 	// and the function is called after it. Nil means that nobody cares.
 	Waiting Waiting
-	// Declared returns the bundles that declare an object. Nil means that nobody checked:
+	// MayTake reports whether objects may be taken over from another bundle. Nil means that they may from any.
+	MayTake func(bundle string) bool
+	// Declared returns the bundles that declare an object; the first has it. Nil means that nobody checked:
 	// then what belongs to another bundle is taken over.
 	Declared func(api.ObjectRef) []string
 	// InGit reports whether a bundle is in Git. Nil means that every one may be.
@@ -328,6 +330,7 @@ func (r *run) input(o *unstructured.Unstructured) plan.Input {
 	ref := api.RefOf(o)
 	in := plan.Input{
 		Bundle: r.req.Bundle.Name, Desired: o, Digest: Digest(o), Compare: r.req.Compare, Drift: r.req.Bundle.Spec.Drift,
+		MayTake: r.req.MayTake,
 	}
 	if e, ok := r.before[ref.ID()]; ok {
 		in.Entry = &e

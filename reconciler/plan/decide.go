@@ -29,8 +29,8 @@ const (
 func Decide(in Input) Step {
 	s := Step{Object: api.RefOf(in.Desired)}
 	switch {
-	case len(in.Declared) > 1:
-		return s.denied(ReasonDeclaredTwice, fmt.Errorf("%s is declared by the bundles %s", s.Object, quoted(in.Declared)),
+	case len(in.Declared) > 1 && in.Declared[0] != in.Bundle:
+		return s.denied(ReasonDeclaredTwice, fmt.Errorf("%s is declared by bundle %q, too, which has it", s.Object, in.Declared[0]),
 			"leave it in one of them")
 	case in.Held != nil:
 		return s.skipped(heldReason(*in.Held))
@@ -141,6 +141,11 @@ func leftAsAWhole(in Input) bool {
 // present is about an object that Git wants and that is there.
 func present(in Input, s Step) Step {
 	owner := ownerOf(in.Live, in.Bundle)
+	if owner.bundle != "" && !owner.ours && in.MayTake != nil && !in.MayTake(owner.bundle) {
+		s.Forget = in.Entry == nil
+		return s.denied(api.ReasonTenantDenied, fmt.Errorf("%s belongs to bundle %q, and no tenant takes what is another's", s.Object, owner.bundle),
+			"it can be had once that bundle has given it up")
+	}
 	if annotated(in.Live, api.AnnotationReconcile, api.ValueDisabled) {
 		s.pass(in, owner)
 		return s.skipped(api.AnnotationReconcile + ": disabled on the live object")

@@ -60,6 +60,7 @@ func TestDecide(t *testing.T) {
 		merge    = api.AnnotationSSA + "=Merge"
 	)
 	held := &api.Suspension{Name: "s", Reason: "INC-1"}
+	never := func(string) bool { return false }
 	report, gitAlone := api.Drift{Mode: api.DriftReport}, api.Drift{Extra: api.ExtraRemove}
 	tests := []struct {
 		name   string
@@ -80,7 +81,11 @@ func TestDecide(t *testing.T) {
 		{"held before anybody looks", Input{Held: held}, Done, api.Skipped, `suspended by "s"`, "", false, ""},
 		{"disabled in Git", Input{Desired: tObj(disabled)}, Done, api.Skipped, "disabled in Git", "", false, ""},
 		{"disabled means that word", Input{Desired: tObj(api.AnnotationReconcile + "=false")}, TryCreate, api.Created, "", "", false, ""},
-		{"declared twice", Input{Declared: []string{"b", "c"}}, Done, api.Denied, `"b", "c"`, "", false, api.Forbidden},
+		{"declared by another, too, which has it", Input{Declared: []string{"a", "b"}}, Done, api.Denied, `by bundle "a"`, "", false, api.Forbidden},
+		{"declared by another, too", Input{Declared: []string{"b", "a"}}, TryCreate, api.Created, "", "", false, ""},
+		{"another's that may not be taken", Input{Live: tLive("other"), MayTake: never}, Done, api.Denied, `belongs to bundle "other"`, "", true, api.Forbidden},
+		{"what was taken from us, and may not be taken back", Input{Live: tLive("other"), Entry: tEntry("d"), Compare: CompareAll, MayTake: never}, Done, api.Denied, `belongs to bundle "other"`, "", false, api.Forbidden},
+		{"ours, and nobody's, where nothing may be taken", Input{Live: tLive(""), MayTake: never}, Write, api.Updated, "taken over", TakeAll, false, ""},
 
 		{"unknown", Input{Sight: Unknown, Cause: errors.New("boom")}, Done, api.Failed, "could not be read", "", false, api.Internal},
 		{"unknown without cause", Input{Sight: Unknown}, Done, api.Failed, "could not be read", "", false, api.Internal},

@@ -78,9 +78,11 @@ type Input struct {
 	Cause error
 	// Held is the suspension that covers the object; nil if there is none.
 	Held *api.Suspension
-	// Declared are the bundles that declare this object, this one included.
+	// Declared are the bundles that declare this object, this one included; the first has it.
 	// Nil means that nobody checked.
 	Declared []string
+	// MayTake reports whether the object may be taken over from another bundle. Nil means that it may from any.
+	MayTake func(bundle string) bool
 	// Drift is the bundle's drift policy.
 	Drift api.Drift
 }

@@ -260,7 +260,7 @@ func TestCRD_withItsInstancesInOneCommit(t *testing.T) {
 	r.thingIs("one", "two")
 }
 
-// Two bundles that declare one object are told so even where only the cluster knows that it is one:
+// Of two bundles that declare one object the second fails, and is told so, even where only the cluster knows that it is one:
 // objects of a kind that is cluster-scoped, with different namespaces.
 func TestCRD_clusterScopedObjectInTwoBundles(t *testing.T) {
 	r := newRig(t, agenttest.Config{Files: files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": configMap("x", "one")}})
@@ -279,14 +279,26 @@ func TestCRD_clusterScopedObjectInTwoBundles(t *testing.T) {
 		"b/bundle.yaml": bundle("b", "namespace: NS-one"), "b/thing.yaml": nowhere("b"), "b/y.yaml": configMap("y", "one"),
 		"c/bundle.yaml": bundle("c", "namespace: NS-two"), "c/thing.yaml": nowhere("c"),
 	})
-	r.Failed("NS-b", "NS-b", "NS-c", "is declared by the bundles")
-	r.Failed("NS-c", "NS-b", "NS-c", "is declared by the bundles")
-	r.value("y", "one")
-	if _, err := r.Dynamic.Resource(r.things()).Get(t.Context(), "one", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
-		t.Errorf("one of them was taken (%v)", err)
-	}
-	r.Delete("c")
+	r.Failed("NS-c", `is declared by bundle "`+r.NS+`-b", too, which has it`)
 	r.Ready("NS-b", "")
+	r.value("y", "one")
+	is := func(want string) {
+		t.Helper()
+		r.Eventually("the Thing is that of "+want, func(ctx context.Context) error {
+			o, err := r.Dynamic.Resource(r.things()).Get(ctx, "one", metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if got, _, _ := unstructured.NestedString(o.Object, "spec", "key"); got != want {
+				return fmt.Errorf("it is %q", got)
+			}
+			return nil
+		})
+	}
+	is("b")
+	r.Delete("b/thing.yaml")
+	r.Ready("NS-c", "")
+	is("c")
 }
 
 func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
