@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -21,6 +22,16 @@ type recorder struct {
 	commit sync.Mutex
 	// next is what the next transaction holds. Reconciler.mu guards it.
 	next *batch
+	// failure is the error of the last transaction; it points to nil if that was stored.
+	failure atomic.Pointer[error]
+}
+
+// Stored returns the error of the last transaction on the store; nil if that was stored, or if there was none yet.
+func (r *Reconciler) Stored() error {
+	if err := r.recorder.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // batch is what goes into one transaction.
@@ -130,6 +141,7 @@ func (rec *recorder) storeLocked() *batch {
 	slices.SortFunc(out.Bundles, func(x, y api.BundleRecord) int { return cmp.Compare(x.Status.Name, y.Status.Name) })
 	slices.Sort(out.RemovedBundles)
 	b.err, b.stored = r.Store.Commit(out), true
+	rec.failure.Store(&b.err)
 	if b.err != nil {
 		r.Log.Error("store", "error", b.err)
 		rec.again(b)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/drift/watch"
+	"github.com/flotilla-fleet/flotilla/hub/client"
 	"github.com/flotilla-fleet/flotilla/internal/lifecycle"
 	"github.com/flotilla-fleet/flotilla/internal/redact"
 	"github.com/flotilla-fleet/flotilla/internal/sandbox"
@@ -53,7 +55,7 @@ type Config struct {
 	// JoinFile is the hub's join material; needed once, and again to join anew. Empty, and without an identity
 	// from an earlier join, means that there is no hub.
 	JoinFile string
-	// Listen is where /healthz and /metrics are served. Empty means nowhere.
+	// Listen is where /healthz, /readyz and /metrics are served. Empty means nowhere.
 	Listen string
 	// Poll, Compare and Workers are as in reconciler.Config.
 	Poll, Compare time.Duration
@@ -99,6 +101,9 @@ type Agent struct {
 	ordered    chan struct{} // somebody may have ordered a sync on the cluster
 	persons    *persons
 	challenged chan struct{} // the agent's Lease changed
+	// leased is when the API server last said that the Lease is this agent's; nil if it has not.
+	leased atomic.Pointer[time.Time]
+	probe  diskProbe
 }
 
 var (
@@ -111,7 +116,7 @@ func New(cfg Config) (a *Agent, err error) {
 	if err := cfg.validate(); err != nil {
 		return nil, &api.Error{Kind: api.Stalled, Reason: "BadConfig", Err: err}
 	}
-	a = &Agent{cfg: cfg, now: cfg.Now, registry: prometheus.NewRegistry(), ordered: make(chan struct{}, 1), challenged: make(chan struct{}, 1)}
+	a = &Agent{cfg: cfg, probe: diskProbe{dir: cfg.Dir}, now: cfg.Now, registry: prometheus.NewRegistry(), ordered: make(chan struct{}, 1), challenged: make(chan struct{}, 1)}
 	if a.now == nil {
 		a.now = time.Now
 	}
@@ -249,6 +254,24 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, ctx := errgroup.WithContext(ctx)
+	if a.cfg.Listen != "" {
+		g.Go(func() error { return a.serve(ctx) })
+	}
+	g.Go(func() error {
+		defer cancel()
+		return a.work(ctx, hub)
+	})
+	if err := g.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// work takes the cluster, and keeps it as Git says until ctx ends. hub may be nil.
+func (a *Agent) work(ctx context.Context, hub *client.Client) error {
 	if err := a.prepare(ctx); err != nil {
 		if ctx.Err() == nil {
 			return err
@@ -271,10 +294,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if hub != nil && a.cfg.JoinFile != "" {
 		g.Go(func() error { return a.keepJoined(ctx, hub) })
 	}
-	if a.cfg.Listen != "" {
-		g.Go(func() error { return a.serve(ctx) })
-	}
-	err = g.Wait()
+	err := g.Wait()
 	a.release(ctx)
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -302,6 +322,9 @@ func (a *Agent) prepare(ctx context.Context) error {
 		if err == nil {
 			err = a.applier.AcquireLease(ctx, a.store.AgentID())
 		}
+		if err == nil {
+			a.leased.Store(new(a.now()))
+		}
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
@@ -328,20 +351,28 @@ func (a *Agent) healthNews(ctx context.Context) error {
 	}
 }
 
-// holdLease answers other agents that ask whether this one lives. It fails when one has taken over.
+// holdLease says by the clock that this agent lives, and answers other agents that ask. It fails when one has taken over.
 func (a *Agent) holdLease(ctx context.Context) error {
+	renew := time.NewTicker(apply.RenewEvery)
+	defer renew.Stop()
 	for {
+		var err error
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-renew.C:
+			err = a.applier.RenewLease(ctx, a.store.AgentID(), a.reconciler.Reached())
 		case <-a.challenged:
+			err = a.applier.AnswerLease(ctx, a.store.AgentID())
 		}
-		err := a.applier.AnswerLease(ctx, a.store.AgentID())
+		if err == nil {
+			a.leased.Store(new(a.now()))
+		}
 		if api.KindOf(err) == api.Forbidden && ctx.Err() == nil {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
-			a.cfg.Log.Warn("answer a challenge", "error", err)
+			a.cfg.Log.Warn("hold the cluster's lease", "error", err)
 			time.AfterFunc(time.Second, func() { poke(a.challenged) })
 		}
 	}

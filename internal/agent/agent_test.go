@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -506,4 +508,43 @@ func TestAgent_resumesIntoTheNewCommit(t *testing.T) {
 		t.Errorf("replicas %d at generation %d, then %d at %d (%v): it went through the old value",
 			*before.Spec.Replicas, before.Generation, *after.Spec.Replicas, after.Generation, err)
 	}
+}
+
+// While the API server cannot be reached the agent lives and is not ready; once it holds the cluster it is.
+func TestAgent_readyz(t *testing.T) {
+	listen := agenttest.FreeAddr(t)
+	r := agenttest.New(t, agenttest.Config{
+		Files: map[string]string{"app/bundle.yaml": "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: NS-app}\nspec: {namespace: default}\n", "app/a.yaml": "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: NS-a}\n"},
+		Mode:  agenttest.Proxied, Change: func(c *agent.Config) { c.Listen = listen },
+	})
+	r.Proxy.Spoil(func(*http.Request) *agenttest.Fault { return &agenttest.Fault{Status: http.StatusServiceUnavailable} })
+	r.Start()
+	says := func(path string, status int, words ...string) {
+		t.Helper()
+		r.Eventually(fmt.Sprintf("%s answers %d with %q", path, status, words), func(ctx context.Context) error {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listen+path, nil)
+			if err != nil {
+				return err
+			}
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer res.Body.Close()
+			body, err := io.ReadAll(res.Body)
+			if err != nil || res.StatusCode != status {
+				return fmt.Errorf("%d %q (%w)", res.StatusCode, body, err)
+			}
+			for _, w := range words {
+				if !strings.Contains(string(body), w) {
+					return fmt.Errorf("it says %q", body)
+				}
+			}
+			return nil
+		})
+	}
+	says("/healthz", http.StatusOK, "ok")
+	says("/readyz", http.StatusServiceUnavailable, "[-] lease: the API server has not yet said", "[-] repository: the repository has not yet answered", "[+] store")
+	r.Proxy.Spoil(nil)
+	says("/readyz", http.StatusOK, "[+] lease", "[+] repository", "[+] store")
 }

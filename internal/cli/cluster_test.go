@@ -574,6 +574,38 @@ func TestDriftCommands(t *testing.T) {
 		})
 	})
 
+	t.Run("status says whether the agent is at work", func(t *testing.T) {
+		leases := r.kube.CoordinationV1().Leases("flotilla-system")
+		// The agent lives, and renews its Lease in between.
+		says := func(want int, state, line, patch string) {
+			t.Helper()
+			r.eventually("status says "+line, func() error {
+				if _, err := leases.Patch(t.Context(), "flotilla-agent", types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+					return err
+				}
+				code, out, _ := r.flotilla("", r.on("status")...)
+				first, _, _ := strings.Cut(out, "\n")
+				if code != want || !strings.HasPrefix(first, line) || !strings.Contains(first, "repository reached ") {
+					return fmt.Errorf("exit code %d, want %d, and first %q", code, want, first)
+				}
+				code, out, _ = r.flotilla("", r.on("status", "-o", "json")...)
+				var got struct{ Agent struct{ State string } }
+				if err := json.Unmarshal([]byte(out), &got); err != nil || code != want || got.Agent.State != state {
+					return fmt.Errorf("exit code %d, want %d, and %+v (%w)", code, want, got, err)
+				}
+				return nil
+			})
+		}
+		now := time.Now().UTC()
+		renewed := func(at time.Time) string { return `{"spec":{"renewTime":"` + at.Format(metav1.RFC3339Micro) + `"}}` }
+		stamp := now.Format(time.RFC3339)
+		says(0, "alive", "agent: last sign of life ", renewed(now))
+		says(3, "silent", "THE AGENT DOES NOT ANSWER: last sign of life 17m ago", renewed(now.Add(-17*time.Minute)))
+		says(3, "restarting", "THE AGENT ENDS AGAIN AND AGAIN: started 3 times within an hour",
+			`{"metadata":{"annotations":{"flotilla.dev/unclean-starts":"`+stamp+","+stamp+","+stamp+`"}}}`)
+		says(0, "alive", "agent: last sign of life ", `{"spec":{"renewTime":"`+now.Format(metav1.RFC3339Micro)+`"},"metadata":{"annotations":{"flotilla.dev/unclean-starts":null}}}`)
+	})
+
 	t.Run("status says what is exempt", func(t *testing.T) {
 		maps := r.kube.CoreV1().ConfigMaps("app")
 		annotate := func(value string) {

@@ -42,7 +42,7 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
 	f.StringVar(&limits, "render-limits", engine.LimitsText(engine.DefaultLimits()), "what the rendering of one chart or kustomization may take")
 	f.StringVar(&cfg.JoinFile, "join", "", "file with a hub's join material; see flotilla join --help")
-	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz and /metrics (default: nowhere)")
+	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz, /readyz and /metrics (default: nowhere)")
 	f.DurationVar(&cfg.Poll, "poll", 0, "how often to look for a new commit (default 3s)")
 	f.DurationVar(&cfg.Compare, "compare", 0, "how often to compare everything, as a net below the watch (default 30m)")
 	f.IntVar(&cfg.Workers, "workers", 0, "bundles to apply at the same time (default 16)")

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -17,6 +18,8 @@ import (
 
 // clusterState is what status says of one cluster.
 type clusterState struct {
+	// Agent says whether the rest is of now.
+	Agent apply.Life `json:"agent"`
 	apply.ClusterReport
 	Bundles []api.BundleStatus `json:"bundles"`
 }
@@ -33,7 +36,11 @@ func newStatus() *cobra.Command {
 		Long: `Show the bundles of one cluster: revision, readiness, drift, suspensions and errors.
 
 With --kubeconfig (or the current context) the cluster itself is asked, so it works without the hub.
-With --hub, the fleet is shown, or CLUSTER as the hub knows it.`,
+With --hub, the fleet is shown, or CLUSTER as the hub knows it.
+
+The cluster holds what its agent told last. The first line says when the agent gave a sign of life
+and when it reached the repository. Where it does not answer, has stopped, or is started again and again,
+that is said first, and the exit code is 3.`,
 		Example: `  flotilla status
   flotilla status --kubeconfig prod-eu.kubeconfig -o json
   flotilla status --hub https://hub.example.com
@@ -74,9 +81,55 @@ With --hub, the fleet is shown, or CLUSTER as the hub knows it.`,
 		if s.Bundles, err = applier.BundleStatuses(cmd.Context()); err != nil {
 			return err
 		}
-		return out.print(outOf(cmd), s, func(w *terminal.Printer) { clusterTable(w, s) })
+		if s.Agent, err = applier.Life(cmd.Context()); err != nil {
+			errOf(cmd).Printf("warning: whether the agent lives cannot be looked up: %s\n", terminal.Lines(err.Error()))
+		}
+		if s.Agent.Reached.After(s.Status.Fetched) {
+			s.Status.Fetched = s.Agent.Reached
+		}
+		if err := out.print(outOf(cmd), s, func(w *terminal.Printer) { clusterTable(w, s) }); err != nil {
+			return err
+		}
+		return atWork(s.Agent)
 	}
 	return cmd
+}
+
+// atWork returns an error if what the agent of a cluster told may not be so any more.
+func atWork(l apply.Life) error {
+	if l.Works() {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.Stalled, Reason: "AgentNotAtWork", Err: errors.New("what is shown is what the agent told last: " + lifeLine(l)),
+		Hint: "look for its process, or its Pod and the log of that",
+	}
+}
+
+// lifeLine says how an agent fares. Only one that is not at work is in capitals.
+func lifeLine(l apply.Life) string {
+	sign := "no sign of life is known"
+	if !l.LastSign.IsZero() {
+		sign = "last sign of life " + seconds(l.Age) + " ago"
+	}
+	switch l.State {
+	case apply.LifeSilent:
+		return "THE AGENT DOES NOT ANSWER: " + sign
+	case apply.LifeStopped:
+		return "THE AGENT HAS STOPPED: " + sign
+	case apply.LifeRestarting:
+		return fmt.Sprintf("THE AGENT ENDS AGAIN AND AGAIN: started %d times within an hour after it had not ended properly, %s", len(l.UncleanStarts), sign)
+	case apply.LifeUnknown:
+		return "agent: " + sign + "; this one does not tell whether it lives"
+	default:
+		return "agent: " + sign
+	}
+}
+
+// seconds is a number of them for people.
+func seconds(n int) string {
+	now := time.Now()
+	return age(now, now.Add(-time.Duration(n)*time.Second))
 }
 
 func fleetStatus(cmd *cobra.Command, c *hubClient, out output) error {
@@ -96,6 +149,11 @@ func fleetStatus(cmd *cobra.Command, c *hubClient, out output) error {
 
 func clusterTable(w *terminal.Printer, s clusterState) {
 	st := s.Status
+	reached := ""
+	if !st.Fetched.IsZero() {
+		reached = ", repository reached " + st.Fetched.Local().Format(time.RFC1123)
+	}
+	w.Printf("%s%s\n", lifeLine(s.Agent), reached)
 	w.Printf("%s: applied %s of %s, newest %s %s\n", st.Cluster, shortRevision(st.AppliedRevision), st.Source, shortRevision(st.DesiredRevision), st.Subject)
 	if st.Error != nil {
 		w.Printf("ERROR %s\n", terminal.Lines(st.Error.Message))

@@ -16,10 +16,10 @@ import (
 
 // The Lease flotilla-system/flotilla-agent says which agent looks after the cluster.
 //
-// It is not renewed by the clock: an agent with nothing to do writes nothing.
 // Who finds it held by another challenges the holder, by an annotation on the Lease.
 // A holder that lives sees that by its watch and answers with a new renewTime;
 // one that does not answer for DefaultChallenge has lost the cluster.
+// Beside that it is renewed every RenewEvery, for people; see Life.
 const (
 	leaseName = "flotilla-agent"
 	// annotationChallenge holds the identity of the agent that asks whether the holder lives.
@@ -74,12 +74,17 @@ func (a *Applier) acquireLease(ctx context.Context, identity string) error {
 	if err != nil {
 		return err
 	}
+	unclean := l.Spec.HolderIdentity != "" // nobody has given it back
 	if holder := l.Spec.HolderIdentity; holder != "" && holder != identity {
 		if l, found, err = a.challenge(ctx, identity, l); err != nil {
 			return err
 		}
 	}
 	now := a.serverNow()
+	if unclean && l.Spec.HolderIdentity != "" {
+		l.startedUnclean(parseTime(leaseTime, now))
+	}
+	l.note(annotationRenewEvery, RenewEvery.String())
 	if l.Spec.HolderIdentity != identity {
 		l.Spec.AcquireTime = now
 		if found {
@@ -139,16 +144,24 @@ func (a *Applier) AnswerLease(ctx context.Context, identity string) error {
 	case !found:
 		return a.AcquireLease(ctx, identity) // somebody deleted it
 	case l.Spec.HolderIdentity != identity:
-		return &api.Error{
-			Kind: api.Forbidden, Reason: "OtherAgent",
-			Err:  fmt.Errorf("another agent, %q, has taken over this cluster", l.Spec.HolderIdentity),
-			Hint: "one of the two must stop",
-		}
+		return l.heldBy(identity)
 	case l.Metadata.Annotations[annotationChallenge] == "":
 		return nil
 	}
 	l.Spec.RenewTime = a.serverNow()
 	return Classify(LeaseRef(), "", a.writeLease(ctx, l, found))
+}
+
+// heldBy returns an error if another agent holds the lease.
+func (l lease) heldBy(identity string) error {
+	if l.Spec.HolderIdentity == identity {
+		return nil
+	}
+	return &api.Error{
+		Kind: api.Forbidden, Reason: "OtherAgent",
+		Err:  fmt.Errorf("another agent, %q, has taken over this cluster", l.Spec.HolderIdentity),
+		Hint: "one of the two must stop",
+	}
 }
 
 // ReleaseLease lets the next agent in at once. It does nothing if another one holds the lease.
@@ -195,7 +208,7 @@ func (a *Applier) readLease(ctx context.Context) (l lease, found bool, err error
 func (a *Applier) writeLease(ctx context.Context, l lease, found bool) error {
 	// With these labels the agent's own watch sees challenges.
 	l.Metadata.Labels = map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(agentsOwner)}
-	l.Metadata.Annotations = nil
+	delete(l.Metadata.Annotations, annotationChallenge)
 	l.Spec.LeaseDurationSeconds = int(DefaultChallenge.Seconds())
 	at, err := leasePlace()
 	if err != nil {

@@ -360,6 +360,28 @@ func TestLease(t *testing.T) {
 	if err := one.AcquireLease(t.Context(), "one"); err != nil {
 		t.Errorf("the holder itself: %v", err)
 	}
+	life := func() apply.Life {
+		t.Helper()
+		l, err := r.Life(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	starts := len(life().UncleanStarts)
+	if l := life(); l.State != apply.LifeAlive || l.Holder != "one" || starts == 0 || l.Age > 30 {
+		t.Errorf("of an agent that found its own lease, not given back: %+v", l)
+	}
+	reached := time.Now().Add(-time.Minute).UTC().Truncate(time.Second)
+	if err := one.RenewLease(t.Context(), "one", reached); err != nil {
+		t.Fatal(err)
+	}
+	if l := life(); l.State != apply.LifeAlive || l.Reached.Sub(reached).Abs() > 2*time.Second || len(l.UncleanStarts) != starts {
+		t.Errorf("of an agent that has renewed its lease: %+v", l)
+	}
+	if e := apiError(t, two.RenewLease(t.Context(), "two", reached)); e.Kind != api.Forbidden {
+		t.Errorf("another agent renews it: %v", e)
+	}
 
 	// A holder that lives answers what its watch shows it.
 	ctx, stop := context.WithCancel(t.Context())
@@ -386,9 +408,15 @@ func TestLease(t *testing.T) {
 	if err := one.ReleaseLease(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
+	if l := life(); l.State != apply.LifeStopped || l.Reached.IsZero() {
+		t.Errorf("after the release: %+v", l)
+	}
 	r.calls.reset()
 	if err := two.AcquireLease(t.Context(), "two"); err != nil {
 		t.Errorf("after the release: %v", err)
+	}
+	if l := life(); l.State != apply.LifeAlive || len(l.UncleanStarts) != starts {
+		t.Errorf("who takes what was released has not come after a crash: %+v", l)
 	}
 	if n := r.calls.verbs()["PATCH"]; n != 0 {
 		t.Errorf("a released lease was challenged: %d patches", n)
@@ -397,6 +425,9 @@ func TestLease(t *testing.T) {
 	// One that does not answer has lost the cluster, and is told so.
 	if err := one.AcquireLease(t.Context(), "one"); err != nil {
 		t.Errorf("after the holder fell silent: %v", err)
+	}
+	if l := life(); len(l.UncleanStarts) != starts+1 {
+		t.Errorf("who takes it from one that fell silent comes after a crash: %+v", l)
 	}
 	err = two.AnswerLease(t.Context(), "two")
 	if e := apiError(t, err); e.Kind != api.Forbidden || !strings.Contains(e.Error(), "taken over") {
