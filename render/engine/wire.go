@@ -93,7 +93,8 @@ type failure struct {
 	Line                      int
 	After                     time.Duration
 	Text                      string
-	Unset                     string // the variable that is not set
+	Unset                     string  // the variable that is not set
+	Malformed                 *string // what follows a ${ that nobody can read
 	NotExist                  bool
 }
 
@@ -103,6 +104,9 @@ func failureOf(err error) *failure {
 	}
 	f := &failure{Text: err.Error(), NotExist: errors.Is(err, fs.ErrNotExist)}
 	f.Unset, _ = manifest.Unset(err)
+	if body, ok := manifest.Malformed(err); ok {
+		f.Malformed = &body
+	}
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		f.Known, f.Kind, f.Reason, f.File, f.Field, f.Hint = true, e.Kind, e.Reason, e.File, e.Field, e.Hint
 		f.Line, f.After, f.Text = e.Line, e.After, ""
@@ -121,6 +125,8 @@ func (f *failure) err() error {
 	switch {
 	case f.Unset != "":
 		err = text{f.Text, manifest.UnsetError{Name: f.Unset}}
+	case f.Malformed != nil:
+		err = text{f.Text, manifest.MalformedError{Body: *f.Malformed, Why: f.Text}}
 	case f.NotExist:
 		err = text{f.Text, fs.ErrNotExist}
 	}

@@ -36,18 +36,18 @@ func Unset(err error) (name string, ok bool) {
 	return unset.Name, ok
 }
 
-// malformedError holds what stands in the braces, so that its place can be found. It is not shown: it may be part of a secret.
-type malformedError struct {
-	body string
-	why  string
+// MalformedError holds what stands in the braces, so that its place can be found. It is not shown: it may be part of a secret.
+type MalformedError struct {
+	Body string
+	Why  string
 }
 
-func (e malformedError) Error() string { return e.why }
+func (e MalformedError) Error() string { return e.Why }
 
 // Malformed returns what follows the ${ that an error of Substitute is about, if it is that nobody can read it.
 func Malformed(err error) (body string, ok bool) {
-	malformed, ok := errors.AsType[malformedError](err)
-	return malformed.body, ok
+	malformed, ok := errors.AsType[MalformedError](err)
+	return malformed.Body, ok
 }
 
 // Expand replaces ${name} and ${name:-default} in s; $${ stands for a literal ${.
@@ -74,7 +74,7 @@ func (v Variables) Expand(s string) (string, error) {
 		body, rest, closed := strings.Cut(s[i+2:], "}")
 		if !closed {
 			first, _, _ := strings.Cut(body, "\n")
-			return "", malformedError{first, "a ${ is not closed (write $${ for a literal ${)"}
+			return "", MalformedError{first, "a ${ is not closed (write $${ for a literal ${)"}
 		}
 		value, err := v.lookup(body)
 		if err != nil {
@@ -91,11 +91,11 @@ func (v Variables) Expand(s string) (string, error) {
 func (v Variables) lookup(body string) (string, error) {
 	m := expression.FindStringSubmatch(body)
 	if m == nil {
-		return "", malformedError{body, "a ${…} is neither ${name} nor ${name:-default} (write $${ for a literal ${)"}
+		return "", MalformedError{body, "a ${…} is neither ${name} nor ${name:-default} (write $${ for a literal ${)"}
 	}
 	name, hasDefault, def := m[1], m[2] != "", m[3]
 	if strings.Contains(def, "${") {
-		return "", malformedError{body, fmt.Sprintf("the default of %q holds another ${, which is not supported", name)}
+		return "", MalformedError{body, fmt.Sprintf("the default of %q holds another ${, which is not supported", name)}
 	}
 	value, set := v[name]
 	switch {
