@@ -390,6 +390,7 @@ type HubMessage struct {
 	//	*HubMessage_Ack
 	//	*HubMessage_Command
 	//	*HubMessage_NeedSnapshot
+	//	*HubMessage_LeftOut
 	Body          isHubMessage_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -468,6 +469,15 @@ func (x *HubMessage) GetNeedSnapshot() *NeedSnapshot {
 	return nil
 }
 
+func (x *HubMessage) GetLeftOut() *LeftOut {
+	if x != nil {
+		if x, ok := x.Body.(*HubMessage_LeftOut); ok {
+			return x.LeftOut
+		}
+	}
+	return nil
+}
+
 type isHubMessage_Body interface {
 	isHubMessage_Body()
 }
@@ -489,6 +499,11 @@ type HubMessage_NeedSnapshot struct {
 	NeedSnapshot *NeedSnapshot `protobuf:"bytes,4,opt,name=need_snapshot,json=needSnapshot,proto3,oneof"`
 }
 
+type HubMessage_LeftOut struct {
+	// Says what of the agent's reports the hub did not take.
+	LeftOut *LeftOut `protobuf:"bytes,5,opt,name=left_out,json=leftOut,proto3,oneof"`
+}
+
 func (*HubMessage_Welcome) isHubMessage_Body() {}
 
 func (*HubMessage_Ack) isHubMessage_Body() {}
@@ -496,6 +511,8 @@ func (*HubMessage_Ack) isHubMessage_Body() {}
 func (*HubMessage_Command) isHubMessage_Body() {}
 
 func (*HubMessage_NeedSnapshot) isHubMessage_Body() {}
+
+func (*HubMessage_LeftOut) isHubMessage_Body() {}
 
 type Hello struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -689,6 +706,113 @@ func (x *NeedSnapshot) GetReason() string {
 	return ""
 }
 
+// LeftOut sums up what the hub did not take of a cluster's reports, or not as it was sent.
+type LeftOut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sums          []*LeftOutSum          `protobuf:"bytes,1,rep,name=sums,proto3" json:"sums,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeftOut) Reset() {
+	*x = LeftOut{}
+	mi := &file_hub_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeftOut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeftOut) ProtoMessage() {}
+
+func (x *LeftOut) ProtoReflect() protoreflect.Message {
+	mi := &file_hub_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeftOut.ProtoReflect.Descriptor instead.
+func (*LeftOut) Descriptor() ([]byte, []int) {
+	return file_hub_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *LeftOut) GetSums() []*LeftOutSum {
+	if x != nil {
+		return x.Sums
+	}
+	return nil
+}
+
+type LeftOutSum struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One CamelCase word.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Count  uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// What the last one was.
+	Example       string `protobuf:"bytes,3,opt,name=example,proto3" json:"example,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeftOutSum) Reset() {
+	*x = LeftOutSum{}
+	mi := &file_hub_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeftOutSum) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeftOutSum) ProtoMessage() {}
+
+func (x *LeftOutSum) ProtoReflect() protoreflect.Message {
+	mi := &file_hub_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeftOutSum.ProtoReflect.Descriptor instead.
+func (*LeftOutSum) Descriptor() ([]byte, []int) {
+	return file_hub_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *LeftOutSum) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *LeftOutSum) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *LeftOutSum) GetExample() string {
+	if x != nil {
+		return x.Example
+	}
+	return ""
+}
+
 // Report carries one api.Report.
 type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -703,7 +827,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_hub_proto_msgTypes[9]
+	mi := &file_hub_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +839,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[9]
+	mi := &file_hub_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +852,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{9}
+	return file_hub_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Report) GetSeq() uint64 {
@@ -762,7 +886,7 @@ type Batch struct {
 
 func (x *Batch) Reset() {
 	*x = Batch{}
-	mi := &file_hub_proto_msgTypes[10]
+	mi := &file_hub_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +898,7 @@ func (x *Batch) String() string {
 func (*Batch) ProtoMessage() {}
 
 func (x *Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[10]
+	mi := &file_hub_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +911,7 @@ func (x *Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Batch.ProtoReflect.Descriptor instead.
 func (*Batch) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{10}
+	return file_hub_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Batch) GetReports() []*Report {
@@ -813,7 +937,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_hub_proto_msgTypes[11]
+	mi := &file_hub_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +949,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[11]
+	mi := &file_hub_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +962,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{11}
+	return file_hub_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Snapshot) GetItems() []*Report {
@@ -882,7 +1006,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_hub_proto_msgTypes[12]
+	mi := &file_hub_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1018,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[12]
+	mi := &file_hub_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1031,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{12}
+	return file_hub_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Heartbeat) GetLast() uint64 {
@@ -940,7 +1064,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_hub_proto_msgTypes[13]
+	mi := &file_hub_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1076,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[13]
+	mi := &file_hub_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1089,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{13}
+	return file_hub_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ack) GetSeq() uint64 {
@@ -992,7 +1116,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_hub_proto_msgTypes[14]
+	mi := &file_hub_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1004,7 +1128,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[14]
+	mi := &file_hub_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1017,7 +1141,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{14}
+	return file_hub_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Command) GetId() string {
@@ -1072,7 +1196,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_hub_proto_msgTypes[15]
+	mi := &file_hub_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1208,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[15]
+	mi := &file_hub_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1221,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{15}
+	return file_hub_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CommandResult) GetId() string {
@@ -1147,7 +1271,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_hub_proto_msgTypes[16]
+	mi := &file_hub_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1283,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hub_proto_msgTypes[16]
+	mi := &file_hub_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1296,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_hub_proto_rawDescGZIP(), []int{16}
+	return file_hub_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Refusal) GetReason() string {
@@ -1214,14 +1338,15 @@ const file_hub_proto_rawDesc = "" +
 	"\bsnapshot\x18\x03 \x01(\v2\x0f.hubv1.SnapshotH\x00R\bsnapshot\x120\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x10.hubv1.HeartbeatH\x00R\theartbeat\x12.\n" +
 	"\x06result\x18\x05 \x01(\v2\x14.hubv1.CommandResultH\x00R\x06resultB\x06\n" +
-	"\x04body\"\xc8\x01\n" +
+	"\x04body\"\xf5\x01\n" +
 	"\n" +
 	"HubMessage\x12*\n" +
 	"\awelcome\x18\x01 \x01(\v2\x0e.hubv1.WelcomeH\x00R\awelcome\x12\x1e\n" +
 	"\x03ack\x18\x02 \x01(\v2\n" +
 	".hubv1.AckH\x00R\x03ack\x12*\n" +
 	"\acommand\x18\x03 \x01(\v2\x0e.hubv1.CommandH\x00R\acommand\x12:\n" +
-	"\rneed_snapshot\x18\x04 \x01(\v2\x13.hubv1.NeedSnapshotH\x00R\fneedSnapshotB\x06\n" +
+	"\rneed_snapshot\x18\x04 \x01(\v2\x13.hubv1.NeedSnapshotH\x00R\fneedSnapshot\x12+\n" +
+	"\bleft_out\x18\x05 \x01(\v2\x0e.hubv1.LeftOutH\x00R\aleftOutB\x06\n" +
 	"\x04body\"\xa7\x01\n" +
 	"\x05Hello\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x19\n" +
@@ -1236,7 +1361,14 @@ const file_hub_proto_rawDesc = "" +
 	"\vhub_version\x18\x03 \x01(\tR\n" +
 	"hubVersion\"&\n" +
 	"\fNeedSnapshot\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"H\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"0\n" +
+	"\aLeftOut\x12%\n" +
+	"\x04sums\x18\x01 \x03(\v2\x11.hubv1.LeftOutSumR\x04sums\"T\n" +
+	"\n" +
+	"LeftOutSum\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
+	"\aexample\x18\x03 \x01(\tR\aexample\"H\n" +
 	"\x06Report\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
@@ -1290,7 +1422,7 @@ func file_hub_proto_rawDescGZIP() []byte {
 	return file_hub_proto_rawDescData
 }
 
-var file_hub_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_hub_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_hub_proto_goTypes = []any{
 	(*JoinRequest)(nil),   // 0: hubv1.JoinRequest
 	(*JoinResponse)(nil),  // 1: hubv1.JoinResponse
@@ -1301,38 +1433,42 @@ var file_hub_proto_goTypes = []any{
 	(*Hello)(nil),         // 6: hubv1.Hello
 	(*Welcome)(nil),       // 7: hubv1.Welcome
 	(*NeedSnapshot)(nil),  // 8: hubv1.NeedSnapshot
-	(*Report)(nil),        // 9: hubv1.Report
-	(*Batch)(nil),         // 10: hubv1.Batch
-	(*Snapshot)(nil),      // 11: hubv1.Snapshot
-	(*Heartbeat)(nil),     // 12: hubv1.Heartbeat
-	(*Ack)(nil),           // 13: hubv1.Ack
-	(*Command)(nil),       // 14: hubv1.Command
-	(*CommandResult)(nil), // 15: hubv1.CommandResult
-	(*Refusal)(nil),       // 16: hubv1.Refusal
+	(*LeftOut)(nil),       // 9: hubv1.LeftOut
+	(*LeftOutSum)(nil),    // 10: hubv1.LeftOutSum
+	(*Report)(nil),        // 11: hubv1.Report
+	(*Batch)(nil),         // 12: hubv1.Batch
+	(*Snapshot)(nil),      // 13: hubv1.Snapshot
+	(*Heartbeat)(nil),     // 14: hubv1.Heartbeat
+	(*Ack)(nil),           // 15: hubv1.Ack
+	(*Command)(nil),       // 16: hubv1.Command
+	(*CommandResult)(nil), // 17: hubv1.CommandResult
+	(*Refusal)(nil),       // 18: hubv1.Refusal
 }
 var file_hub_proto_depIdxs = []int32{
 	6,  // 0: hubv1.AgentMessage.hello:type_name -> hubv1.Hello
-	10, // 1: hubv1.AgentMessage.batch:type_name -> hubv1.Batch
-	11, // 2: hubv1.AgentMessage.snapshot:type_name -> hubv1.Snapshot
-	12, // 3: hubv1.AgentMessage.heartbeat:type_name -> hubv1.Heartbeat
-	15, // 4: hubv1.AgentMessage.result:type_name -> hubv1.CommandResult
+	12, // 1: hubv1.AgentMessage.batch:type_name -> hubv1.Batch
+	13, // 2: hubv1.AgentMessage.snapshot:type_name -> hubv1.Snapshot
+	14, // 3: hubv1.AgentMessage.heartbeat:type_name -> hubv1.Heartbeat
+	17, // 4: hubv1.AgentMessage.result:type_name -> hubv1.CommandResult
 	7,  // 5: hubv1.HubMessage.welcome:type_name -> hubv1.Welcome
-	13, // 6: hubv1.HubMessage.ack:type_name -> hubv1.Ack
-	14, // 7: hubv1.HubMessage.command:type_name -> hubv1.Command
+	15, // 6: hubv1.HubMessage.ack:type_name -> hubv1.Ack
+	16, // 7: hubv1.HubMessage.command:type_name -> hubv1.Command
 	8,  // 8: hubv1.HubMessage.need_snapshot:type_name -> hubv1.NeedSnapshot
-	9,  // 9: hubv1.Batch.reports:type_name -> hubv1.Report
-	9,  // 10: hubv1.Snapshot.items:type_name -> hubv1.Report
-	0,  // 11: hubv1.EnrollmentService.Join:input_type -> hubv1.JoinRequest
-	2,  // 12: hubv1.AgentService.Renew:input_type -> hubv1.RenewRequest
-	4,  // 13: hubv1.AgentService.Connect:input_type -> hubv1.AgentMessage
-	1,  // 14: hubv1.EnrollmentService.Join:output_type -> hubv1.JoinResponse
-	3,  // 15: hubv1.AgentService.Renew:output_type -> hubv1.RenewResponse
-	5,  // 16: hubv1.AgentService.Connect:output_type -> hubv1.HubMessage
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 9: hubv1.HubMessage.left_out:type_name -> hubv1.LeftOut
+	10, // 10: hubv1.LeftOut.sums:type_name -> hubv1.LeftOutSum
+	11, // 11: hubv1.Batch.reports:type_name -> hubv1.Report
+	11, // 12: hubv1.Snapshot.items:type_name -> hubv1.Report
+	0,  // 13: hubv1.EnrollmentService.Join:input_type -> hubv1.JoinRequest
+	2,  // 14: hubv1.AgentService.Renew:input_type -> hubv1.RenewRequest
+	4,  // 15: hubv1.AgentService.Connect:input_type -> hubv1.AgentMessage
+	1,  // 16: hubv1.EnrollmentService.Join:output_type -> hubv1.JoinResponse
+	3,  // 17: hubv1.AgentService.Renew:output_type -> hubv1.RenewResponse
+	5,  // 18: hubv1.AgentService.Connect:output_type -> hubv1.HubMessage
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_hub_proto_init() }
@@ -1352,6 +1488,7 @@ func file_hub_proto_init() {
 		(*HubMessage_Ack)(nil),
 		(*HubMessage_Command)(nil),
 		(*HubMessage_NeedSnapshot)(nil),
+		(*HubMessage_LeftOut)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1359,7 +1496,7 @@ func file_hub_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hub_proto_rawDesc), len(file_hub_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
