@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/intake"
 	"github.com/flotilla-fleet/flotilla/internal/boltfile"
 )
 
@@ -110,6 +111,7 @@ func (s *Store) ReplaceSnapshot(ctx context.Context, cluster, agentID string, se
 		// A store that was put back from a copy counts on from where the copy was made.
 		w.rec.Seq = min(w.rec.Seq, seq)
 		w.rec.StateSeq = seq
+		w.rec.Partial, w.rec.Whole = false, w.at
 		if err := w.replace(state); err != nil {
 			return err
 		}
@@ -147,10 +149,12 @@ type writer struct {
 	rec     record
 	count   Counters
 	heads   map[string]*head // changed; nil: dropped
+	// others are the records of other clusters that gave way.
+	others map[string]*record
 }
 
 func (s *Store) begin(tx *boltfile.Tx, cluster string) (*writer, error) {
-	w := &writer{Store: s, tx: tx, at: s.now().UTC(), cluster: cluster, heads: map[string]*head{}}
+	w := &writer{Store: s, tx: tx, at: s.now().UTC(), cluster: cluster, heads: map[string]*head{}, others: map[string]*record{}}
 	known, err := tx.Bucket(bucketClusters).Load([]byte(cluster), &w.rec)
 	if err != nil {
 		return nil, err
@@ -182,13 +186,18 @@ func (w *writer) publish() error {
 	if len(w.heads) > 0 {
 		w.tx.OnCommit(func() { w.mem.apply(w.heads) })
 	}
+	for cluster, rec := range w.others {
+		if err := w.tx.Bucket(bucketClusters).Save([]byte(cluster), rec); err != nil {
+			return err
+		}
+	}
 	return w.tx.Bucket(bucketMeta).Save(keyCounters, w.count)
 }
 
 // apply stores one report that is new.
 func (w *writer) apply(r api.Report) error {
 	if r.Compacted != nil {
-		w.count.LostEpisodes += uint64(max(0, r.Compacted.Episodes))
+		w.count.LostEpisodes = saturated(w.count.LostEpisodes, uint64(max(0, r.Compacted.Episodes)))
 		return nil
 	}
 	if r.Seq <= w.rec.StateSeq {
@@ -228,15 +237,33 @@ func (w *writer) putStatus(st api.ClusterStatus) error {
 func (w *writer) putBundle(b api.BundleStatus) error {
 	bundles, key := w.tx.Bucket(bucketBundles), clusterKey(w.cluster, b.Name)
 	var old api.BundleStatus
-	if _, err := bundles.Load(key, &old); err != nil {
+	before, err := bundles.Get(key)
+	if err != nil {
 		return err
 	}
+	u := w.rec.Usage
+	if before != nil {
+		if err := bundles.Decode(key, before, &old); err != nil {
+			return err
+		}
+		u.Bundles, u.BundleBytes = u.Bundles-1, u.BundleBytes-int64(len(before))
+	}
+	data, err := w.fitBundle(b, u)
+	if err != nil {
+		return err
+	}
+	w.rec.Usage.Bundles, w.rec.Usage.BundleBytes = u.Bundles, u.BundleBytes
+	if data == nil { // nothing is better than what is no longer so
+		return bundles.Delete(key)
+	}
+	w.rec.Usage.Bundles++
+	w.rec.Usage.BundleBytes += int64(len(data))
 	if !b.Changed.IsZero() && !b.Changed.Equal(old.Changed) && news(b, old) {
 		if err := w.remember(applied(w.cluster, b)); err != nil {
 			return err
 		}
 	}
-	return bundles.Save(key, b)
+	return bundles.Put(key, data)
 }
 
 // news reports whether a pass did something, or failed in another way than the one before:
@@ -250,9 +277,12 @@ func news(b, old api.BundleStatus) bool {
 // removeBundle forgets a bundle, but not that it was there.
 func (w *writer) removeBundle(name string, at time.Time) error {
 	bundles, key := w.tx.Bucket(bucketBundles), clusterKey(w.cluster, name)
-	if !bundles.Has(key) {
-		return nil
+	old, err := bundles.Get(key)
+	if old == nil || err != nil {
+		return err
 	}
+	w.rec.Usage.Bundles--
+	w.rec.Usage.BundleBytes -= int64(len(old))
 	var st api.ClusterStatus
 	if _, err := w.tx.Bucket(bucketStatus).Load([]byte(w.cluster), &st); err != nil {
 		return err
@@ -264,9 +294,9 @@ func (w *writer) removeBundle(name string, at time.Time) error {
 	return bundles.Delete(key)
 }
 
-// replace makes the present state that of a snapshot.
+// replace makes the present state that of a snapshot. What goes makes room for what comes.
 func (w *writer) replace(st api.State) error {
-	old, err := readCluster(w.tx, w.cluster)
+	old, err := readCluster(w.tx, w.cluster, readOpen)
 	if err != nil {
 		return err
 	}
@@ -275,12 +305,12 @@ func (w *writer) replace(st api.State) error {
 			return err
 		}
 	}
-	keep := map[string]bool{}
+	keep, open := map[string]bool{}, map[string]bool{}
 	for _, b := range st.Bundles {
 		keep[b.Name] = true
-		if err := w.putBundle(b); err != nil {
-			return err
-		}
+	}
+	for _, e := range st.Episodes {
+		open[e.ID] = true
 	}
 	for _, b := range old.Bundles {
 		if !keep[b.Name] {
@@ -289,24 +319,50 @@ func (w *writer) replace(st api.State) error {
 			}
 		}
 	}
-	open := map[string]bool{}
-	for _, e := range st.Episodes {
-		open[e.ID] = true
-		if err := w.putEpisode(e); err != nil {
+	for _, e := range old.Open {
+		if !open[e.ID] {
+			if err := w.over(e); err != nil {
+				return err
+			}
+		}
+	}
+	for _, b := range st.Bundles {
+		if err := w.putBundle(b); err != nil {
 			return err
 		}
 	}
-	for _, e := range old.Open {
-		if open[e.ID] {
-			continue
-		}
-		e.End, e.Outcome = w.at, api.OutcomeResolved
-		if len(e.Timeline) < api.MaxTimeline {
-			e.Timeline = append(e.Timeline, api.Moment{At: w.at, What: "was over when the hub heard from the agent again"})
-		}
+	for _, e := range st.Episodes {
 		if err := w.putEpisode(e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// over ends an episode of which nobody has said how it ended.
+func (w *writer) over(e api.Episode) error {
+	e.End, e.Outcome = w.at, api.OutcomeResolved
+	if e.End.Before(e.Onset) {
+		e.End = e.Onset
+	}
+	if len(e.Timeline) < api.MaxTimeline {
+		e.Timeline = append(e.Timeline, api.Moment{At: w.at, What: "was over when the hub heard from the agent again"})
+	}
+	return w.putEpisode(e)
+}
+
+// Note keeps in mind what was not taken of a cluster's reports before they came to the store.
+func (s *Store) Note(ctx context.Context, cluster string, omitted []intake.Omission) error {
+	if len(omitted) == 0 {
+		return nil
+	}
+	return s.update(ctx, func(tx *boltfile.Tx) error {
+		w, err := s.begin(tx, cluster)
+		if err != nil {
+			return err
+		}
+		w.rec.Partial = true
+		w.rec.LeftOut = intake.Sum(w.rec.LeftOut, w.at, omitted)
+		return w.end()
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/intake"
 	"github.com/flotilla-fleet/flotilla/internal/boltfile"
 )
 
@@ -28,6 +29,9 @@ type Cluster struct {
 	Bundles []api.BundleStatus
 	// Open is the open episodes, oldest first.
 	Open []api.Episode
+	// Usage is how much is kept of it, LeftOut what is not.
+	Usage   Usage
+	LeftOut LeftOut
 }
 
 // State is the cluster's present state, as its agent has it if nothing was lost between them.
@@ -45,7 +49,14 @@ type record struct {
 	// say nothing new of the present.
 	StateSeq uint64 `json:"stateSeq,omitempty"`
 	// History counts what is kept of its history.
-	History int `json:"history,omitempty"`
+	History int   `json:"history,omitempty"`
+	Usage   Usage `json:"usage"`
+	// The rest is as in LeftOut.
+	LeftOut   []intake.LeftOut `json:"leftOut,omitempty"`
+	Dropped   uint64           `json:"dropped,omitempty"`
+	DroppedAt time.Time        `json:"droppedAt,omitzero"`
+	Partial   bool             `json:"partial,omitempty"`
+	Whole     time.Time        `json:"whole,omitzero"`
 }
 
 // AddCluster makes a cluster known that has joined. One that is known stays as it is.
@@ -74,26 +85,55 @@ func (s *Store) Clusters(ctx context.Context) (names []string, err error) {
 }
 
 // Cluster returns one cluster, and whether there is one of the name.
-func (s *Store) Cluster(ctx context.Context, name string) (c Cluster, ok bool, err error) {
+func (s *Store) Cluster(ctx context.Context, name string) (Cluster, bool, error) {
+	return s.cluster(ctx, name, readOpen)
+}
+
+// Summary is Cluster with no more of the open episodes than their IDs, bundles and outcomes:
+// it is read whenever anything of a cluster has changed.
+func (s *Store) Summary(ctx context.Context, name string) (Cluster, bool, error) {
+	return s.cluster(ctx, name, summarizeOpen)
+}
+
+func (s *Store) cluster(ctx context.Context, name string, open func(*boltfile.Tx, []byte) (api.Episode, error)) (c Cluster, ok bool, err error) {
 	err = s.view(ctx, func(tx *boltfile.Tx) error {
 		if ok = tx.Bucket(bucketClusters).Has([]byte(name)); !ok {
 			return nil
 		}
-		c, err = readCluster(tx, name)
+		c, err = readCluster(tx, name, open)
 		return err
 	})
 	return c, ok, err
 }
 
+func readOpen(tx *boltfile.Tx, id []byte) (e api.Episode, err error) {
+	return e, listedIn(tx.Bucket(bucketEpisodes), id, &e)
+}
+
+func summarizeOpen(tx *boltfile.Tx, id []byte) (api.Episode, error) {
+	var h head
+	err := listedIn(tx.Bucket(bucketHeads), id, &h)
+	return api.Episode{ID: string(id), Cluster: h.Cluster, Bundle: h.Bundle, Class: h.Class, Onset: h.Onset, Outcome: h.Outcome}, err
+}
+
+func listedIn(b *boltfile.Bucket, id []byte, v any) error {
+	ok, err := b.Load(id, v)
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: episode %q is listed and missing", ErrDamaged, id)
+	}
+	return err
+}
+
 // readCluster reads a cluster with everything that belongs to its present state.
-func readCluster(tx *boltfile.Tx, name string) (Cluster, error) {
+func readCluster(tx *boltfile.Tx, name string, open func(*boltfile.Tx, []byte) (api.Episode, error)) (Cluster, error) {
 	c := Cluster{Name: name}
 	key := []byte(name)
 	var r record
 	if _, err := tx.Bucket(bucketClusters).Load(key, &r); err != nil {
 		return c, err
 	}
-	c.AgentID, c.Joined, c.Seq = r.AgentID, r.Joined, r.Seq
+	c.AgentID, c.Joined, c.Seq, c.Usage = r.AgentID, r.Joined, r.Seq, r.Usage
+	c.LeftOut = r.leftOut()
 	if _, err := tx.Bucket(bucketSeen).Load(key, &c.LastSeen); err != nil {
 		return c, err
 	}
@@ -115,13 +155,11 @@ func readCluster(tx *boltfile.Tx, name string) (Cluster, error) {
 	if err != nil {
 		return c, err
 	}
+	if err != nil {
+		return c, err
+	}
 	err = within(tx.Bucket(bucketOpen), name, func(k, _ []byte) error {
-		var e api.Episode
-		id := k[len(name)+1:]
-		ok, err := tx.Bucket(bucketEpisodes).Load(id, &e)
-		if err == nil && !ok {
-			err = fmt.Errorf("%w: episode %q is listed and missing", ErrDamaged, id)
-		}
+		e, err := open(tx, k[len(name)+1:])
 		c.Open = append(c.Open, e)
 		return err
 	})

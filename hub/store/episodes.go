@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"slices"
@@ -64,13 +63,29 @@ func (s *Store) Drift(ctx context.Context, f DriftFilter) (page []api.Episode, t
 				return err
 			}
 			if ok { // else it was dropped a moment ago
-				e.Evidence, e.Timeline = nil, nil
-				page = append(page, e)
+				page = append(page, brief(e))
 			}
 		}
 		return nil
 	})
 	return page, total, err
+}
+
+// maxBrief is how many bytes of fields lists show of one episode.
+const maxBrief = 16 << 10
+
+// brief is an episode as lists show it: without evidence, timeline and bookkeeping, and with the fields that there is room for.
+func brief(e api.Episode) api.Episode {
+	e.Evidence, e.Timeline, e.Track = nil, nil, nil
+	size := 0
+	for i, f := range e.Fields {
+		if size += len(f.Path) + len(f.Desired) + len(f.Live); size > maxBrief && i > 0 {
+			e.FieldsOmitted += len(e.Fields) - i
+			e.Fields = slices.Clone(e.Fields[:i])
+			break
+		}
+	}
+	return e
 }
 
 func (m *memory) find(f DriftFilter) (ids []string, total int) {
@@ -103,39 +118,79 @@ func closedKey(end time.Time, id string) []byte {
 	return append(binary.BigEndian.AppendUint64(nil, uint64(max(0, end.UnixNano()))), id...)
 }
 
+// endedKey is an episode's place among those of its cluster that have ended.
+func endedKey(h *head) []byte { return clusterKey(h.Cluster, string(closedKey(h.End, h.ID))) }
+
+// putEpisode stores an episode as far as the cluster's share goes.
 func (w *writer) putEpisode(e api.Episode) error {
-	b, key := w.tx.Bucket(bucketEpisodes), []byte(e.ID)
-	var old api.Episode
-	ok, err := b.Load(key, &old)
+	key := []byte(e.ID)
+	old := &head{ID: e.ID}
+	known, err := w.tx.Bucket(bucketHeads).Load(key, old)
 	if err != nil {
 		return err
 	}
-	if ok {
-		if err := w.unindex(headOf(old)); err != nil {
+	if known {
+		if old.Onset.Before(e.Onset) { // it was seen before: a time that was moved moves no further
+			e.Onset = old.Onset
+		}
+		if err := w.unindex(old); err != nil {
 			return err
 		}
 	}
-	if err := b.Save(key, e); err != nil {
+	data, err := w.fitEpisode(&e)
+	if err != nil {
+		return err
+	}
+	if data == nil {
+		return w.forgetEpisode(e.ID)
+	}
+	if err := w.tx.Bucket(bucketEpisodes).Put(key, data); err != nil {
 		return err
 	}
 	h := headOf(e)
+	h.Size = len(data)
 	if err := w.tx.Bucket(bucketHeads).Save(key, h); err != nil {
 		return err
 	}
 	w.heads[e.ID] = h.interned()
-	if h.End.IsZero() {
-		return w.tx.Bucket(bucketOpen).Put(clusterKey(w.cluster, e.ID), nil)
-	}
-	w.count.ClosedEpisodes++
-	return w.tx.Bucket(bucketClosed).Put(closedKey(h.End, e.ID), nil)
+	return w.index(h)
 }
 
-// unindex removes an episode from the indexes, but not its head.
-func (w *writer) unindex(h *head) error {
+// index notes an episode in the indexes, and counts it.
+func (w *writer) index(h *head) error {
 	if h.End.IsZero() {
+		w.rec.Usage.Open++
+		w.rec.Usage.OpenBytes += int64(h.Size)
+		return w.tx.Bucket(bucketOpen).Put(clusterKey(h.Cluster, h.ID), nil)
+	}
+	w.count.ClosedEpisodes++
+	w.count.ClosedBytes += int64(h.Size)
+	w.rec.Usage.Closed++
+	w.rec.Usage.ClosedBytes += int64(h.Size)
+	if err := w.tx.Bucket(bucketEnded).Put(endedKey(h), nil); err != nil {
+		return err
+	}
+	return w.tx.Bucket(bucketClosed).Put(closedKey(h.End, h.ID), nil)
+}
+
+// unindex removes an episode from the indexes and counts, but not its head.
+func (w *writer) unindex(h *head) error {
+	rec, err := w.recordOf(h.Cluster)
+	if err != nil {
+		return err
+	}
+	if h.End.IsZero() {
+		rec.Usage.Open--
+		rec.Usage.OpenBytes -= int64(h.Size)
 		return w.tx.Bucket(bucketOpen).Delete(clusterKey(h.Cluster, h.ID))
 	}
 	w.count.ClosedEpisodes--
+	w.count.ClosedBytes -= int64(h.Size)
+	rec.Usage.Closed--
+	rec.Usage.ClosedBytes -= int64(h.Size)
+	if err := w.tx.Bucket(bucketEnded).Delete(endedKey(h)); err != nil {
+		return err
+	}
 	return w.tx.Bucket(bucketClosed).Delete(closedKey(h.End, h.ID))
 }
 
@@ -148,33 +203,14 @@ func (w *writer) dropEpisode(id string) error {
 	if err := w.unindex(h); err != nil {
 		return err
 	}
+	return w.forgetEpisode(id)
+}
+
+// forgetEpisode removes what is left of an episode that is in no index.
+func (w *writer) forgetEpisode(id string) error {
 	w.heads[id] = nil
 	if err := w.tx.Bucket(bucketHeads).Delete([]byte(id)); err != nil {
 		return err
 	}
 	return w.tx.Bucket(bucketEpisodes).Delete([]byte(id))
-}
-
-// retain drops closed episodes beyond the limits, those that ended first before the others.
-func (w *writer) retain() error {
-	over := w.count.ClosedEpisodes - w.limits.ClosedEpisodes
-	tooOld := closedKey(w.old, "")
-	var drop []string
-	err := w.tx.Bucket(bucketClosed).Keys(nil, func(k []byte, _ int) error {
-		if len(drop) >= over && bytes.Compare(k, tooOld) >= 0 {
-			return boltfile.ErrStop
-		}
-		drop = append(drop, string(k[min(8, len(k)):]))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, id := range drop {
-		if err := w.dropEpisode(id); err != nil {
-			return err
-		}
-	}
-	w.count.DroppedEpisodes += uint64(len(drop))
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"slices"
 	"strings"
 	"time"
@@ -95,23 +96,30 @@ func (w *writer) remember(a api.Applied) error {
 	if err := b.SetSequence(n); err != nil {
 		return err
 	}
-	if err := b.Save(historyKey(w.cluster, a.At, n, a.Bundle), a); err != nil {
+	data, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	if err := b.Put(historyKey(w.cluster, a.At, n, a.Bundle), data); err != nil {
 		return err
 	}
 	w.rec.History++
+	w.rec.Usage.HistoryBytes += int64(len(data))
 	prefix, tooOld := clusterKey(w.cluster, ""), historyKey(w.cluster, w.old, 0, "")
 	var drop [][]byte
-	err := b.Keys(prefix, func(k []byte, _ int) error {
-		if !bytes.HasPrefix(k, prefix) || w.rec.History-len(drop) <= w.limits.HistoryPerCluster && bytes.Compare(k, tooOld) >= 0 {
+	err = b.Keys(prefix, func(k []byte, size int) error {
+		over := w.rec.History > w.limits.HistoryPerCluster || w.rec.Usage.HistoryBytes > w.limits.HistoryBytesPerCluster
+		if !bytes.HasPrefix(k, prefix) || !over && bytes.Compare(k, tooOld) >= 0 {
 			return boltfile.ErrStop
 		}
 		drop = append(drop, slices.Clone(k))
+		w.rec.History--
+		w.rec.Usage.HistoryBytes -= int64(size)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	w.rec.History -= len(drop)
 	return deleteAll(b, drop)
 }
 

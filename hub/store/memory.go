@@ -31,12 +31,15 @@ type head struct {
 	Who   []string  `json:"w,omitempty"`
 	Onset time.Time `json:"s"`
 	End   time.Time `json:"e,omitzero"`
+	// Outcome is what was done about it, Size the episode's bytes.
+	Outcome api.Outcome `json:"out,omitempty"`
+	Size    int         `json:"n,omitempty"`
 }
 
 func headOf(e api.Episode) *head {
 	h := &head{
 		ID: e.ID, Cluster: e.Cluster, Bundle: e.Bundle, Object: e.Object.ID(), Class: e.Class,
-		Onset: e.Onset.UTC(), End: e.End.UTC(),
+		Onset: e.Onset.UTC(), End: e.End.UTC(), Outcome: e.Outcome,
 	}
 	add := func(a api.Attribution) {
 		for _, who := range []string{a.Manager, a.Person} {
@@ -56,6 +59,7 @@ func headOf(e api.Episode) *head {
 func (h *head) interned() *head {
 	share := func(s string) string { return unique.Make(s).Value() }
 	h.Cluster, h.Bundle, h.Class = share(h.Cluster), share(h.Bundle), api.Class(share(string(h.Class)))
+	h.Outcome = api.Outcome(share(string(h.Outcome)))
 	for i := range h.Who {
 		h.Who[i] = share(h.Who[i])
 	}

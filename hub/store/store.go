@@ -35,31 +35,63 @@ type Config struct {
 	LockTimeout time.Duration
 }
 
-// Limits bound the store.
+// Limits bound the store: what the fleet has together, and what each cluster may take of it.
 type Limits struct {
-	// ClosedEpisodes is how many closed episodes of the fleet are kept; zero means 200,000.
+	// ClosedEpisodes and ClosedBytes are how many closed episodes of the fleet are kept; zero means 200,000 and 4 GiB.
+	// Beyond that the cluster goes first that has most.
 	ClosedEpisodes int
+	ClosedBytes    int64
+	// ClosedPerCluster and ClosedBytesPerCluster are how many of each cluster; zero means 20,000 and 128 MiB.
+	ClosedPerCluster      int
+	ClosedBytesPerCluster int64
+	// BundlesPerCluster and BundleBytesPerCluster bound what is known of a cluster's bundles; zero means 5,000 and 16 MiB.
+	BundlesPerCluster     int
+	BundleBytesPerCluster int64
+	// OpenPerCluster and OpenBytesPerCluster bound a cluster's open episodes; zero means 5,000 and 32 MiB.
+	OpenPerCluster      int
+	OpenBytesPerCluster int64
 	// ClosedAge is how long a closed episode is kept after its end; zero means 90 days.
 	ClosedAge time.Duration
-	// HistoryPerCluster is how many passes that changed something are kept of each cluster, for as long as
-	// closed episodes are; zero means 1,000.
-	HistoryPerCluster int
+	// HistoryPerCluster and HistoryBytesPerCluster are how many passes that changed something are kept of each cluster,
+	// for as long as closed episodes are; zero means 1,000 and 32 MiB.
+	HistoryPerCluster      int
+	HistoryBytesPerCluster int64
 	// AuditEntries is how many entries of the audit log are kept; zero means 100,000.
 	AuditEntries int
 }
 
 func (l Limits) withDefaults() Limits {
-	if l.ClosedEpisodes <= 0 {
-		l.ClosedEpisodes = 200_000
+	for _, n := range []struct {
+		limit *int
+		most  int
+	}{
+		{&l.ClosedEpisodes, 200_000},
+		{&l.ClosedPerCluster, 20_000},
+		{&l.BundlesPerCluster, 5000},
+		{&l.OpenPerCluster, 5000},
+		{&l.HistoryPerCluster, 1000},
+		{&l.AuditEntries, 100_000},
+	} {
+		if *n.limit <= 0 {
+			*n.limit = n.most
+		}
+	}
+	for _, n := range []struct {
+		limit *int64
+		most  int64
+	}{
+		{&l.ClosedBytes, 4 << 30},
+		{&l.ClosedBytesPerCluster, 128 << 20},
+		{&l.BundleBytesPerCluster, 16 << 20},
+		{&l.OpenBytesPerCluster, 32 << 20},
+		{&l.HistoryBytesPerCluster, 32 << 20},
+	} {
+		if *n.limit <= 0 {
+			*n.limit = n.most
+		}
 	}
 	if l.ClosedAge <= 0 {
 		l.ClosedAge = 90 * 24 * time.Hour
-	}
-	if l.HistoryPerCluster <= 0 {
-		l.HistoryPerCluster = 1000
-	}
-	if l.AuditEntries <= 0 {
-		l.AuditEntries = 100_000
 	}
 	return l
 }
@@ -76,6 +108,7 @@ type Store struct {
 type Counters struct {
 	// ClosedEpisodes are kept now; DroppedEpisodes were dropped by count or age.
 	ClosedEpisodes  int    `json:"closedEpisodes"`
+	ClosedBytes     int64  `json:"closedBytes"`
 	DroppedEpisodes uint64 `json:"droppedEpisodes"`
 	// LostEpisodes are closed episodes that agents had to drop before the hub heard of them.
 	LostEpisodes uint64 `json:"lostEpisodes"`
@@ -94,6 +127,7 @@ const (
 	bucketHeads    = "heads"
 	bucketOpen     = "open"
 	bucketClosed   = "closed"
+	bucketEnded    = "ended"
 	bucketJoin     = "join-tokens"
 	bucketCerts    = "certificates"
 	bucketAudit    = "audit"
@@ -118,7 +152,8 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Now = time.Now
 	}
 	f, err := boltfile.Open(boltfile.Config{
-		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout, Migrations: []boltfile.Migration{initial(), history(), people()},
+		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout,
+		Migrations: []boltfile.Migration{initial(), history(), people(), usage()},
 	})
 	if err != nil {
 		return nil, err
