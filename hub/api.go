@@ -105,13 +105,19 @@ func (h *Hub) getClusters(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Hub) getCluster(w http.ResponseWriter, r *http.Request) {
-	d, found, err := h.Cluster(r.Context(), r.PathValue("name"))
+	q, err := view.ParseBundleQuery(r.URL.Query())
+	if err != nil {
+		badRequest(w, err)
+		return
+	}
+	d, found, err := h.Cluster(r.Context(), r.PathValue("name"), q)
 	switch {
 	case err != nil:
 		h.fail(w, r, err)
 	case !found:
 		h.fail(w, r, h.noCluster(r.Context(), r.PathValue("name")))
 	default:
+		d.Next = view.NextPage(r.URL, d.Page, d.Pages)
 		writeJSON(w, d)
 	}
 }

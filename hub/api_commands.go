@@ -138,7 +138,7 @@ func (h *Hub) command(ctx context.Context, cluster string, c *hubv1.Command) ([]
 	defer cancel()
 	s := h.sessions.get(cluster)
 	if s == nil {
-		if _, found, err := h.Cluster(ctx, cluster); err != nil {
+		if _, found, err := h.store.Summary(ctx, cluster); err != nil {
 			return nil, err
 		} else if !found {
 			return nil, h.noCluster(ctx, cluster)

@@ -100,23 +100,29 @@ func (h *Hub) load(ctx context.Context) error {
 
 // input is what the store knows of a cluster.
 func input(c store.Cluster) view.Input {
-	in := view.Input{Name: c.Name, Bundles: c.Bundles, Open: c.Open, LastSeen: c.LastSeen, AgentID: c.AgentID}
+	in := view.Input{
+		Name: c.Name, Bundles: c.Bundles, Open: c.Open, LastSeen: c.LastSeen, AgentID: c.AgentID,
+		LeftOut: c.LeftOut.Sums, Dropped: c.LeftOut.Dropped, DroppedAt: c.LeftOut.DroppedAt,
+	}
 	if c.Status != nil {
 		in.Status = *c.Status
 	}
 	return in
 }
 
-// listed is an input without what lists do not show.
+// listed is an input with no more than lists need: it stays in memory for every cluster.
 func listed(in view.Input) view.Input {
-	in.Bundles = slices.Clone(in.Bundles)
-	for i := range in.Bundles {
-		in.Bundles[i].Changes = nil
+	bundles := make([]api.BundleStatus, len(in.Bundles))
+	for i, b := range in.Bundles {
+		bundles[i] = api.BundleStatus{
+			Name: b.Name, Phase: b.Phase, Unknown: b.Unknown, Error: b.Error, ExemptOmitted: len(b.Exempt) + b.ExemptOmitted,
+		}
 	}
-	in.Open = slices.Clone(in.Open)
-	for i := range in.Open {
-		in.Open[i] = view.Brief(in.Open[i])
+	open := make([]api.Episode, len(in.Open))
+	for i, e := range in.Open {
+		open[i] = api.Episode{Outcome: e.Outcome}
 	}
+	in.Bundles, in.Open = bundles, open
 	return in
 }
 
@@ -138,7 +144,7 @@ func (h *Hub) refresh(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for name := range f.dirty {
-		c, found, err := h.store.Cluster(ctx, name)
+		c, found, err := h.store.Summary(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -172,21 +178,26 @@ func (h *Hub) Clusters(ctx context.Context) ([]view.Cluster, error) {
 	return out, nil
 }
 
-// Cluster is one cluster with its bundles and open drift.
-func (h *Hub) Cluster(ctx context.Context, name string) (view.ClusterDetail, bool, error) {
-	c, found, err := h.store.Cluster(ctx, name)
+// Cluster is one cluster with a page of its bundles, and its newest open drift.
+func (h *Hub) Cluster(ctx context.Context, name string, q view.BundleQuery) (view.ClusterDetail, bool, error) {
+	c, found, err := h.store.Summary(ctx, name)
 	if err != nil || !found {
+		return view.ClusterDetail{}, false, err
+	}
+	open, total, err := h.store.Drift(ctx, store.DriftFilter{State: store.OpenEpisode, Cluster: name, Limit: view.MaxDrift})
+	if err != nil {
 		return view.ClusterDetail{}, false, err
 	}
 	h.fleet.mu.Lock()
 	in := h.liveLocked(input(c))
 	h.fleet.mu.Unlock()
 	d := view.ClusterDetail{
-		Cluster:      view.Of(in, h.now(), h.cfg.UnknownAfter),
-		BundleStatus: append([]api.BundleStatus{}, c.Bundles...),
-		Drift:        make([]api.Episode, 0, len(c.Open)),
+		Cluster: view.Of(in, h.now(), h.cfg.UnknownAfter), Drift: make([]api.Episode, 0, len(open)), DriftOmitted: total - len(open),
 	}
-	for _, e := range slices.Backward(c.Open) {
+	var bundles []api.BundleStatus
+	bundles, d.Page, d.Pages = view.Paged(q.Order(c.Bundles), q.Page, q.Size)
+	d.BundleStatus = append([]api.BundleStatus{}, bundles...)
+	for _, e := range open {
 		d.Drift = append(d.Drift, view.Brief(e))
 	}
 	return d, true, nil

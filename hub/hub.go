@@ -36,8 +36,9 @@ const (
 )
 
 const (
-	// maxMessage bounds one message of an agent.
+	// maxMessage bounds one message of an agent, and maxReports the reports in it.
 	maxMessage = 16 << 20
+	maxReports = 2000
 	// seenEvery is how often "last seen" is written down.
 	seenEvery = 10 * time.Second
 	// shutdown is how long requests may take to end when the hub stops.
@@ -101,6 +102,8 @@ type Hub struct {
 	strangers, renewals *limits
 	// spent limits what the audit log tells of one join token that is refused.
 	spent *limits
+	// hellos limits how often an agent connects, and intake how much it sends, both by cluster.
+	hellos, intake *limits
 	// refusals is which refusals come into the process's log.
 	refusals sample
 	// files may change while the hub runs; httpCert is that of the listener for people, if it has one.
@@ -132,6 +135,8 @@ func New(cfg Config) (*Hub, error) {
 		strangers: newLimits(refusalsPerSecond, refusalBurst),
 		spent:     newLimits(rate.Every(time.Hour/auditedPerHour), auditedPerHour),
 		renewals:  newLimits(rate.Every(renewalEvery(cfg.CertificateLife)), renewalBurst),
+		hellos:    newLimits(rate.Every(connectEvery), connectBurst),
+		intake:    newLimits(reportRate, reportBurst),
 		refusals:  sample{limit: rate.NewLimiter(linesPerSecond, lineBurst)},
 	}
 	if err := h.open(); err != nil {

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -55,8 +56,8 @@ func newLimits(every rate.Limit, burst int) *limits {
 	return &limits{every: every, burst: burst, size: remembered, fresh: map[string]*rate.Limiter{}}
 }
 
-// allow counts one use of a key, and reports whether it is within the key's rate.
-func (l *limits) allow(key string, now time.Time) bool {
+// of is the limiter of a key.
+func (l *limits) of(key string) *rate.Limiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lim := l.fresh[key]
@@ -69,8 +70,16 @@ func (l *limits) allow(key string, now time.Time) bool {
 		}
 		l.fresh[key] = lim
 	}
-	return lim.AllowN(now, 1)
+	return lim
 }
+
+// wait waits until a key may use n, which is not more than the burst.
+func (l *limits) wait(ctx context.Context, key string, n int) error {
+	return l.of(key).WaitN(ctx, min(n, l.burst))
+}
+
+// allow counts one use of a key, and reports whether it is within the key's rate.
+func (l *limits) allow(key string, now time.Time) bool { return l.of(key).AllowN(now, 1) }
 
 // sample lets a part of what happens through, and counts the rest.
 type sample struct {

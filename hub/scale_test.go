@@ -27,6 +27,8 @@ type bareAgent struct {
 	hc      *http.Client
 	stream  *connect.BidiStreamForClient[hubv1.AgentMessage, hubv1.HubMessage]
 	seq     uint64
+	// leftOut is whether the hub has told that it did not take everything.
+	leftOut bool
 }
 
 func joinBare(ctx context.Context, h *hubtest.Hub, cluster, token string) (*bareAgent, error) {
@@ -78,7 +80,7 @@ func joinBare(ctx context.Context, h *hubtest.Hub, cluster, token string) (*bare
 	return a, err
 }
 
-// report sends a batch and waits for its acknowledgement.
+// report sends a batch and waits for its acknowledgement; what the hub tells meanwhile of what it left out is noted.
 func (a *bareAgent) report(reports ...api.Report) error {
 	b := &hubv1.Batch{}
 	for _, r := range reports {
@@ -93,11 +95,23 @@ func (a *bareAgent) report(reports ...api.Report) error {
 	if err := a.stream.Send(&hubv1.AgentMessage{Body: &hubv1.AgentMessage_Batch{Batch: b}}); err != nil {
 		return err
 	}
-	m, err := a.stream.Receive()
-	if err == nil && m.GetAck().GetSeq() != a.seq {
-		err = fmt.Errorf("cluster %s: %v instead of an acknowledgement of %d", a.cluster, m, a.seq)
+	return a.acknowledged(a.seq)
+}
+
+func (a *bareAgent) acknowledged(seq uint64) error {
+	for {
+		m, err := a.stream.Receive()
+		switch {
+		case err != nil:
+			return err
+		case m.GetLeftOut() != nil:
+			a.leftOut = true
+		case m.GetAck().GetSeq() == seq:
+			return nil
+		default:
+			return fmt.Errorf("cluster %s: %v instead of an acknowledgement of %d", a.cluster, m, seq)
+		}
 	}
-	return err
 }
 
 // BenchmarkThousandClusters measures a thousand connected agents that each report a change,

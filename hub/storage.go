@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/intake"
 	"github.com/flotilla-fleet/flotilla/hub/pki"
 	"github.com/flotilla-fleet/flotilla/hub/store"
 )
@@ -21,6 +22,8 @@ type Store interface {
 
 	Apply(ctx context.Context, cluster, agentID string, reports []api.Report) (ack uint64, err error)
 	ReplaceSnapshot(ctx context.Context, cluster, agentID string, seq uint64, state api.State) error
+	Note(ctx context.Context, cluster string, omitted []intake.Omission) error
+	LeftOut(ctx context.Context, cluster string) (store.LeftOut, error)
 	Position(ctx context.Context, cluster string) (agentID string, seq uint64, err error)
 	Seen(ctx context.Context, at map[string]time.Time) error
 	AddCluster(ctx context.Context, name string) error
@@ -28,6 +31,7 @@ type Store interface {
 
 	Clusters(ctx context.Context) ([]string, error)
 	Cluster(ctx context.Context, name string) (store.Cluster, bool, error)
+	Summary(ctx context.Context, name string) (store.Cluster, bool, error)
 	Drift(ctx context.Context, f store.DriftFilter) (page []api.Episode, total int, err error)
 	Episode(ctx context.Context, id string) (api.Episode, bool, error)
 	History(ctx context.Context, f store.HistoryFilter) ([]api.Applied, error)

@@ -177,6 +177,10 @@ func (l *link) handle(ctx context.Context, m *hubv1.HubMessage) error {
 	case *hubv1.HubMessage_NeedSnapshot:
 		l.cfg.Log.Info("the hub asks for a snapshot", "reason", b.NeedSnapshot.GetReason())
 		return l.snapshot()
+	case *hubv1.HubMessage_LeftOut:
+		for _, sum := range b.LeftOut.GetSums() {
+			l.cfg.Log.Warn("the hub did not take all that was reported", "reason", sum.GetReason(), "count", sum.GetCount(), "example", sum.GetExample())
+		}
 	case *hubv1.HubMessage_Command:
 		l.commands.Go(func() { l.command(ctx, b.Command) })
 	}

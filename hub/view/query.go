@@ -126,6 +126,7 @@ func (q Query) compare(a, b Cluster) int {
 
 // Paged cuts one page out of items. A page after the last is the last.
 func Paged[T any](items []T, page, size int) (out []T, at, pages int) {
+	size = max(1, size)
 	pages = max(1, (len(items)+size-1)/size)
 	at = min(max(page, 1), pages)
 	from := min((at-1)*size, len(items))
@@ -194,6 +195,49 @@ func ParseDriftQuery(v url.Values) (DriftQuery, error) {
 	var err error
 	q.Page, q.Size, err = ParsePage(v)
 	return q, err
+}
+
+// BundleQuery chooses a page of a cluster's bundles.
+type BundleQuery struct {
+	Page, Size int
+	// Urgent puts those first that need a look; otherwise they are sorted by name.
+	Urgent bool
+}
+
+// ParseBundleQuery reads page and size; without a size a page is as large as may be.
+func ParseBundleQuery(v url.Values) (q BundleQuery, err error) {
+	q.Page, q.Size, err = ParsePage(v)
+	if v.Get("size") == "" {
+		q.Size = MaxPageSize
+	}
+	return q, err
+}
+
+// Order sorts bundles, which come sorted by name, as is asked for.
+func (q BundleQuery) Order(bundles []api.BundleStatus) []api.BundleStatus {
+	if !q.Urgent {
+		return bundles
+	}
+	out := slices.Clone(bundles)
+	slices.SortStableFunc(out, func(a, b api.BundleStatus) int { return phaseRank(a) - phaseRank(b) })
+	return out
+}
+
+// phaseRank puts the bundles first that need a look.
+func phaseRank(b api.BundleStatus) int {
+	switch b.Phase {
+	case api.PhaseFailed:
+		return 0
+	case api.PhaseBlocked:
+		return 1
+	case api.PhaseReady:
+		if b.Drifted > 0 {
+			return 1
+		}
+		return 3
+	default:
+		return 2
+	}
 }
 
 // Brief is an episode as lists show it: without evidence, timeline and bookkeeping.

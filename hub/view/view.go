@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub/intake"
 )
 
 // State is the one word for a cluster.
@@ -55,6 +56,11 @@ type Input struct {
 	// Connected is whether the agent's stream is open now.
 	Connected bool
 	AgentID   string
+	// LeftOut is what the hub did not take of the agent's reports; Dropped counts the closed episodes that went
+	// because there were too many, the last of them at DroppedAt.
+	LeftOut   []intake.LeftOut
+	Dropped   uint64
+	DroppedAt time.Time
 }
 
 // Cluster is one cluster as lists show it.
@@ -94,14 +100,43 @@ type Cluster struct {
 	KubeVersion  string           `json:"kubeVersion,omitempty"`
 	AgentVersion string           `json:"agentVersion,omitempty"`
 	AgentID      string           `json:"agentID,omitempty"`
+	// LeftOut is what the hub did not take of the agent's reports within the last day, by reason:
+	// what is shown is then not all there is.
+	LeftOut []intake.LeftOut `json:"leftOut,omitempty"`
 }
 
-// ClusterDetail is one cluster with all that belongs to it.
+// MaxDrift bounds ClusterDetail.Drift.
+const MaxDrift = 100
+
+// ClusterDetail is one cluster with what belongs to it.
 type ClusterDetail struct {
 	Cluster
+	// BundleStatus is one page of the bundles, Page of Pages; Next is the address of the next page, empty on the last.
 	BundleStatus []api.BundleStatus `json:"bundleStatus"`
-	// Drift is the open episodes, newest first, without evidence.
-	Drift []api.Episode `json:"drift"`
+	Page         int                `json:"page"`
+	Pages        int                `json:"pages"`
+	Next         string             `json:"next,omitempty"`
+	// Drift is the newest open episodes, at most MaxDrift, newest first and without evidence; DriftOmitted counts the others.
+	Drift        []api.Episode `json:"drift"`
+	DriftOmitted int           `json:"driftOmitted,omitempty"`
+}
+
+// tellFor is how long a cluster's view says that something was left out.
+const tellFor = 24 * time.Hour
+
+// leftOut is what was left out lately.
+func leftOut(in Input, now time.Time) (out []intake.LeftOut) {
+	for _, l := range in.LeftOut {
+		if now.Sub(l.Last) < tellFor {
+			out = append(out, l)
+		}
+	}
+	if in.Dropped > 0 && now.Sub(in.DroppedAt) < tellFor {
+		out = append(out, intake.LeftOut{
+			Reason: intake.TooMany, Count: in.Dropped, Last: in.DroppedAt, Example: "closed episodes were dropped for newer ones",
+		})
+	}
+	return out
 }
 
 // Of builds a cluster's view at now; a cluster that was not heard from for longer than
@@ -113,7 +148,7 @@ func Of(in Input, now time.Time, unknownAfter time.Duration) Cluster {
 		DesiredRevision: st.DesiredRevision, AppliedRevision: st.AppliedRevision, Subject: st.Subject,
 		Bundles: len(in.Bundles), DriftOpen: len(in.Open), Error: st.Error,
 		LastSeen: in.LastSeen, Connected: in.Connected, Fetched: st.Fetched,
-		KubeVersion: st.KubeVersion, AgentVersion: st.AgentVersion, AgentID: in.AgentID,
+		KubeVersion: st.KubeVersion, AgentVersion: st.AgentVersion, AgentID: in.AgentID, LeftOut: leftOut(in, now),
 	}
 	for _, b := range in.Bundles {
 		c.UnknownObjects += b.Unknown

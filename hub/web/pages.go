@@ -4,12 +4,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/internal/shell"
 )
 
 // pageRows is how many rows a page's table has.
@@ -89,6 +90,7 @@ func (p *Pages) Fleet(w http.ResponseWriter, r *http.Request) {
 type clusterData struct {
 	view.ClusterDetail
 	Bundles []api.BundleStatus
+	Pager   pager
 	Recent  []api.Episode
 }
 
@@ -96,7 +98,16 @@ type clusterData struct {
 func (p *Pages) Cluster(w http.ResponseWriter, r *http.Request) {
 	r = p.marked(r)
 	name := r.PathValue("cluster")
-	c, found, err := p.cfg.Source.Cluster(r.Context(), name)
+	values := r.URL.Query()
+	q, err := view.ParseBundleQuery(values)
+	if err != nil {
+		p.problem(w, r, http.StatusBadRequest, "That page does not work", err.Error())
+		return
+	}
+	if q.Urgent = true; values.Get("size") == "" {
+		q.Size = pageRows
+	}
+	c, found, err := p.cfg.Source.Cluster(r.Context(), name, q)
 	if err != nil {
 		p.failed(w, r, err)
 		return
@@ -111,28 +122,13 @@ func (p *Pages) Cluster(w http.ResponseWriter, r *http.Request) {
 		p.failed(w, r, err)
 		return
 	}
-	d := clusterData{ClusterDetail: c, Bundles: slices.Clone(c.BundleStatus), Recent: closed.Items}
-	slices.SortStableFunc(d.Bundles, func(a, b api.BundleStatus) int { return phaseRank(a) - phaseRank(b) })
-	p.render(w, r, http.StatusOK, page{
-		Name: "cluster", Title: name, Data: d, Open: p.openDrift(r), Twin: "/api/v1/clusters/" + url.PathEscape(name),
-	})
-}
-
-// phaseRank puts the bundles first that need a look.
-func phaseRank(b api.BundleStatus) int {
-	switch b.Phase {
-	case api.PhaseFailed:
-		return 0
-	case api.PhaseBlocked:
-		return 1
-	case api.PhaseReady:
-		if b.Drifted > 0 {
-			return 1
-		}
-		return 3
-	default:
-		return 2
+	d := clusterData{
+		ClusterDetail: c, Bundles: c.BundleStatus, Recent: closed.Items,
+		Pager: newPager(r.URL, c.Page, c.Pages, q.Size, c.Bundles),
 	}
+	p.render(w, r, http.StatusOK, page{
+		Name: "cluster", Title: name, Data: d, Open: p.openDrift(r), Twin: twin("/api/v1/clusters/"+url.PathEscape(name), values),
+	})
 }
 
 type driftData struct {
@@ -222,12 +218,13 @@ func (p *Pages) Episode(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Pages) commands(e api.Episode) []command {
-	out := []command{{"The same on a terminal", "flotilla drift show " + e.ID + " --hub " + p.cfg.URL}}
+	out := []command{{"The same on a terminal", shell.Command("flotilla", "drift", "show", e.ID, "--hub", p.cfg.URL)}}
 	if e.Suspension != "" && e.Outcome == api.OutcomeSuspended {
-		out = append(out, command{"End the suspension and correct", "flotilla resume " + e.Suspension})
+		out = append(out, command{"End the suspension and correct", resumeCommand(e.Cluster, e.Suspension)})
 	} else {
 		out = append(out, command{
-			"Stop correcting the bundle for an hour", "flotilla suspend --bundle " + e.Bundle + ` --for 1h --reason "INC-123: why"`,
+			"Stop correcting the bundle for an hour",
+			shell.Command("flotilla", "suspend", "--context", e.Cluster, "--bundle", e.Bundle, "--for", "1h", "--reason", "INC-123: why"),
 		})
 	}
 	if rule := ignoreRule(e); rule != "" {
@@ -236,7 +233,14 @@ func (p *Pages) commands(e api.Episode) []command {
 	return out
 }
 
+// resumeCommand ends a suspension. A command on the cluster itself works without the hub, and names the cluster:
+// that of kubectl's present context may be another.
+func resumeCommand(cluster, suspension string) string {
+	return shell.Command("flotilla", "resume", "--context", cluster, suspension)
+}
+
 // ignoreRule is what would make flotilla leave the episode's fields alone; empty if no rule fits.
+// It is YAML: every value in it is quoted.
 func ignoreRule(e api.Episode) string {
 	if len(e.Fields) == 0 || e.FieldsOmitted > 0 {
 		return ""
@@ -246,7 +250,21 @@ func ignoreRule(e api.Episode) string {
 		paths = append(paths, strconv.Quote(f.Path))
 	}
 	return fmt.Sprintf("drift: {ignore: [{target: {kind: %s, name: %s}, paths: [%s]}]}",
-		e.Object.Kind, e.Object.Name, strings.Join(paths, ", "))
+		scalar(e.Object.Kind), scalar(e.Object.Name), strings.Join(paths, ", "))
+}
+
+var plainScalar = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9.-]*$`)
+
+// scalar writes a text in YAML, quoted unless it is read as a text anyway.
+func scalar(s string) string {
+	switch strings.ToLower(s) {
+	case "true", "false", "yes", "no", "on", "off", "null", "y", "n":
+		return strconv.Quote(s)
+	}
+	if plainScalar.MatchString(s) {
+		return s
+	}
+	return strconv.Quote(s)
 }
 
 // openDrift is the number in the navigation. Not knowing it must not break a page.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/internal/shell"
 )
 
 // glyphs are drawn in a box of 16 by 16, so that they look the same with every font.
@@ -54,22 +55,26 @@ func symbols() template.HTML {
 
 func (p *Pages) funcs() template.FuncMap {
 	return template.FuncMap{
-		"glyph":     glyph,
-		"symbols":   symbols,
-		"short":     view.Short,
-		"count":     view.Count,
-		"ago":       func(now, t time.Time) string { return view.Ago(now, t) },
-		"left":      view.Left,
-		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"millis":    func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") },
-		"clock":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-		"span":      func(from, to time.Time) string { return span(to.Sub(from)) },
-		"tone":      tone,
-		"value":     value,
-		"pretty":    pretty,
-		"who":       who,
-		"path":      breakable,
-		"scope":     scope,
+		"glyph":   glyph,
+		"symbols": symbols,
+		"short":   view.Short,
+		"count":   view.Count,
+		"ago":     func(now, t time.Time) string { return view.Ago(now, t) },
+		"left":    view.Left,
+		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"millis":  func(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") },
+		"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+		"span":    func(from, to time.Time) string { return span(to.Sub(from)) },
+		"tone":    tone,
+		"value":   value,
+		"pretty":  pretty,
+		"who":     who,
+		"path":    breakable,
+		"scope":   scope,
+		"resume":  resumeCommand,
+		"join": func(hub string) string {
+			return shell.Command("flotilla", "join", "--hub", hub, "--cluster", "NAME", "--out", "join.json")
+		},
 		"after":     after,
 		"labels":    labelList,
 		"where":     where,

@@ -29,7 +29,7 @@ var files embed.FS
 // Source answers what the pages show.
 type Source interface {
 	Clusters(ctx context.Context) ([]view.Cluster, error)
-	Cluster(ctx context.Context, name string) (view.ClusterDetail, bool, error)
+	Cluster(ctx context.Context, name string, q view.BundleQuery) (view.ClusterDetail, bool, error)
 	Drift(ctx context.Context, q view.DriftQuery) (view.List[api.Episode], error)
 	Episode(ctx context.Context, id string) (api.Episode, bool, error)
 	// Audit returns a part of the audit log, newest first.

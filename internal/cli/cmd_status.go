@@ -3,8 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -57,8 +55,8 @@ that is said first, and the exit code is 3.`,
 		}
 		switch {
 		case c != nil && k.kubeconfig == "" && len(args) == 1:
-			var d view.ClusterDetail
-			if err := c.do(cmd.Context(), http.MethodGet, "/api/v1/clusters/"+url.PathEscape(args[0]), nil, nil, &d); err != nil {
+			d, err := c.cluster(cmd.Context(), args[0])
+			if err != nil {
 				return err
 			}
 			return out.print(outOf(cmd), d, func(w *terminal.Printer) {

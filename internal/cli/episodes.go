@@ -231,8 +231,8 @@ func (p parsed) knownTo(ctx context.Context, c *hubClient) error {
 	if p.cluster == "" {
 		return nil
 	}
-	var d view.ClusterDetail
-	if err := c.do(ctx, http.MethodGet, "/api/v1/clusters/"+url.PathEscape(p.cluster), nil, nil, &d); err != nil {
+	d, err := c.cluster(ctx, p.cluster)
+	if err != nil {
 		return addHint(err, "flotilla status --hub lists the clusters")
 	}
 	return p.hasBundle(d.Name, d.BundleStatus)

@@ -178,6 +178,23 @@ func (c *hubClient) clusters(ctx context.Context, q view.Query) (view.List[view.
 	return all, nil
 }
 
+// cluster is one cluster as the hub knows it, with the bundles of all pages.
+func (c *hubClient) cluster(ctx context.Context, name string) (view.ClusterDetail, error) {
+	var all view.ClusterDetail
+	for page := 1; ; page++ {
+		var d view.ClusterDetail
+		query := url.Values{"page": {strconv.Itoa(page)}}
+		if err := c.do(ctx, http.MethodGet, "/api/v1/clusters/"+url.PathEscape(name), query, nil, &d); err != nil {
+			return all, err
+		}
+		d.BundleStatus = append(all.BundleStatus, d.BundleStatus...)
+		if all = d; page >= d.Pages {
+			all.Page, all.Pages, all.Next = 1, 1, ""
+			return all, nil
+		}
+	}
+}
+
 // hubError turns a refusal into the error that the hub meant.
 func hubError(status int, body []byte) error {
 	var said struct {
