@@ -22,11 +22,11 @@ type fleet struct {
 	known map[string]view.Input
 	// names of clusters to read again
 	dirty map[string]struct{}
-	// cluster -> when it was last heard from; the store is told now and then
-	seen map[string]time.Time
+	// cluster -> when it was last heard from, by the hub's monotonic clock; the store is told now and then
+	heard map[string]time.Duration
 	// cluster -> when its agent last reached the repository, as heartbeats say; the status has the time of the last report
 	reached map[string]time.Time
-	// names of clusters in seen that the store has an older time of
+	// names of clusters in heard that the store has an older time of
 	unsaved map[string]struct{}
 	// cluster -> the state that browsers were told of
 	told map[string]view.State
@@ -34,7 +34,7 @@ type fleet struct {
 
 func newFleet() *fleet {
 	return &fleet{
-		known: map[string]view.Input{}, dirty: map[string]struct{}{}, seen: map[string]time.Time{},
+		known: map[string]view.Input{}, dirty: map[string]struct{}{}, heard: map[string]time.Duration{},
 		reached: map[string]time.Time{},
 		unsaved: map[string]struct{}{}, told: map[string]view.State{},
 	}
@@ -45,7 +45,7 @@ func (h *Hub) saw(cluster string) {
 	f := h.fleet
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.seen[cluster] = h.now()
+	f.heard[cluster] = h.mono()
 	f.unsaved[cluster] = struct{}{}
 }
 
@@ -62,10 +62,11 @@ func (h *Hub) reached(cluster string, at time.Time) {
 // saveSeen writes when agents were last heard from, in one transaction.
 func (h *Hub) saveSeen(ctx context.Context) error {
 	f := h.fleet
+	now := h.now()
 	f.mu.Lock()
 	batch := make(map[string]time.Time, len(f.unsaved))
 	for c := range f.unsaved {
-		batch[c] = f.seen[c]
+		batch[c] = now.Add(f.heard[c] - h.mono())
 	}
 	clear(f.unsaved)
 	f.mu.Unlock()
@@ -126,16 +127,33 @@ func listed(in view.Input) view.Input {
 	return in
 }
 
-// liveLocked adds what only memory knows.
-func (h *Hub) liveLocked(in view.Input) view.Input {
-	if t := h.fleet.seen[in.Name]; t.After(in.LastSeen) {
-		in.LastSeen = t
-	}
+// liveLocked adds what only memory knows. Silence is told by a clock that nobody sets:
+// the hub's clock of the day may be wrong for a while, and then put right.
+func (h *Hub) liveLocked(in view.Input, now time.Time) view.Input {
 	if t, told := h.fleet.reached[in.Name]; told {
 		in.Status.Fetched = t // by our own clock
 	}
 	in.Connected = h.sessions.get(in.Name) != nil
+	silence := h.mono()
+	if at, ok := h.fleet.heard[in.Name]; ok {
+		silence -= at
+	} else if in.LastSeen.IsZero() {
+		return in
+	} else { // an earlier process has heard it; a time that had not come when this one began is none
+		silence += max(0, h.started.Sub(in.LastSeen))
+	}
+	in.LastSeen = now.Add(-silence).Round(time.Millisecond)
 	return in
+}
+
+// forget drops what is remembered of a cluster that was removed.
+func (f *fleet) forget(cluster string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.heard, cluster)
+	delete(f.reached, cluster)
+	delete(f.unsaved, cluster)
+	delete(f.told, cluster)
 }
 
 // refresh reads the clusters that changed.
@@ -167,7 +185,7 @@ func (h *Hub) Clusters(ctx context.Context) ([]view.Cluster, error) {
 	h.fleet.mu.Lock()
 	ins := slices.Collect(maps.Values(h.fleet.known))
 	for i := range ins {
-		ins[i] = h.liveLocked(ins[i])
+		ins[i] = h.liveLocked(ins[i], now)
 	}
 	h.fleet.mu.Unlock()
 	out := make([]view.Cluster, len(ins))
@@ -188,11 +206,12 @@ func (h *Hub) Cluster(ctx context.Context, name string, q view.BundleQuery) (vie
 	if err != nil {
 		return view.ClusterDetail{}, false, err
 	}
+	now := h.now()
 	h.fleet.mu.Lock()
-	in := h.liveLocked(input(c))
+	in := h.liveLocked(input(c), now)
 	h.fleet.mu.Unlock()
 	d := view.ClusterDetail{
-		Cluster: view.Of(in, h.now(), h.cfg.UnknownAfter), Drift: make([]api.Episode, 0, len(open)), DriftOmitted: total - len(open),
+		Cluster: view.Of(in, now, h.cfg.UnknownAfter), Drift: make([]api.Episode, 0, len(open)), DriftOmitted: total - len(open),
 	}
 	var bundles []api.BundleStatus
 	bundles, d.Page, d.Pages = view.Paged(q.Order(c.Bundles), q.Page, q.Size)

@@ -80,6 +80,9 @@ type Config struct {
 	Log *slog.Logger
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+	// Monotonic is a clock that only goes forward, from wherever it likes; nil means that of Now.
+	// It tells how long a cluster was silent.
+	Monotonic func() time.Duration
 }
 
 // Hub is a running, or about to run, hub.
@@ -87,6 +90,8 @@ type Hub struct {
 	cfg      Config
 	log      *slog.Logger
 	now      func() time.Time
+	mono     func() time.Duration
+	started  time.Time // by now, where mono began
 	store    Store
 	closers  []io.Closer
 	ca       *pki.Authority
@@ -129,7 +134,7 @@ func New(cfg Config) (*Hub, error) {
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	h := &Hub{
-		cfg: cfg, log: cfg.Log, now: cfg.Now,
+		cfg: cfg, log: cfg.Log, now: cfg.Now, started: cfg.Now(),
 		sessions: &sessions{live: map[string]*session{}}, events: newBroker(), fleet: newFleet(),
 		stopping:  make(chan struct{}),
 		strangers: newLimits(refusalsPerSecond, refusalBurst),
@@ -139,6 +144,8 @@ func New(cfg Config) (*Hub, error) {
 		intake:    newLimits(reportRate, reportBurst),
 		refusals:  sample{limit: rate.NewLimiter(linesPerSecond, lineBurst)},
 	}
+	began := cfg.Monotonic()
+	h.mono = func() time.Duration { return cfg.Monotonic() - began }
 	if err := h.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("hub: %w", err), h.Close())
 	}
@@ -172,6 +179,10 @@ func (c *Config) complete() error {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Monotonic == nil { // times that time.Now gives are compared by the machine's monotonic clock
+		begin, now := c.Now(), c.Now
+		c.Monotonic = func() time.Duration { return now().Sub(begin) }
 	}
 	var err error
 	if c.AdvertiseURL, err = checkAddress(c.AdvertiseURL, "https"); err != nil {

@@ -130,7 +130,11 @@ func (h *Hub) Forget(ctx context.Context, cluster, reason string) error {
 		}
 	}
 	defer h.changed(cluster)
-	return h.store.RemoveCluster(ctx, cluster)
+	if err := h.store.RemoveCluster(ctx, cluster); err != nil {
+		return err
+	}
+	h.fleet.forget(cluster)
+	return nil
 }
 
 // Bounds and defaults of join tokens.

@@ -197,6 +197,7 @@ func (s *Store) Position(ctx context.Context, cluster string) (agentID string, s
 
 // Seen records when clusters were last heard from, all in one write.
 // An earlier time than the last, and a cluster that is not known, are left out.
+// A last time that has not come yet was written by a clock that was wrong, and counts for nothing.
 func (s *Store) Seen(ctx context.Context, at map[string]time.Time) error {
 	return s.update(ctx, func(tx *boltfile.Tx) error {
 		b := tx.Bucket(bucketSeen)
@@ -209,7 +210,7 @@ func (s *Store) Seen(ctx context.Context, at map[string]time.Time) error {
 			if _, err := b.Load(key, &last); err != nil {
 				return err
 			}
-			if !t.After(last) {
+			if !t.After(last) && !last.After(s.now()) {
 				continue
 			}
 			if err := b.Save(key, t.UTC()); err != nil {
