@@ -44,6 +44,7 @@ func (h *Hub) routes() []route {
 		{"GET", "/api/v1/sessions", Admin, h.getSessions},
 		{"DELETE", "/api/v1/sessions", Admin, h.deleteSessions},
 		{"GET", "/api/v1/audit", Admin, h.getAudit},
+		{"GET", "/api/v1/backup", Admin, h.getBackup},
 		{"GET", "/api/", anyone, notFound},
 
 		{"GET", "/events", Viewer, h.serveEvents},

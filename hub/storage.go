@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -19,6 +20,7 @@ import (
 type Store interface {
 	Close() error
 	Counters(ctx context.Context) (store.Counters, error)
+	Backup(ctx context.Context, begin func(size int64) (io.Writer, error)) error
 
 	Apply(ctx context.Context, cluster, agentID string, reports []api.Report) (ack uint64, err error)
 	ReplaceSnapshot(ctx context.Context, cluster, agentID string, seq uint64, state api.State) error

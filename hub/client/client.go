@@ -36,6 +36,8 @@ type Outbox interface {
 	Outbox(after uint64, limit int) ([]api.Report, error)
 	// Ack says that the hub has stored all reports up to seq.
 	Ack(seq uint64) error
+	// Resend reports again what the store still holds of the past, for a hub that has lost it.
+	Resend() (n int, err error)
 	// Snapshot is the present state and its place among the reports.
 	Snapshot() (api.StateAt, error)
 	// Grew receives after reports were added.

@@ -40,6 +40,8 @@ type link struct {
 	// One batch is under way at a time: the next one holds all that came meanwhile.
 	sent    uint64
 	waiting bool
+	// acknowledged is the last report that the hub had acknowledged before this connection.
+	acknowledged uint64
 	beats   int
 }
 
@@ -73,6 +75,7 @@ func (l *link) hello() error {
 	if err != nil {
 		return err
 	}
+	l.acknowledged = at.Acked
 	return l.stream.Send(&hubv1.AgentMessage{Body: &hubv1.AgentMessage_Hello{Hello: &hubv1.Hello{
 		Cluster: l.cfg.Cluster, AgentId: l.cfg.Outbox.AgentID(), AgentVersion: l.cfg.Version,
 		Acked: at.Acked, Last: at.Seq, Checksum: at.State.Checksum(),
@@ -168,6 +171,9 @@ func (l *link) handle(ctx context.Context, m *hubv1.HubMessage) error {
 	case *hubv1.HubMessage_Welcome:
 		l.setStatus(true, nil)
 		l.cfg.Log.Info("connected to the hub", "url", l.id.URL, "acked", b.Welcome.GetAck(), "snapshot", b.Welcome.GetNeedSnapshot())
+		if err := l.resend(b.Welcome.GetAck()); err != nil {
+			return err
+		}
 		if b.Welcome.GetNeedSnapshot() {
 			return l.snapshot()
 		}
@@ -185,6 +191,20 @@ func (l *link) handle(ctx context.Context, m *hubv1.HubMessage) error {
 		l.commands.Go(func() { l.command(ctx, b.Command) })
 	}
 	return nil // or a newer hub's message
+}
+
+// resend reports the past again to a hub that has less than it had acknowledged: it was put back from a copy,
+// or begun anew. The present it asks for itself.
+func (l *link) resend(ack uint64) error {
+	if ack >= l.acknowledged {
+		return nil
+	}
+	n, err := l.cfg.Outbox.Resend()
+	if err != nil {
+		return err
+	}
+	l.cfg.Log.Warn("the hub has lost reports that it had acknowledged", "has", ack, "had", l.acknowledged, "episodes_sent_again", n)
+	return nil
 }
 
 func (l *link) acked(seq uint64) error {

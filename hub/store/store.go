@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -167,6 +168,16 @@ func Open(cfg Config) (*Store, error) {
 
 // Close closes the store after what is under way.
 func (s *Store) Close() error { return s.file.Close() }
+
+// Backup writes a copy of the whole store as it is at one moment, while the hub goes on. A copy of the file itself,
+// taken while the hub runs, can be damaged. The copy holds the CA's key: whoever has it can be any agent.
+// begin is told how many bytes there will be, and returns where they go.
+func (s *Store) Backup(ctx context.Context, begin func(size int64) (io.Writer, error)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.file.Copy(begin)
+}
 
 // Counters returns what the store has counted up to now.
 func (s *Store) Counters(ctx context.Context) (c Counters, err error) {

@@ -3,6 +3,7 @@ package boltfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -127,6 +128,19 @@ func openDB(cfg Config) (db *bolt.DB, err error) {
 
 // Path is the file's name.
 func (f *File) Path() string { return f.path }
+
+// Copy writes the whole file as it is at one moment, while others go on to read and write it.
+// begin is told how many bytes there will be, and returns where they go.
+func (f *File) Copy(begin func(size int64) (io.Writer, error)) error {
+	return f.db.View(func(tx *bolt.Tx) error {
+		w, err := begin(tx.Size())
+		if err != nil {
+			return err
+		}
+		_, err = tx.WriteTo(w)
+		return err
+	})
+}
 
 // Close closes the file after the updates and views that are under way.
 func (f *File) Close() error {

@@ -37,6 +37,7 @@ ends within seconds, and with it its sessions.`,
 	cmd.Flags().StringVar(&cfg.TokensFile, "tokens-file", "", "file with a line NAME ROLE TOKEN for each holder; roles: viewer, operator, admin; read again when it changes")
 	cmd.Flags().StringSliceVar(&proxies, "trusted-proxy", nil, "addresses or CIDRs of proxies before --listen, whose X-Forwarded-For says where a request comes from")
 	cmd.Flags().DurationVar(&cfg.UnknownAfter, "unknown-after", hub.DefaultUnknownAfter, "silence after which a cluster is shown as unknown")
+	cmd.AddCommand(newHubBackup())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if cfg.DataDir == "" {
 			return usageError{errors.New("--dir is needed: where the hub keeps its store")}
