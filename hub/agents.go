@@ -67,6 +67,10 @@ func (h agents) Connect(ctx context.Context, st *stream) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
+	if errors.Is(err, store.ErrNotWritten) {
+		h.log.Warn("reports not kept", "cluster", s.id.Cluster, "agent", s.id.AgentID, "error", err)
+		return wireError(notKept(h.store.Health()))
+	}
 	h.log.Info("agent gone", "cluster", s.id.Cluster, "agent", s.id.AgentID, "cause", err)
 	return wireError(err)
 }

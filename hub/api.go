@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,6 +27,8 @@ type route struct {
 func (h *Hub) routes() []route {
 	return []route{
 		{"GET", "/healthz", anyone, h.getHealth},
+		{"GET", "/readyz", anyone, h.getHealth},
+		{"GET", "/livez", anyone, h.getLive},
 		{"GET", "/metrics", Viewer, h.metrics.handler().ServeHTTP},
 
 		{"GET", "/api/v1/clusters", Viewer, h.getClusters},
@@ -80,10 +83,6 @@ func notFound(w http.ResponseWriter, r *http.Request) {
 	writeError(w, http.StatusNotFound, &api.Error{
 		Kind: api.Stalled, Reason: "NotFound", Err: fmt.Errorf("there is no %s", r.URL.Path), Hint: "see docs/hub-api.md",
 	})
-}
-
-func (h *Hub) getHealth(w http.ResponseWriter, _ *http.Request) {
-	writeJSON(w, map[string]any{"status": "ok", "version": h.cfg.Version, "agents": h.sessions.count()})
 }
 
 func (h *Hub) getClusters(w http.ResponseWriter, r *http.Request) {
@@ -215,6 +214,10 @@ type errorBody struct {
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	encode(w, v)
+}
+
+func encode(w io.Writer, v any) {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(v) // the only error is a client that went away

@@ -238,7 +238,7 @@ func (h *Hub) open() error {
 	h.closers = append(h.closers, h.httpLn)
 	h.pages, err = web.New(web.Config{
 		Source: h, Mark: h.events.mark, Now: h.now, Log: h.log, Version: h.cfg.Version,
-		URL: h.PublicURL(),
+		URL: h.PublicURL(), Trouble: h.trouble,
 	})
 	return err
 }
@@ -347,20 +347,22 @@ func (h *Hub) tick(ctx context.Context) error {
 	defer second.Stop()
 	seen := time.NewTicker(seenEvery)
 	defer seen.Stop()
+	writable := true
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-seen.C:
-			err = h.saveSeen(ctx)
+			err = errors.Join(h.saveSeen(ctx), h.probe(ctx))
 		case <-second.C:
+			writable = h.tellHealth(writable)
 			err = h.watchStates(ctx)
 			if n := h.auth.failures.silenced(h.now()); n > 0 {
 				h.log.Warn("wrong tokens were refused without a line of their own", "count", n)
 			}
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrNotWritten) {
 			h.log.Error("store not usable", "error", err)
 		}
 	}

@@ -19,6 +19,8 @@ import (
 // The methods are those of store.Store, and are described there.
 type Store interface {
 	Close() error
+	Health() store.Health
+	Probe(ctx context.Context) error
 	Counters(ctx context.Context) (store.Counters, error)
 	Backup(ctx context.Context, begin func(size int64) (io.Writer, error)) error
 

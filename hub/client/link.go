@@ -42,7 +42,7 @@ type link struct {
 	waiting bool
 	// acknowledged is the last report that the hub had acknowledged before this connection.
 	acknowledged uint64
-	beats   int
+	beats        int
 }
 
 // run speaks until the stream ends, and waits for all it started.

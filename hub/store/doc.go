@@ -19,6 +19,7 @@
 // n a number in 8 bytes big endian:
 //
 //	meta          counters       → Counters
+//	              probe          → when it was last tried whether anything can be written
 //	              aging          → boltfile.Aging: whether what is old is dropped
 //	clusters      <cluster>      → which agent, up to which report it was heard, how much it has, what was left out
 //	status        <cluster>      → api.ClusterStatus

@@ -103,6 +103,7 @@ type Store struct {
 	limits Limits
 	now    func() time.Time
 	mem    *memory
+	health health
 }
 
 // Counters is what the store counts.
@@ -141,6 +142,7 @@ const (
 var (
 	keyCounters = []byte("counters")
 	keyAging    = []byte("aging")
+	keyProbe    = []byte("probe")
 )
 
 // Open opens the store, or makes it, and reads the heads of the episodes into memory.
@@ -160,6 +162,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{file: f, limits: cfg.Limits.withDefaults(), now: cfg.Now, mem: &memory{}}
+	s.health.is = Health{Writable: true, Written: cfg.Now()}
 	if err := f.View(s.mem.load); err != nil {
 		return nil, errors.Join(fmt.Errorf("hub store %q: %w", cfg.Path, err), f.Close())
 	}
@@ -199,7 +202,9 @@ func (s *Store) update(ctx context.Context, fn func(*boltfile.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.file.Update(fn)
+	err := s.file.Update(fn)
+	s.health.note(err, s.now())
+	return err
 }
 
 // denied is a refusal with a reason, for the agent or person who asked.

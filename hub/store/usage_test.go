@@ -277,3 +277,32 @@ func TestMigration4(t *testing.T) {
 		t.Errorf("after the open one has ended: %+v", u)
 	}
 }
+
+// Writing that failed is believed to work again once nothing has failed for a while; what callers do wrong does not count.
+func TestHealth(t *testing.T) {
+	h := health{is: Health{Writable: true, Written: start}}
+	full := fmt.Errorf("%w: x: no space left on device", ErrNotWritten)
+	for i, step := range []struct {
+		after    time.Duration
+		err      error
+		writable bool
+		since    time.Duration
+	}{
+		{after: time.Second, writable: true},
+		{after: 2 * time.Second, err: errors.New("of the caller"), writable: true},
+		{after: 3 * time.Second, err: full, since: 3 * time.Second},
+		{after: 4 * time.Second, since: 3 * time.Second},
+		{after: 20 * time.Second, err: full, since: 3 * time.Second},
+		{after: 49 * time.Second, since: 3 * time.Second},
+		{after: 51 * time.Second, writable: true},
+		{after: 60 * time.Second, err: fmt.Errorf("%w: x", ErrDamaged), since: 60 * time.Second},
+	} {
+		h.note(step.err, start.Add(step.after))
+		if h.is.Writable != step.writable || !step.writable && !h.is.Since.Equal(start.Add(step.since)) {
+			t.Errorf("step %d: %+v", i, h.is)
+		}
+		if !step.writable && step.err == full && h.is.Cause() != "no space left on device" {
+			t.Errorf("step %d: cause %q", i, h.is.Cause())
+		}
+	}
+}

@@ -54,6 +54,8 @@ type Config struct {
 	Version string
 	// Mark names the changes so far, as the event stream's ids do; see Pages.marked. Required.
 	Mark func() string
+	// Trouble is what every page says while the hub cannot do its work, empty while it can; nil means that it always can.
+	Trouble func() string
 	// URL is the pages' own address, shown where no cluster has joined yet.
 	URL string
 }
@@ -108,6 +110,8 @@ type page struct {
 	Open int
 	// Admin is whether the page is for an admin.
 	Admin bool
+	// Trouble is what is wrong with the hub; empty if nothing is.
+	Trouble string
 	// Twin is the page's JSON.
 	Twin string
 	// Data is the page's own.
@@ -130,6 +134,9 @@ func (p *Pages) marked(r *http.Request) *http.Request {
 // render writes a page, or only its live part for a request by htmx.
 func (p *Pages) render(w http.ResponseWriter, r *http.Request, status int, pg page) {
 	pg.Now, pg.Version = p.cfg.Now(), p.cfg.Version
+	if p.cfg.Trouble != nil {
+		pg.Trouble = p.cfg.Trouble()
+	}
 	if r != nil {
 		pg.Mark, _ = r.Context().Value(markKey{}).(string)
 		pg.Admin, _ = r.Context().Value(adminKey{}).(bool)

@@ -21,6 +21,8 @@ var (
 	ErrLocked = errors.New("in use by another process")
 	// ErrDamaged: the file is not what was written.
 	ErrDamaged = errors.New("damaged")
+	// ErrNotWritten: a transaction did not get to the disk, which may be full. It changed nothing.
+	ErrNotWritten = errors.New("cannot write")
 	// ErrNewer: a newer flotilla has written the file.
 	ErrNewer = errors.New("written by a newer flotilla")
 	// ErrForeign: a sound bbolt file, but of another kind or owner.

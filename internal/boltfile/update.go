@@ -79,7 +79,7 @@ func (f *File) try(group []*update) (failed int, err error) {
 		return -1, nil
 	}
 	if err := btx.Commit(); err != nil {
-		return -1, fmt.Errorf("write %q: %w", f.path, err)
+		return -1, fmt.Errorf("%w %q: %w", ErrNotWritten, f.path, err)
 	}
 	tx.committed()
 	return -1, nil
