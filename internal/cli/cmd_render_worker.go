@@ -14,7 +14,7 @@ func newRenderWorker() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return engine.Serve(cmd.InOrStdin(), cmd.OutOrStdout())
+			return engine.Serve(cmd.InOrStdin(), outOf(cmd).Under()) // a process reads it, byte by byte
 		},
 	}
 }
