@@ -117,10 +117,13 @@ type BundleStatus struct {
 	Unknown int `json:"unknown"`
 	// Uncompared says of objects whose comparison failed which they are, and why: at most MaxContested.
 	Uncompared []string `json:"uncompared,omitempty"`
-	// Contested says of drift that somebody keeps bringing back who it is, and what would end it: at most MaxContested.
-	Contested []string `json:"contested,omitempty"`
-	// Uncorrected says of drift whose correction failed which object it is, and why: at most MaxContested.
-	Uncorrected []string `json:"uncorrected,omitempty"`
+	// Contested says of drift that somebody keeps bringing back who it is, and what would end it:
+	// at most MaxContested, and of how many more objects it could be said.
+	Contested        []string `json:"contested,omitempty"`
+	ContestedOmitted int      `json:"contestedOmitted,omitempty"`
+	// Uncorrected says of drift whose correction failed which object it is, and why: at most MaxContested, and how many more.
+	Uncorrected        []string `json:"uncorrected,omitempty"`
+	UncorrectedOmitted int      `json:"uncorrectedOmitted,omitempty"`
 	// Exempt are objects that an annotation on the cluster, and not in Git, keeps from being looked at or corrected,
 	// each with that annotation: at most MaxExempt, and how many more there are.
 	Exempt        []string `json:"exempt,omitempty"`

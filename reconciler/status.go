@@ -203,7 +203,8 @@ func (r *Reconciler) countLocked(b *bundle) {
 // tallied is a status with what is known of the bundle's objects now.
 func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
 	s.Drifted, s.Unknown = len(b.open), len(b.unknown)
-	s.Contested, s.Uncorrected = b.contested(), b.uncorrected()
+	s.Contested, s.ContestedOmitted = b.contested()
+	s.Uncorrected, s.UncorrectedOmitted = b.uncorrected()
 	s.Exempt, s.ExemptOmitted = b.exempt()
 	s.Uncompared = b.uncompared()
 	return s
@@ -259,7 +260,7 @@ func (b *bundle) exempt() (first []string, omitted int) {
 }
 
 // contested tells of the fights over the bundle's objects.
-func (b *bundle) contested() []string {
+func (b *bundle) contested() ([]string, int) {
 	return b.told(api.OutcomeContested, func(e api.Episode) string { return e.Hint })
 }
 
@@ -284,12 +285,12 @@ func (b *bundle) uncompared() []string {
 }
 
 // uncorrected tells of the corrections that failed.
-func (b *bundle) uncorrected() []string {
+func (b *bundle) uncorrected() ([]string, int) {
 	return b.told(api.OutcomeFailed, func(e api.Episode) string { return e.Error })
 }
 
-// told is one line for each object whose drift has come to an outcome.
-func (b *bundle) told(outcome api.Outcome, what func(api.Episode) string) []string {
+// told is one line for each object whose drift has come to an outcome, and how many more there are.
+func (b *bundle) told(outcome api.Outcome, what func(api.Episode) string) ([]string, int) {
 	var out []string
 	for _, e := range b.open {
 		if e.Outcome == outcome {
@@ -297,7 +298,8 @@ func (b *bundle) told(outcome api.Outcome, what func(api.Episode) string) []stri
 		}
 	}
 	slices.Sort(out)
-	return out[:min(len(out), api.MaxContested)]
+	n := min(len(out), api.MaxContested)
+	return out[:n], len(out) - n
 }
 
 // driftCountLocked records the counts if they changed.

@@ -335,10 +335,10 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 		switch {
 		case len(st.Uncorrected) > 0:
 			drifted.Reason = reasonUncorrected
-			drifted.Message = bounded(drifted.Message+"; "+strings.Join(st.Uncorrected, "\n"), maxMessage)
+			drifted.Message = told(drifted.Message, st.Uncorrected, st.UncorrectedOmitted+len(st.Contested)+st.ContestedOmitted)
 		case len(st.Contested) > 0:
 			drifted.Reason = reasonContested
-			drifted.Message = bounded(drifted.Message+"; "+strings.Join(st.Contested, "\n"), maxMessage)
+			drifted.Message = told(drifted.Message, st.Contested, st.ContestedOmitted)
 		}
 	case st.Unknown > 0:
 		drifted.Status, drifted.Reason = "Unknown", "NotCompared"
@@ -360,6 +360,16 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 		}
 	}
 	return out
+}
+
+// told is a message with a line for each object, and how many objects more it could name.
+// That is never what is cut off.
+func told(message string, lines []string, omitted int) string {
+	more := ""
+	if omitted > 0 {
+		more = fmt.Sprintf("\nand %d more: flotilla drift lists them", omitted)
+	}
+	return bounded(message+"; "+strings.Join(lines, "\n"), maxMessage-len(more)) + more
 }
 
 func messageOf(st api.BundleStatus) string {
