@@ -297,13 +297,16 @@ func TestDriftCommands(t *testing.T) {
 				{[]string{"--manager", "kubectl-edit", "--class", "changed"}, 2},
 				{[]string{"--manager", "nobody"}, 0},
 				{[]string{"--object", "ConfigMap/app/settings"}, 1},
-				{[]string{"--object", "ConfigMap.other/app/settings"}, 0},
 				{[]string{"--since", "1h"}, 3},
 				{[]string{"--limit", "2"}, 2},
 			} {
 				if got := r.list(with(tt.args...)...); len(got) != tt.want {
 					t.Errorf("%v: %d episodes, want %d", tt.args, len(got), tt.want)
 				}
+			}
+			if code, out, talk := r.flotilla("", with("drift", "--object", "ConfigMap.other/app/settings")...); where == "hub" && (code != 0 || out != "") ||
+				where == "cluster" && (code != 3 || !strings.Contains(talk, `the cluster has no kind "ConfigMap.other"`)) {
+				t.Errorf("a kind of another group: code %d\n%s%s", code, out, talk)
 			}
 			table := r.must(with("drift")...)
 			for _, want := range []string{settings.ID, "changed", "missing", "kubectl-edit", "unknown", "reported", "/data/colour +1"} {
@@ -415,18 +418,18 @@ func TestDriftCommands(t *testing.T) {
 
 	t.Run("words that cannot be understood", func(t *testing.T) {
 		for says, args := range map[string][]string{
-			`--class "odd" is not one of`:        {"drift", "--class", "odd"},
-			`--state "ajar" is not`:              {"drift", "--state", "ajar"},
-			`--since "soon" is neither`:          {"drift", "--since", "soon"},
-			`--limit 0`:                          {"drift", "--limit", "0"},
-			`"x" is one word too many`:           {"drift", "x"},
-			`output format "xml"`:                {"drift", "-o", "xml"},
-			"ID is needed: flotilla drift lists": {"drift", "show"},
-			"one ID at a time":                   {"drift", "ignore", "a", "b"},
-			`unknown flag: --odd`:                {"drift", "adopt", "a", "--odd"},
-			"this is cluster one, not two":       r.on("drift", "--cluster", "two"),
-			"--state closed needs --hub":         r.on("drift", "--state", "closed"),
-			"is not an address":                  {"drift", "--hub", "nonsense"},
+			`--class "odd" is not one of`:            {"drift", "--class", "odd"},
+			`--state "ajar" is not`:                  {"drift", "--state", "ajar"},
+			`--since "soon" is neither`:              {"drift", "--since", "soon"},
+			`--limit 0`:                              {"drift", "--limit", "0"},
+			`there is no command "flotilla drift x"`: {"drift", "x"},
+			`--output "xml"`:                         {"drift", "-o", "xml"},
+			"ID is needed: flotilla drift lists":     {"drift", "show"},
+			"one ID at a time":                       {"drift", "ignore", "a", "b"},
+			`has no flag --odd`:                      {"drift", "adopt", "a", "--odd"},
+			"this is cluster one, not two":           r.on("drift", "--cluster", "two"),
+			"--state closed needs --hub":             r.on("drift", "--state", "closed"),
+			"is not an address":                      {"drift", "--hub", "nonsense"},
 		} {
 			r.refuses(64, says, args...)
 		}
@@ -493,22 +496,81 @@ func TestDriftCommands(t *testing.T) {
 		r.refuses(3, "there is no suspension", r.on("resume", name, "--yes")...)
 	})
 
-	// A mistyped name holds nothing, and what ended by itself is not resumed: both are said.
-	t.Run("suspend what is not there", func(t *testing.T) {
+	// A mistyped name holds nothing, and is refused; what ended by itself is not resumed, and that is said.
+	t.Run("suspend by every name, and what is not there", func(t *testing.T) {
 		t.Cleanup(func() { r.flotilla("", r.on("resume", "--all", "--yes")...) })
+		suspend := func(scope ...string) (code int, out, talk string) {
+			return r.flotilla("", r.on(append([]string{"suspend", "--for", "1d", "--reason", "INC-5"}, scope...)...)...)
+		}
+		for _, scope := range [][]string{
+			{"--bundle", "app"},
+			{"--object", "ConfigMap/app/settings"}, {"--object", "cm/app/settings"}, {"--object", "configmaps/app/settings"},
+			{"--object", "CONFIGMAP/app/settings"}, {"--object", "configmap.v1./app/settings"}, {"--object", "ns/app"},
+			{"--object", "ConfigMap/app/gone"}, // missing on the cluster, and ours all the same
+			{"--bundle", "ap", "--force"}, {"--object", "cm/app/setings", "--force"}, {"--object", "Widget/app/x", "--force"},
+		} {
+			code, out, talk := suspend(scope...)
+			if code != 0 || strings.TrimSpace(out) == "" || strings.Contains(talk, "warning") || !strings.Contains(talk, "the agent holds it") {
+				t.Errorf("%v: code %d\n%s%s", scope, code, out, talk)
+			}
+		}
+		var held []string
+		suspensions := schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: "suspensions"}
+		list, err := r.dynamic.Resource(suspensions).List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range list.Items {
+			objects, _, _ := unstructured.NestedSlice(s.Object, "spec", "scope", "objects")
+			for _, o := range objects {
+				m := o.(map[string]any)
+				held = append(held, fmt.Sprint(m["kind"], "/", m["name"]))
+			}
+		}
+		slices.Sort(held)
+		if want := []string{"ConfigMap/gone", "ConfigMap/setings", "ConfigMap/settings", "Namespace/app", "Widget/x"}; !slices.Equal(slices.Compact(held), want) {
+			t.Errorf("suspended are %q, want %q", held, want)
+		}
 		for _, tt := range []struct {
 			scope []string
-			says  string // empty: no warning
+			code  int
+			says  string
 		}{
-			{[]string{"--bundle", "app"}, ""},
-			{[]string{"--bundle", "ap"}, `warning: there is no bundle "ap" on this cluster now; known are: app`},
-			{[]string{"--object", "ConfigMap/app/settings"}, ""},
-			{[]string{"--object", "ConfigMap/app/setings"}, `warning: flotilla has no object "ConfigMap/app/setings" on this cluster now; known of its kind are: `},
+			{[]string{"--bundle", "ap"}, 3, `there is no bundle "ap" on this cluster now (do you mean app?; --force`},
+			{[]string{"--bundle", "nothing-like-it"}, 3, "its bundles are: app"},
+			{[]string{"--bundle", "app", "--bundle", "nope"}, 3, `there is no bundle "nope"`},
+			{[]string{"--object", "cm/app/setings"}, 3, "flotilla has no object ConfigMap/app/setings on this cluster (do you mean ConfigMap/app/settings"},
+			{[]string{"--object", "deploy/app/settings"}, 3, "flotilla has no object Deployment.apps/app/settings"},
+			{[]string{"--object", "cm/settings"}, 64, "ConfigMap is in a namespace: write cm/NAMESPACE/settings"},
+			{[]string{"--object", "ns/app/app"}, 64, "Namespace is in no namespace: write ns/app"},
+			{[]string{"--object", "Deploymnet/app/x"}, 3, `the cluster has no kind "Deploymnet" (do you mean Deployment`},
 		} {
-			code, out, talk := r.flotilla("", r.on(append([]string{"suspend", "--for", "10m", "--reason", "INC-5"}, tt.scope...)...)...)
-			if code != 0 || strings.TrimSpace(out) == "" || !strings.Contains(talk, tt.says) || tt.says == "" && strings.Contains(talk, "warning") || !strings.Contains(talk, "the agent holds it") {
-				t.Errorf("%v: code %d\n%s%s", tt.scope, code, out, talk)
+			code, out, talk := suspend(tt.scope...)
+			if code != tt.code || out != "" || !strings.Contains(talk, tt.says) {
+				t.Errorf("%v: code %d, want %d and %q\n%s%s", tt.scope, code, tt.code, tt.says, out, talk)
 			}
+		}
+		if after, err := r.dynamic.Resource(suspensions).List(t.Context(), metav1.ListOptions{}); err != nil || len(after.Items) != len(list.Items) {
+			t.Errorf("what was refused was made: %d, and there were %d (%v)", len(after.Items), len(list.Items), err)
+		}
+		r.refuses(3, "no suspension has the scope objects [Namespace/apps]", r.on("resume", "--object", "namespaces/apps", "--yes")...)
+		if _, _, talk := r.flotilla("", r.on("resume", "--object", "namespaces/app", "--yes")...); strings.Count(talk, "resumed ") != 1 || !strings.Contains(talk, "resumed objects [Namespace/app]") {
+			t.Errorf("resume by another name of the kind:\n%s", talk)
+		}
+		for _, args := range [][]string{{"--object", "cm/app/settings"}, {"--object", "configmaps/app/settings"}, r.on("--object", "cm/app/gone")} {
+			if list := r.list(args...); len(list) == 0 {
+				t.Errorf("drift %v: nothing", args)
+			}
+		}
+		r.refuses(3, "do you mean ConfigMap/app/settings", r.on("drift", "--object", "cm/app/setings")...)
+		if out := r.must(r.on("history", "cm/app/gone")...); !strings.Contains(out, "ConfigMap/app/gone") {
+			t.Errorf("history:\n%s", out)
+		}
+		if out := r.must("history", "CM/app/gone"); !strings.Contains(out, "ConfigMap/app/gone") {
+			t.Errorf("history of the hub:\n%s", out)
+		}
+		if out := r.must(r.on("drift", "explain", "cm/app/settings")...); !strings.Contains(out, "ConfigMap/app/settings on one") {
+			t.Errorf("explain:\n%s", out)
 		}
 		if _, _, talk := r.flotilla("", r.on("suspend", "--bundle", "app", "--for", "100h", "--reason", "INC-7")...); !strings.Contains(talk, "warning: the fleet allows no longer suspension") {
 			t.Errorf("longer than the fleet allows:\n%s", talk)

@@ -2,8 +2,8 @@ package cli
 
 import (
 	"errors"
-	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +28,7 @@ a mirror of the repository, and its identity at the hub; all of it can be lost.
 With --join it joins a hub at its first start; without, it works alone.`,
 		Example: `  flotilla agent --cluster prod-eu --repo https://git.example.com/fleet.git --dir /var/lib/flotilla \
     --age-key /etc/flotilla/age.txt --join /etc/flotilla/join.json`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	k.flags(cmd)
 	f := cmd.Flags()
@@ -36,24 +36,28 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	f.StringVar(&cfg.Repo, "repo", "", "address of the fleet repository (required)")
 	f.StringVar(&cfg.Branch, "branch", "main", "branch to follow")
 	f.StringVar(&cfg.Dir, "dir", "", "directory of the store (required)")
-	f.StringVar(&cfg.CredentialsFile, "credentials", "", "file with the repository's credentials")
+	f.StringVar(&cfg.CredentialsFile, "credentials", "", "credentials of the repository: a file with a token, or with lines username=… and password=…, or bearer=…")
 	f.StringVar(&cfg.CAFile, "git-ca-file", "", "certificate authorities to trust for the repository")
 	f.StringArrayVar(&cfg.AgeKeyFiles, "age-key", nil, "file with age identities that decrypt Secrets, or NAME=FILE for those of a tenant; may be given more than once")
 	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
 	f.StringVar(&limits, "render-limits", engine.LimitsText(engine.DefaultLimits()), "what the rendering of one chart or kustomization may take")
 	f.StringVar(&cfg.JoinFile, "join", "", "file with a hub's join material; see flotilla join --help")
 	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz, /readyz and /metrics (default: nowhere)")
-	f.DurationVar(&cfg.Poll, "poll", 0, "how often to look for a new commit (default 3s)")
-	f.DurationVar(&cfg.Compare, "compare", 0, "how often to compare everything, as a net below the watch (default 30m)")
+	spanVar(f, &cfg.Poll, "poll", 0, "how often to look for a new commit (default 3s)")
+	spanVar(f, &cfg.Compare, "compare", 0, "how often to compare everything, as a net below the watch (default 30m)")
 	f.IntVar(&cfg.Workers, "workers", 0, "bundles to apply at the same time (default 16)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
-		for name, value := range map[string]string{"--cluster": cfg.Cluster, "--repo": cfg.Repo, "--dir": cfg.Dir} {
-			if value == "" {
-				return usageError{fmt.Errorf("%s is needed; see flotilla agent --help", name)}
+		var missing []string
+		for _, f := range []struct{ name, value string }{{"--cluster", cfg.Cluster}, {"--repo", cfg.Repo}, {"--dir", cfg.Dir}} {
+			if f.value == "" {
+				missing = append(missing, f.name)
 			}
 		}
+		if len(missing) > 0 {
+			return usagef("%s: needed, and not given%s", strings.Join(missing, ", "), seeHelp(cmd))
+		}
 		if cfg.Limits, err = engine.ParseLimits(limits); err != nil {
-			return usageError{fmt.Errorf("--render-limits: %w", err)}
+			return usagef("--render-limits: %w", err)
 		}
 		if cfg.Worker, err = sandbox.Self(engine.Word); err != nil {
 			return err

@@ -31,11 +31,14 @@ A Git server, hub or agent that is killed is started again after a second, with 
 A control plane is not: it is back when the demo is started again.`,
 		Example: `  flotilla demo --dir demo
   flotilla demo --dir demo --clusters 5`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "demo", "directory for all that the demo writes")
 	cmd.Flags().IntVar(&cfg.Clusters, "clusters", 3, "number of clusters")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cfg.Clusters < 1 {
+			return usagef("--clusters %d: a demo needs at least one%s", cfg.Clusters, seeHelp(cmd))
+		}
 		exe, err := os.Executable()
 		if err != nil {
 			return err
@@ -124,7 +127,7 @@ func newGitServer(logger func() *slog.Logger) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:    "git-server",
 		Short:  "Serve the bare repositories below a directory over HTTP, to everybody who can reach it",
-		Args:   cobra.NoArgs,
+		Args:   noArgs,
 		Hidden: true,
 	}
 	cmd.Flags().StringVar(&root, "root", "", "directory of the repositories")

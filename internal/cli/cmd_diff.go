@@ -62,8 +62,9 @@ func newDiff() *cobra.Command {
 		keys    []string
 	)
 	cmd := &cobra.Command{
-		Use:   "diff --repo DIR-or-URL --cluster NAME",
-		Short: "Show what a pass would do on a cluster, object by object and field by field",
+		Use:        "diff --repo DIR-or-URL --cluster NAME",
+		SuggestFor: []string{"plan", "preview", "compare"},
+		Short:      "Show what a pass would do on a cluster, object by object and field by field",
 		Long: `Show what a pass would do on a cluster. Nothing is written: the API server answers dry runs.
 The agent makes the same decisions. Values of Secrets are masked.
 
@@ -78,7 +79,7 @@ What is held, skipped or only reported does not count. Where a bundle or an obje
 the others are shown all the same, and the exit code is that of the error.`,
 		Example: `  flotilla diff --repo . --cluster prod-eu --kubeconfig prod-eu.kubeconfig
   flotilla diff --repo . --cluster prod-eu --bundle podinfo -o json`,
-		Args: cobra.NoArgs,
+		Args: noArgsBut(func(string) string { return "--cluster" }),
 	}
 	k.flags(cmd)
 	repo.flags(cmd)
@@ -88,7 +89,7 @@ the others are shown all the same, and the exit code is that of the error.`,
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cluster == "" {
-			return usageError{fmt.Errorf("--cluster is needed: the name of a directory below clusters/")}
+			return usagef("--cluster is needed: the name of a directory below clusters/%s", seeHelp(cmd))
 		}
 		renderer, err := newRenderer(keys)
 		if err != nil {

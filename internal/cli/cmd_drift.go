@@ -42,18 +42,17 @@ to end it: flotilla drift ignore ID, flotilla drift adopt ID, or change it back.
 		if err != nil {
 			return err
 		}
+		defer func() {
+			for _, m := range more {
+				errOf(cmd).Println(m)
+			}
+		}()
 		if len(episodes) == 0 && out.forPeople() {
 			errOf(cmd).Println("No drift is known that matches; what could not be compared or is exempt, flotilla status tells.")
 			return nil
 		}
 		fits := out.room(outOf(cmd))
-		if err := out.print(outOf(cmd), episodes, func(w *terminal.Printer) { driftTable(w, episodes, fits) }); err != nil {
-			return err
-		}
-		if more > 0 {
-			errOf(cmd).Printf("and %d more: see --limit and the filters\n", more)
-		}
-		return nil
+		return out.print(outOf(cmd), episodes, func(w *terminal.Printer) { driftTable(w, episodes, fits) })
 	}
 	cmd.AddCommand(newDriftShow(), newDriftExplain(), newDriftIgnore(), newDriftAdopt())
 	return cmd

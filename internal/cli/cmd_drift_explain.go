@@ -64,7 +64,14 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().BoolVar(&differ, "differences", false, "only the fields that differ")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		named, err := parseObject(args[0])
+		if _, err := parseObject(args[0]); err != nil {
+			return err
+		}
+		live, err := k.kinds()
+		if err != nil {
+			return err
+		}
+		named, err := live.object(args[0])
 		if err != nil {
 			return err
 		}
@@ -91,7 +98,7 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 
 // whatIsApplied renders what the cluster should be: of what is given, or else of what its agent reports,
 // and of that the revision from which the object's own bundle was applied. Other bundles may have come further, or less far.
-func whatIsApplied(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string, keys []string, named api.ObjectRef) (api.Rendering, error) {
+func whatIsApplied(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string, keys []string, named namedObject) (api.Rendering, error) {
 	given := cmd.Flags().Changed("repo")
 	if given && cluster != "" {
 		return renderFor(cmd, applier, repo, cluster, keys)
@@ -166,7 +173,7 @@ func renderFor(cmd *cobra.Command, applier *apply.Applier, repo repository, clus
 	return applier.Resolve(cmd.Context(), r), nil
 }
 
-func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named api.ObjectRef) (explanation, error) {
+func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named namedObject) (explanation, error) {
 	b, o, err := declared(r, named)
 	if err != nil {
 		return explanation{}, err
@@ -209,30 +216,30 @@ func autoscalers(r api.Rendering) []drift.Autoscaler {
 }
 
 // declared finds the object in what Git says.
-func declared(r api.Rendering, named api.ObjectRef) (api.RenderedBundle, *unstructured.Unstructured, error) {
+func declared(r api.Rendering, named namedObject) (api.RenderedBundle, *unstructured.Unstructured, error) {
 	var failed []string
-	var near []string
+	var others []string
 	for _, b := range r.Bundles {
 		if b.Err != nil {
 			failed = append(failed, fmt.Sprintf("%s (%v)", b.Name, b.Err))
 		}
 		for _, o := range b.Objects {
 			ref := api.RefOf(o)
-			if sameObject(named, ref) {
+			if named.is(ref) {
 				return b, o, nil
 			}
-			if ref.Name == named.Name {
-				near = append(near, ref.String())
+			if ref.Name == named.refs[0].Name {
+				others = append(others, ref.String())
 			}
 		}
 	}
 	e := &api.Error{
 		Kind: api.Stalled, Reason: "NotInGit",
-		Err: fmt.Errorf("no bundle of cluster %s holds %s", r.Cluster.Metadata.Name, named),
+		Err: fmt.Errorf("no bundle of cluster %s holds %s", r.Cluster.Metadata.Name, named.refs[0]),
 	}
 	switch {
-	case len(near) > 0:
-		e.Hint = "do you mean " + strings.Join(near[:min(len(near), 3)], " or ") + "?"
+	case len(others) > 0:
+		e.Hint = "do you mean " + strings.Join(others[:min(len(others), 3)], " or ") + "?"
 	case len(failed) > 0:
 		e.Err = fmt.Errorf("%w; these could not be rendered: %s", e.Err, strings.Join(failed, ", "))
 		e.Hint = "Secrets need --age-key"

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
@@ -39,8 +38,9 @@ func newHistory() *cobra.Command {
 		filter driftFilter
 	)
 	cmd := &cobra.Command{
-		Use:   "history [KIND/NAMESPACE/NAME]",
-		Short: "Show what happened to an object, a bundle or a cluster: applied, drifted, corrected",
+		Use:        "history [KIND/NAMESPACE/NAME]",
+		SuggestFor: []string{"log", "logs", "events", "audit"},
+		Short:      "Show what happened to an object, a bundle or a cluster: applied, drifted, corrected",
 		Long: `Show what happened, newest first: drift from onset to end with who made it,
 and what applies changed with the revision that they came from.
 
@@ -50,7 +50,7 @@ Without, it is what the cluster tells: open drift, and the Events of the last ho
 		Example: `  flotilla history Deployment/podinfo/podinfo --hub https://hub.example.com
   flotilla history --cluster prod-eu --bundle podinfo --since 7d
   flotilla history --kubeconfig prod-eu.kubeconfig -o json`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOneArg("object"),
 	}
 	from.flags(cmd)
 	out.wideFlag(cmd)
@@ -63,10 +63,15 @@ Without, it is what the cluster tells: open drift, and the Events of the last ho
 		if len(args) == 1 {
 			filter.object = args[0]
 		}
-		list, err := from.history(cmd, filter)
+		list, more, err := from.history(cmd, filter)
 		if err != nil {
 			return err
 		}
+		defer func() {
+			for _, m := range more {
+				errOf(cmd).Println(m)
+			}
+		}()
 		if len(list) == 0 && out.forPeople() {
 			errOf(cmd).Println("Nothing is known to have happened.")
 			return nil
@@ -77,34 +82,38 @@ Without, it is what the cluster tells: open drift, and the Events of the last ho
 	return cmd
 }
 
-func (s *driftSource) history(cmd *cobra.Command, f driftFilter) ([]happened, error) {
+// history returns what happened, newest first, and a line for each thing that is not in it.
+func (s *driftSource) history(cmd *cobra.Command, f driftFilter) (list []happened, more []string, err error) {
 	p, err := f.parse(time.Now())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c, err := s.asked()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var list []happened
 	if c != nil {
-		list, err = hubHistory(cmd.Context(), c, p)
+		list, more, err = hubHistory(cmd.Context(), c, &p)
 	} else {
-		list, err = s.clusterHistory(cmd, p)
+		list, more, err = s.clusterHistory(cmd, &p)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if c != nil && len(list) == 0 {
 		anyBundle := p
 		anyBundle.bundle = "" // one that is no longer there had its time
 		if err := anyBundle.knownTo(cmd.Context(), c); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	list = slices.DeleteFunc(list, func(h happened) bool { return !p.wants(h) })
 	slices.SortStableFunc(list, func(a, b happened) int { return b.At.Compare(a.At) })
-	return list[:min(len(list), p.limit)], nil
+	if n := len(list) - p.limit; n > 0 || len(more) > 0 {
+		list = list[:min(len(list), p.limit)]
+		more = append(more, fmt.Sprintf("the newest %d are shown, and there are more: see --limit and the filters", len(list)))
+	}
+	return list, more, nil
 }
 
 // wants reports whether something that happened was asked for.
@@ -112,47 +121,62 @@ func (p parsed) wants(h happened) bool {
 	return (p.since.IsZero() || !h.At.Before(p.since)) &&
 		(p.cluster == "" || p.cluster == h.Cluster) &&
 		(p.bundle == "" || p.bundle == h.Bundle) &&
-		(p.ref == nil || (h.Object != nil && sameObject(*p.ref, *h.Object)))
+		(p.named == nil || (h.Object != nil && p.named.is(*h.Object)))
 }
 
-func hubHistory(ctx context.Context, c *hubClient, p parsed) ([]happened, error) {
-	episodes, _, err := hubDrift(ctx, c, p)
+func hubHistory(ctx context.Context, c *hubClient, p *parsed) (out []happened, more []string, err error) {
+	if err := p.about(nil); err != nil {
+		return nil, nil, err
+	}
+	episodes, older, err := hubDrift(ctx, c, *p)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := ofEpisodes(episodes)
-	applied, err := hubApplied(ctx, c, p)
+	if older > 0 {
+		more = append(more, fmt.Sprintf("%d more drifts are older", older))
+	}
+	applied, older, err := hubApplied(ctx, c, *p)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for _, a := range applied {
-		if p.ref == nil {
-			out = append(out, inShort(a))
-		} else {
-			out = append(out, objectByObject(a)...)
-		}
+	if older > 0 {
+		more = append(more, "there are more passes, and they are older")
 	}
-	return out, nil
+	return append(ofEpisodes(episodes), applied...), more, nil
 }
 
-// hubApplied asks the hub for what passes changed, page by page.
-func hubApplied(ctx context.Context, c *hubClient, p parsed) ([]api.Applied, error) {
-	q, size := p.query(), min(p.limit, view.MaxPageSize)
-	q.Set("size", strconv.Itoa(size))
-	var out []api.Applied
+// hubApplied asks the hub for what passes changed, page by page, until there is as much as is wanted.
+// older is not zero if there is more.
+func hubApplied(ctx context.Context, c *hubClient, p parsed) (out []happened, older int, err error) {
+	q := p.query()
+	q.Set("size", strconv.Itoa(p.pageSize()))
 	for page := 1; ; page++ {
 		q.Set("page", strconv.Itoa(page))
 		var list struct {
 			Items []api.Applied `json:"items"`
+			Next  string        `json:"next"`
 		}
 		if err := c.do(ctx, http.MethodGet, "/api/v1/history", q, nil, &list); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		out = append(out, list.Items...)
-		if len(out) >= p.limit || len(list.Items) < size {
-			return out[:min(len(out), p.limit)], nil
+		for _, a := range list.Items {
+			out = append(out, p.ofApplied(a)...)
+		}
+		switch {
+		case list.Next == "" || len(list.Items) == 0:
+			return out[:min(len(out), p.limit)], max(0, len(out)-p.limit), nil
+		case len(out) >= p.limit:
+			return out[:p.limit], len(out) - p.limit + 1, nil
 		}
 	}
+}
+
+// ofApplied tells of a pass: in one line, or only of the object that is asked for.
+func (p parsed) ofApplied(a api.Applied) []happened {
+	if p.named == nil {
+		return []happened{inShort(a)}
+	}
+	return slices.DeleteFunc(objectByObject(a), func(h happened) bool { return !p.wants(h) })
 }
 
 // ofEpisodes tells of drift: its onset, and its end.
@@ -211,24 +235,30 @@ func inShort(a api.Applied) happened {
 	return h
 }
 
-func (s *driftSource) clusterHistory(cmd *cobra.Command, p parsed) ([]happened, error) {
+func (s *driftSource) clusterHistory(cmd *cobra.Command, p *parsed) (out []happened, more []string, err error) {
 	applier, err := s.k.applier(quiet(cmd))
 	if err != nil {
-		return nil, withHint(err, "or ask the hub about the whole fleet: --hub URL")
+		return nil, nil, withHint(err, "or ask the hub about the whole fleet: --hub URL")
 	}
 	report, err := applier.Report(cmd.Context())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	if err := p.about(&s.k); err != nil {
+		return nil, nil, err
 	}
 	cluster := report.Status.Cluster
 	if p.cluster != "" && p.cluster != cluster {
-		return nil, usageError{fmt.Errorf("this is cluster %s, not %s: choose another with --kubeconfig, or ask the --hub", cluster, p.cluster)}
+		return nil, nil, usageError{fmt.Errorf("this is cluster %s, not %s: choose another with --kubeconfig, or ask the --hub", cluster, p.cluster)}
 	}
 	events, err := applier.Happenings(cmd.Context())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := ofEpisodes(report.Drift)
+	if report.DriftOmitted > 0 {
+		more = append(more, omittedDrift(report.DriftOmitted))
+	}
+	out = ofEpisodes(report.Drift)
 	for _, e := range events {
 		if e.Reason == "Drifted" && slices.ContainsFunc(report.Drift, func(d api.Episode) bool {
 			return d.Object.ID() == e.Object.ID() && e.At.Sub(d.Onset).Abs() < 5*time.Second
@@ -237,7 +267,7 @@ func (s *driftSource) clusterHistory(cmd *cobra.Command, p parsed) ([]happened, 
 		}
 		out = append(out, ofEvent(cluster, e))
 	}
-	return out, nil
+	return out, more, nil
 }
 
 func ofEvent(cluster string, e apply.Happening) happened {

@@ -24,7 +24,7 @@ Tokens and the certificate are read again when their files change: a token that 
 ends within seconds, and with it its sessions.`,
 		Example: `  flotilla hub --dir /var/lib/flotilla-hub --host hub.example.com
   curl -H "Authorization: Bearer $(cat /var/lib/flotilla-hub/admin-token)" http://127.0.0.1:7080/api/v1/clusters`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	cmd.Flags().StringVar(&cfg.DataDir, "dir", "", "directory of the store and the certificate authority (required)")
 	cmd.Flags().StringVar(&cfg.AgentAddr, "agent-listen", hub.DefaultAgentAddr, "where agents connect")
@@ -36,7 +36,7 @@ ends within seconds, and with it its sessions.`,
 	cmd.Flags().StringVar(&cfg.PublicURL, "public-url", "", "address of --listen, or of the proxy before it, that pages and hints show (default: as for --advertise)")
 	cmd.Flags().StringVar(&cfg.TokensFile, "tokens-file", "", "file with a line NAME ROLE TOKEN for each holder; roles: viewer, operator, admin; read again when it changes")
 	cmd.Flags().StringSliceVar(&proxies, "trusted-proxy", nil, "addresses or CIDRs of proxies before --listen, whose X-Forwarded-For says where a request comes from")
-	cmd.Flags().DurationVar(&cfg.UnknownAfter, "unknown-after", hub.DefaultUnknownAfter, "silence after which a cluster is shown as unknown")
+	spanVar(cmd.Flags(), &cfg.UnknownAfter, "unknown-after", hub.DefaultUnknownAfter, "silence after which a cluster is shown as unknown")
 	cmd.AddCommand(newHubBackup())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		if cfg.DataDir == "" {

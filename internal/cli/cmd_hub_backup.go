@@ -32,7 +32,7 @@ Do not copy hub.db itself while the hub runs: such a copy can be damaged.
 The copy holds the key of the hub's certificate authority: keep it as you keep a password.`,
 		Example: `  flotilla hub backup hub-2030-01-31.db --hub https://hub.example.com
   flotilla hub backup hub.db --dir /var/lib/flotilla-hub`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("FILE", "where to write the copy"),
 	}
 	hub.flags(cmd)
 	cmd.Flags().StringVar(&dir, "dir", "", "directory of a hub that is stopped")

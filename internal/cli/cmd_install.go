@@ -44,7 +44,7 @@ func (i *installation) flags(cmd *cobra.Command) {
 	f.BoolVar(&i.printOnly, "print", false, "print the manifests for Git, Terraform or Cluster API, and install nothing")
 	f.BoolVar(&i.show, "show-secrets", false, "with --print: print the values of Secrets")
 	f.BoolVar(&i.dryRun, "dry-run", false, "say what would change on the cluster, and install nothing")
-	f.DurationVar(&i.wait, "wait", 5*time.Minute, "how long to wait until it is ready; 0 does not wait")
+	spanVar(f, &i.wait, "wait", 5*time.Minute, "how long to wait until it is ready; 0 does not wait")
 }
 
 func newInstall() *cobra.Command {
@@ -89,7 +89,7 @@ service accounts; a bundle without spec.serviceAccount is then denied.`,
 		Example: `  flotilla install agent --cluster prod-eu --repo https://git.example.com/fleet.git \
     --credentials git-credentials --age-key age.txt --join join.json
   flotilla install agent --cluster prod-eu --repo https://git.example.com/fleet.git --print > agent.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	in.flags(cmd)
 	f := cmd.Flags()
@@ -149,7 +149,7 @@ How agents and people reach that Service from outside is the cluster's own affai
 (--values with hub.service.type: LoadBalancer), or a TCP route that leaves TLS alone.`,
 		Example: `  flotilla install hub --host hub.example.com --tokens-file tokens
   flotilla install hub --host hub.example.com --print > hub.yaml`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	in.flags(cmd)
 	f := cmd.Flags()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
 func newJoin() *cobra.Command {
@@ -26,7 +27,7 @@ Give the file to the agent of that cluster with --join. Whoever has it can repor
 until it is used or has expired: keep it as you keep a password.`,
 		Example: `  flotilla join --hub https://hub.example.com --cluster prod-eu --out join.json
   flotilla agent --join join.json …`,
-		Args: cobra.NoArgs,
+		Args: noArgsBut(func(string) string { return "--cluster" }),
 	}
 	hub.flags(cmd)
 	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
@@ -51,7 +52,7 @@ until it is used or has expired: keep it as you keep a password.`,
 		var m agent.JoinMaterial
 		body := map[string]any{"cluster": cluster}
 		if err = c.do(cmd.Context(), http.MethodPost, "/api/v1/join-tokens", nil, body, &m); err == nil {
-			err = (output{"json"}).print(f, m, nil)
+			err = data(f, terminal.JSON, m)
 		}
 		if err = errors.Join(err, f.Close()); err != nil {
 			return errors.Join(err, os.Remove(out))

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
@@ -32,7 +33,7 @@ func (f *repository) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.repo, "repo", ".", "fleet repository: a directory (read as it is on disk) or a URL")
 	cmd.Flags().StringVar(&f.revision, "revision", "", "commit, branch or tag; needed to read a directory's commits rather than its files")
 	cmd.Flags().StringVar(&f.branch, "branch", "main", "branch of a URL")
-	cmd.Flags().StringVar(&f.credentials, "credentials", "", "file with the credentials of a URL")
+	cmd.Flags().StringVar(&f.credentials, "credentials", "", "credentials of a URL: a file with a token, or with lines username=… and password=…, or bearer=…")
 	cmd.Flags().StringVar(&f.ca, "git-ca-file", "", "certificate authorities to trust for a URL")
 }
 
@@ -98,8 +99,9 @@ func newRender() *cobra.Command {
 		more    []string
 	)
 	cmd := &cobra.Command{
-		Use:   "render --repo DIR-or-URL --cluster NAME",
-		Short: "Print what Git says a cluster should hold",
+		Use:        "render --repo DIR-or-URL --cluster NAME",
+		SuggestFor: []string{"build", "template", "manifest", "check"},
+		Short:      "Print what Git says a cluster should hold",
 		Long: `Print, as YAML, the objects that the fleet repository describes for one cluster.
 
 No cluster is asked. Charts see the kinds of Kubernetes itself, those whose CustomResourceDefinitions
@@ -107,7 +109,7 @@ are in the repository, as on a cluster that has them, and those of --api-version
 and printed with their values masked, unless --show-secrets is set.`,
 		Example: `  flotilla render --repo . --cluster prod-eu
   flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2`,
-		Args: cobra.NoArgs,
+		Args: noArgsBut(func(string) string { return "--cluster" }),
 	}
 	repo.flags(cmd)
 	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
@@ -118,7 +120,12 @@ and printed with their values masked, unless --show-secrets is set.`,
 	show := cmd.Flags().Bool("show-secrets", false, "print the values of Secrets")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if cluster == "" {
-			return usageError{fmt.Errorf("--cluster is needed: the name of a directory below clusters/")}
+			return usagef("--cluster is needed: the name of a directory below clusters/%s", seeHelp(cmd))
+		}
+		if kubever != "" {
+			if _, err := utilversion.ParseGeneric(kubever); err != nil {
+				return usagef("--kube-version %q is not a version such as v1.37.1%s", kubever, seeHelp(cmd))
+			}
 		}
 		log := slog.New(slog.NewTextHandler(errOf(cmd), &slog.HandlerOptions{Level: slog.LevelWarn}))
 		snap, done, err := repo.snapshot(cmd.Context(), log)

@@ -12,7 +12,7 @@ func newRenderWorker() *cobra.Command {
 		Use:    engine.Word,
 		Short:  "Run charts and kustomizations for another flotilla process",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return engine.Serve(cmd.InOrStdin(), outOf(cmd).Under()) // a process reads it, byte by byte
 		},

@@ -24,8 +24,9 @@ func newResume() *cobra.Command {
 		yes   bool
 	)
 	cmd := &cobra.Command{
-		Use:   "resume [NAME…] [--all | --bundle NAME | --object KIND/NS/NAME]",
-		Short: "End a suspension; the agent corrects what drifted meanwhile",
+		Use:        "resume [NAME…] [--all | --bundle NAME | --object KIND/NS/NAME]",
+		SuggestFor: []string{"unpause", "continue", "unsuspend", "enable"},
+		Short:      "End a suspension; the agent corrects what drifted meanwhile",
 		Long: `End suspensions on one cluster: the ones named, or those whose scope is exactly the one given;
 --all ends every suspension there is.
 
@@ -41,10 +42,14 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 	scope.flags(cmd)
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
-		if len(names) == 0 {
-			if _, err := scope.scope(); err != nil {
-				return usageError{errors.New("which one? give its name, --all, --bundle or --object; flotilla status lists them")}
-			}
+		_, err := scope.scope()
+		switch given := scope.all || len(scope.bundles)+len(scope.objects) > 0; {
+		case len(names) > 0 && given:
+			return usagef("give names, or one of --all, --bundle and --object, and not both%s", seeHelp(cmd))
+		case len(names) == 0 && !given:
+			return usagef("which one? give its name, --all, --bundle or --object; flotilla status lists them%s", seeHelp(cmd))
+		case len(names) == 0 && err != nil:
+			return err
 		}
 		applier, err := k.applier(quiet(cmd))
 		if err != nil {
@@ -58,9 +63,17 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 			// One that cannot be understood is among them. It may hold everything, and is ended like any other.
 			errOf(cmd).Printf("warning: %v\n", err)
 		}
-		chosen, err := choose(all, names, scope)
+		live, err := k.kinds()
 		if err != nil {
 			return err
+		}
+		chosen, err := choose(all, names, scope, live.object)
+		if err != nil {
+			return err
+		}
+		if len(chosen) == 0 {
+			errOf(cmd).Println("Nothing is suspended on this cluster.")
+			return nil
 		}
 		if !yes {
 			if err := confirm(cmd.Context(), cmd.InOrStdin(), errOf(cmd), applier, all, chosen); err != nil {
@@ -85,14 +98,17 @@ Where another suspension covers the same, it goes on holding; that is said.`,
 }
 
 // choose returns the suspensions that the command line names.
-func choose(all api.Suspensions, names []string, f scopeFlags) (api.Suspensions, error) {
+func choose(all api.Suspensions, names []string, f scopeFlags, look func(string) (namedObject, error)) (api.Suspensions, error) {
 	var out api.Suspensions
-	for _, n := range names {
-		i := slices.IndexFunc(all, func(s api.Suspension) bool { return s.Name == n })
-		if i < 0 {
+	for i, n := range names {
+		if slices.Contains(names[:i], n) {
+			continue
+		}
+		at := slices.IndexFunc(all, func(s api.Suspension) bool { return s.Name == n })
+		if at < 0 {
 			return nil, &api.Error{Kind: api.Stalled, Reason: "NoSuchSuspension", Err: fmt.Errorf("there is no suspension %q", n), Hint: known(all)}
 		}
-		out = append(out, all[i])
+		out = append(out, all[at])
 	}
 	if len(names) > 0 {
 		return out, nil
@@ -104,8 +120,19 @@ func choose(all api.Suspensions, names []string, f scopeFlags) (api.Suspensions,
 	if err != nil {
 		return nil, err
 	}
+	var objects []namedObject
+	for _, text := range f.objects {
+		n, err := look(text)
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, n)
+	}
+	for i, n := range objects {
+		want.Objects[i] = n.refs[0]
+	}
 	for _, s := range all {
-		if s.Scope.String() == want.String() {
+		if !s.Scope.All && sameNames(s.Scope.Bundles, want.Bundles) && sameObjects(s.Scope.Objects, objects) {
 			out = append(out, s)
 		}
 	}
@@ -116,6 +143,32 @@ func choose(all api.Suspensions, names []string, f scopeFlags) (api.Suspensions,
 		}
 	}
 	return out, nil
+}
+
+func sameNames(a, b []string) bool {
+	return slices.Equal(slices.Compact(slices.Sorted(slices.Values(a))), slices.Compact(slices.Sorted(slices.Values(b))))
+}
+
+// sameObjects reports whether the objects of a scope are exactly those that were named.
+func sameObjects(in []api.ObjectRef, named []namedObject) bool {
+	// A scope may name a kind without its group, and then means that of any.
+	is := func(n namedObject, o api.ObjectRef) bool {
+		return n.is(o) || o.Group == "" && slices.ContainsFunc(n.refs, func(r api.ObjectRef) bool {
+			r.Group = ""
+			return r == api.ObjectRef{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}
+		})
+	}
+	for _, o := range in {
+		if !slices.ContainsFunc(named, func(n namedObject) bool { return is(n, o) }) {
+			return false
+		}
+	}
+	for _, n := range named {
+		if !slices.ContainsFunc(in, func(o api.ObjectRef) bool { return is(n, o) }) {
+			return false
+		}
+	}
+	return true
 }
 
 func known(all api.Suspensions) string {
@@ -161,7 +214,7 @@ func confirm(ctx context.Context, in io.Reader, talk *terminal.Printer, applier 
 		question = "\nCorrect them? [y]es, [a]dopt: how to keep what is live, [N]o: "
 	}
 	if report.DriftOmitted > 0 {
-		talk.Printf("and %d more that the cluster does not list; the hub knows them all\n", report.DriftOmitted)
+		talk.Println(omittedDrift(report.DriftOmitted))
 	}
 	talk.Printf("%s", terminal.Laid(question))
 	line, err := bufio.NewReader(in).ReadString('\n')

@@ -29,8 +29,9 @@ func newStatus() *cobra.Command {
 		out output
 	)
 	cmd := &cobra.Command{
-		Use:   "status [CLUSTER]",
-		Short: "Show how a cluster, or the fleet, fares",
+		Use:        "status [CLUSTER]",
+		SuggestFor: []string{"get", "list", "ls", "ps", "describe", "top"},
+		Short:      "Show how a cluster, or the fleet, fares",
 		Long: `Show the bundles of one cluster: revision, readiness, drift, suspensions and errors.
 
 With --kubeconfig (or the current context) the cluster itself is asked, so it works without the hub.
@@ -43,7 +44,7 @@ that is said first, and the exit code is 3.`,
   flotilla status --kubeconfig prod-eu.kubeconfig -o json
   flotilla status --hub https://hub.example.com
   flotilla status --hub https://hub.example.com prod-eu`,
-		Args: cobra.MaximumNArgs(1),
+		Args: atMostOneArg("cluster"),
 	}
 	k.flags(cmd)
 	hub.flags(cmd)
@@ -176,14 +177,20 @@ func bundleTable(w *terminal.Printer, bundles []api.BundleStatus) {
 		for _, failure := range b.Uncorrected {
 			w.Printf("\nNOT CORRECTED %s\n", terminal.Lines(failure))
 		}
+		if b.UncorrectedOmitted > 0 {
+			w.Printf("NOT CORRECTED and %d more: flotilla drift --bundle %s\n", b.UncorrectedOmitted, b.Name)
+		}
 		for _, fight := range b.Contested {
 			w.Printf("\nCONTESTED %s\n", terminal.Lines(fight))
+		}
+		if b.ContestedOmitted > 0 {
+			w.Printf("CONTESTED and %d more: flotilla drift --bundle %s\n", b.ContestedOmitted, b.Name)
 		}
 		for _, object := range b.Uncompared {
 			w.Printf("\nUNKNOWN %s\n", terminal.Lines(object))
 		}
 		if n := b.Unknown - len(b.Uncompared); n > 0 {
-			w.Printf("UNKNOWN %d more of %s\n", n, b.Name)
+			w.Printf("UNKNOWN and %d more of %s: flotilla drift explain tells of each object\n", n, b.Name)
 		}
 		for i, object := range b.Exempt {
 			if i == 0 {
@@ -192,7 +199,7 @@ func bundleTable(w *terminal.Printer, bundles []api.BundleStatus) {
 			w.Printf("EXEMPT %s, on the cluster and not in Git\n", object)
 		}
 		if b.ExemptOmitted > 0 {
-			w.Printf("EXEMPT %d more of %s\n", b.ExemptOmitted, b.Name)
+			w.Printf("EXEMPT and %d more of %s: flotilla status -o json names %d of them, and flotilla drift explain tells of each object\n", b.ExemptOmitted, b.Name, len(b.Exempt))
 		}
 	}
 }

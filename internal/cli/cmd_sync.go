@@ -16,8 +16,9 @@ func newSync() *cobra.Command {
 		bundle  string
 	)
 	cmd := &cobra.Command{
-		Use:   "sync [--bundle NAME]",
-		Short: "Have an agent run a pass now and look at every object",
+		Use:        "sync [--bundle NAME]",
+		SuggestFor: []string{"reconcile", "refresh", "apply", "pull"},
+		Short:      "Have an agent run a pass now and look at every object",
 		Long: `Have the agent of one cluster fetch, render and compare everything now,
 and try again what had failed. Nothing has to be pushed for it.
 
@@ -25,7 +26,7 @@ With --hub the order goes through the hub to --cluster;
 else it is written on the cluster itself, and its agent sees it at once.`,
 		Example: `  flotilla sync --kubeconfig prod-eu.kubeconfig
   flotilla sync --hub https://hub.example.com --cluster prod-eu --bundle podinfo`,
-		Args: cobra.NoArgs,
+		Args: noArgsBut(func(string) string { return "--bundle" }),
 	}
 	k.flags(cmd)
 	hub.flags(cmd)

@@ -59,7 +59,7 @@ after all of it was shown: namespaces, volumes and all that stands in them, too.
 An agent that runs somewhere else has to be stopped first.`,
 		Example: `  flotilla uninstall agent --kubeconfig prod-eu.kubeconfig
   flotilla uninstall agent --delete-objects --yes`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 	}
 	r.kube.flags(cmd)
 	cmd.Flags().BoolVar(&r.objects, "delete-objects", false, "delete what the agent's bundles own, too")
@@ -76,7 +76,7 @@ func newUninstallHub() *cobra.Command {
 		Long: `Take the hub off the cluster of --kubeconfig. Its volume, with the history of the fleet and
 the authority that agents trust, stays, unless --delete-data is given. Agents go on without it.`,
 		Example: `  flotilla uninstall hub`,
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 	}
 	r.kube.flags(cmd)
 	cmd.Flags().BoolVar(&r.data, "delete-data", false, "delete the hub's volume, too")

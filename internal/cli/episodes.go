@@ -70,7 +70,7 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 // parsed is a filter whose words have been understood.
 type parsed struct {
 	driftFilter
-	ref   *api.ObjectRef
+	named *namedObject // nil for any
 	since time.Time
 }
 
@@ -86,11 +86,11 @@ func (f driftFilter) parse(now time.Time) (parsed, error) {
 		return p, usageError{fmt.Errorf("--limit %d is not a number from 1", f.limit)}
 	}
 	if f.object != "" {
-		ref, err := parseObject(f.object)
+		named, err := parseObject(f.object)
 		if err != nil {
 			return p, err
 		}
-		p.ref = &ref
+		p.named = &named
 	}
 	var err error
 	p.since, err = parseSince(f.since, now)
@@ -102,12 +102,7 @@ func parseSince(text string, now time.Time) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if n, err := strconv.Atoi(days); err == nil && n >= 0 {
-			return now.Add(-time.Duration(n) * 24 * time.Hour), nil
-		}
-	}
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
+	if d, err := parseSpan(text); err == nil {
 		return now.Add(-d), nil
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", time.DateOnly} {
@@ -126,10 +121,23 @@ func objectID(ref api.ObjectRef) string {
 	return ref.ID()
 }
 
-// sameObject reports whether an object is the one that was named; a name without a group means any.
-func sameObject(named, ref api.ObjectRef) bool {
-	return strings.EqualFold(named.Kind, ref.Kind) && named.Name == ref.Name && named.Namespace == ref.Namespace &&
-		(named.Group == "" || named.Group == ref.Group)
+// about looks up the kind of the object that is asked for: on the cluster, or by the names that are common where the hub is asked.
+func (p *parsed) about(k *kube) error {
+	if p.named == nil {
+		return nil
+	}
+	if k == nil {
+		named, err := p.named.commonly()
+		p.named = &named
+		return err
+	}
+	cluster, err := k.kinds()
+	if err != nil {
+		return err
+	}
+	named, err := cluster.object(p.object)
+	p.named = &named
+	return err
 }
 
 func (p parsed) query() url.Values {
@@ -141,8 +149,8 @@ func (p parsed) query() url.Values {
 			q.Set(name, value)
 		}
 	}
-	if p.ref != nil {
-		q.Set("object", objectID(*p.ref))
+	if p.named != nil && p.exact() {
+		q.Set("object", objectID(p.named.refs[0]))
 	}
 	if !p.since.IsZero() {
 		q.Set("since", p.since.UTC().Format(time.RFC3339))
@@ -150,41 +158,60 @@ func (p parsed) query() url.Values {
 	return q
 }
 
+// exact reports whether the hub can find the object by itself: it knows kinds by their exact names only.
+func (p parsed) exact() bool { return p.named.known && len(p.named.refs) == 1 }
+
 // matches is the same selection for what a cluster tells.
 func (p parsed) matches(e api.Episode) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
 	by := func(a api.Attribution) bool { return p.manager == a.Manager || p.manager == a.Person }
 	return is(p.bundle, e.Bundle) && is(p.class, string(e.Class)) &&
 		(p.manager == "" || by(e.By) || slices.ContainsFunc(e.Fields, func(f api.FieldDiff) bool { return by(f.By) })) &&
-		(p.ref == nil || sameObject(*p.ref, e.Object))
+		(p.named == nil || p.named.is(e.Object))
 }
 
-// list returns the episodes, newest first, and how many more there are.
-func (s *driftSource) list(cmd *cobra.Command, f driftFilter) (episodes []api.Episode, more int, err error) {
+// list returns the episodes, newest first, and a line for each thing that is not among them.
+func (s *driftSource) list(cmd *cobra.Command, f driftFilter) (episodes []api.Episode, more []string, err error) {
 	p, err := f.parse(time.Now())
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	c, err := s.asked()
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	if c != nil {
-		episodes, more, err = hubDrift(cmd.Context(), c, p)
+	older := 0
+	if c == nil {
+		episodes, more, err = s.openOnCluster(cmd, &p)
+	} else if err = p.about(nil); err == nil {
+		episodes, older, err = hubDrift(cmd.Context(), c, p)
 		if err == nil && len(episodes) == 0 {
 			err = p.knownTo(cmd.Context(), c)
 		}
-		return episodes, more, err
 	}
+	if n := len(episodes) - p.limit; n > 0 {
+		episodes, older = episodes[:p.limit], n
+	}
+	if older > 0 {
+		more = append(more, fmt.Sprintf("and %d more: see --limit and the filters", older))
+	}
+	return episodes, more, err
+}
+
+// openOnCluster returns what a cluster tells, newest first. That is what is open, and not all of it where it is much.
+func (s *driftSource) openOnCluster(cmd *cobra.Command, p *parsed) (episodes []api.Episode, more []string, err error) {
 	if p.state == "closed" {
-		return nil, 0, usageError{errors.New("--state closed needs --hub: a cluster tells only what is open")}
+		return nil, nil, usagef("--state closed needs --hub: a cluster tells only what is open")
 	}
 	report, err := s.report(cmd)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
+	}
+	if err := p.about(&s.k); err != nil {
+		return nil, nil, err
 	}
 	if p.cluster != "" && p.cluster != report.Status.Cluster {
-		return nil, 0, usageError{fmt.Errorf("this is cluster %s, not %s: choose another with --kubeconfig, or ask the --hub", report.Status.Cluster, p.cluster)}
+		return nil, nil, usagef("this is cluster %s, not %s: choose another with --kubeconfig, or ask the --hub", report.Status.Cluster, p.cluster)
 	}
 	episodes = []api.Episode{}
 	for _, e := range report.Drift {
@@ -192,35 +219,49 @@ func (s *driftSource) list(cmd *cobra.Command, f driftFilter) (episodes []api.Ep
 			episodes = append(episodes, e)
 		}
 	}
-	if len(episodes) == 0 && p.bundle != "" {
-		bundles, err := s.bundles(cmd)
-		if err == nil {
-			err = p.hasBundle(report.Status.Cluster, bundles)
-		}
-		return episodes, 0, err
-	}
 	slices.SortStableFunc(episodes, func(a, b api.Episode) int { return b.Onset.Compare(a.Onset) })
-	if n := len(episodes) - p.limit; n > 0 {
-		episodes, more = episodes[:p.limit], n
+	if report.DriftOmitted > 0 {
+		more = []string{omittedDrift(report.DriftOmitted)}
+	} else if len(episodes) == 0 {
+		err = s.mistyped(cmd, *p, report.Status.Cluster)
 	}
-	return episodes, more + report.DriftOmitted, nil
+	return episodes, more, err
+}
+
+// omittedDrift says what a cluster does not list.
+func omittedDrift(n int) string {
+	return fmt.Sprintf("and %d more open drifts that the cluster does not list; the hub knows them all: --hub URL", n)
+}
+
+// pageSize is how much to ask of the hub at once: no more than is shown, unless most of it may not match.
+func (p parsed) pageSize() int {
+	if p.named != nil && !p.exact() {
+		return view.MaxPageSize
+	}
+	return min(p.limit, view.MaxPageSize)
 }
 
 func hubDrift(ctx context.Context, c *hubClient, p parsed) ([]api.Episode, int, error) {
 	q := p.query()
-	size := min(p.limit, view.MaxPageSize)
-	q.Set("size", strconv.Itoa(size))
-	out := []api.Episode{}
+	q.Set("size", strconv.Itoa(p.pageSize()))
+	out, seen := []api.Episode{}, 0
 	for page := 1; ; page++ {
 		q.Set("page", strconv.Itoa(page))
 		var list view.List[api.Episode]
 		if err := c.do(ctx, http.MethodGet, "/api/v1/drift", q, nil, &list); err != nil {
 			return nil, 0, err
 		}
-		out = append(out, list.Items...)
-		if n := len(out); n >= p.limit || n >= list.Total || len(list.Items) == 0 {
-			out = out[:min(n, p.limit)]
-			return out, list.Total - len(out), nil
+		seen += len(list.Items)
+		for _, e := range list.Items {
+			if p.named == nil || p.named.is(e.Object) {
+				out = append(out, e)
+			}
+		}
+		switch n := len(out); {
+		case seen >= list.Total || len(list.Items) == 0:
+			return out[:min(n, p.limit)], max(0, n-p.limit), nil
+		case n >= p.limit && (p.named == nil || p.exact()):
+			return out[:p.limit], list.Total - p.limit, nil
 		}
 	}
 }
@@ -243,10 +284,7 @@ func (p parsed) hasBundle(cluster string, bundles []api.BundleStatus) error {
 	if p.bundle == "" || slices.ContainsFunc(bundles, func(b api.BundleStatus) bool { return b.Name == p.bundle }) {
 		return nil
 	}
-	return &api.Error{
-		Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on cluster %s now, and no drift that matches", p.bundle, cluster),
-		Hint: "flotilla status lists the bundles",
-	}
+	return noBundle(p.bundle, cluster, bundles)
 }
 
 func (s *driftSource) report(cmd *cobra.Command) (apply.ClusterReport, error) {
@@ -263,6 +301,35 @@ func (s *driftSource) bundles(cmd *cobra.Command) ([]api.BundleStatus, error) {
 		return nil, err
 	}
 	return applier.BundleStatuses(cmd.Context())
+}
+
+// mistyped is an error where what was asked for is not on the cluster: "no drift" is not to be said of that.
+func (s *driftSource) mistyped(cmd *cobra.Command, p parsed, cluster string) error {
+	if p.bundle != "" {
+		bundles, err := s.bundles(cmd)
+		if err != nil {
+			return err
+		}
+		if err := p.hasBundle(cluster, bundles); err != nil {
+			return err
+		}
+	}
+	if p.named == nil {
+		return nil
+	}
+	applier, err := s.k.applier(quiet(cmd))
+	if err != nil {
+		return err
+	}
+	inventory, err := applier.Inventory(cmd.Context())
+	_, known, found := p.named.among(inventory, nil)
+	switch {
+	case err == nil && !found && p.named.unknown != nil:
+		return p.named.unknown
+	case err == nil && !found:
+		return noObject(*p.named, known)
+	}
+	return nil // where it cannot be looked up, it is not known to be wrong
 }
 
 // withHint adds what else there is to try.
@@ -300,6 +367,9 @@ func (s *driftSource) get(cmd *cobra.Command, id string) (api.Episode, error) {
 		}
 	}
 	hint := "flotilla drift lists what is open on " + report.Status.Cluster + "; what has ended is known to the hub: --hub URL"
+	if report.DriftOmitted > 0 {
+		hint = omittedDrift(report.DriftOmitted)
+	}
 	return e, &api.Error{Kind: api.Stalled, Reason: "NoSuchDrift", Err: fmt.Errorf("there is no open drift %q on cluster %s", id, report.Status.Cluster), Hint: hint}
 }
 

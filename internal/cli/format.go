@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,17 +14,34 @@ import (
 )
 
 // output is the -o flag.
-type output struct{ format string }
-
-func (o *output) flag(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "output format: table, json or yaml")
-	complete(cmd, "output", "table", "json", "yaml")
+type output struct {
+	format string
+	// formats are those that the command knows; the first is what it prints without the flag.
+	formats []string
 }
 
+func (o *output) flag(cmd *cobra.Command) { o.among(cmd, "table", "json", "yaml") }
+
 // wideFlag is flag for tables that are cut to fit: wide shows all.
-func (o *output) wideFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&o.format, "output", "o", "table", "output format: table, wide, json or yaml")
-	complete(cmd, "output", "table", "wide", "json", "yaml")
+func (o *output) wideFlag(cmd *cobra.Command) { o.among(cmd, "table", "wide", "json", "yaml") }
+
+func (o *output) among(cmd *cobra.Command, formats ...string) {
+	o.format, o.formats = formats[0], formats
+	last := len(formats) - 1
+	cmd.Flags().VarP(o, "output", "o", "output format: "+strings.Join(formats[:last], ", ")+" or "+formats[last])
+	complete(cmd, "output", formats...)
+}
+
+// Type, String and Set make it a flag's value: an unknown format is refused before anything is asked.
+func (o *output) Type() string   { return "string" }
+func (o *output) String() string { return o.format }
+
+func (o *output) Set(text string) error {
+	if !slices.Contains(o.formats, text) {
+		return fmt.Errorf("it is one of %s", strings.Join(o.formats, ", "))
+	}
+	o.format = text
+	return nil
 }
 
 // forPeople reports a table of either width.
@@ -48,9 +66,8 @@ func (o output) print(w io.Writer, v any, table func(*terminal.Printer)) error {
 		t := tabwriter.NewWriter(w, 0, 4, 3, ' ', 0)
 		table(terminal.To(t))
 		return t.Flush()
-	default:
-		return usageError{fmt.Errorf("output format %q is not one of table, json, yaml (wide for lists of drift)", o.format)}
 	}
+	return fmt.Errorf("output format %q", o.format) // no flag sets it
 }
 
 // data writes a value for programs.
@@ -99,25 +116,3 @@ func age(now, at time.Time) string {
 }
 
 func shortRevision(r string) string { return r[:min(len(r), 10)] }
-
-// noArgs refuses arguments with a message that helps.
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	return usageError{fmt.Errorf("%q is one word too many\nsee %q", args[0], cmd.CommandPath()+" --help")}
-}
-
-// oneArg demands exactly one argument, and says where to get it.
-func oneArg(what, where string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch len(args) {
-		case 1:
-			return nil
-		case 0:
-			return usageError{fmt.Errorf("%s is needed: %s", what, where)}
-		default:
-			return usageError{fmt.Errorf("one %s at a time, and here are %d\nsee %q", what, len(args), cmd.CommandPath()+" --help")}
-		}
-	}
-}

@@ -134,7 +134,7 @@ func TestHostileHub(t *testing.T) {
 func TestHostileCluster(t *testing.T) {
 	for what, show := range map[string]func(w *terminal.Printer){
 		"status": func(w *terminal.Printer) {
-			if err := (output{"table"}).print(w, nil, func(w *terminal.Printer) { clusterTable(w, filled[clusterState]()) }); err != nil {
+			if err := (output{format: "table"}).print(w, nil, func(w *terminal.Printer) { clusterTable(w, filled[clusterState]()) }); err != nil {
 				t.Error(err)
 			}
 		},

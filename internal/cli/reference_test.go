@@ -40,7 +40,7 @@ func TestReference(t *testing.T) {
 
 // reference writes one command and those below it.
 func reference(w io.Writer, cmd *cobra.Command) {
-	if cmd.Hidden || cmd.Name() == "help" {
+	if cmd.Hidden || cmd.Name() == "help" || cmd.Name() == "completion" {
 		return
 	}
 	cmd.InitDefaultHelpFlag()
@@ -97,7 +97,7 @@ func TestHelp(t *testing.T) {
 func TestExecute_unknownCommand(t *testing.T) {
 	var talk bytes.Buffer
 	code := Execute(t.Context(), []string{"bogus"}, IO{In: strings.NewReader(""), Out: io.Discard, Err: &talk})
-	if code != 64 || !strings.Contains(talk.String(), `there is no command "bogus"`) {
+	if code != 64 || !strings.Contains(talk.String(), `there is no command "flotilla bogus"`) {
 		t.Errorf("code %d: %s", code, talk.String())
 	}
 }

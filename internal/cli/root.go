@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -31,6 +33,8 @@ func Execute(ctx context.Context, args []string, streams IO) int {
 	streams.Out, streams.Err = out, terminal.To(streams.Err)
 	root := newRoot(streams)
 	root.SetArgs(args)
+	ran := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { ran = true }
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		err = out.Err() // half an answer is none
@@ -42,13 +46,30 @@ func Execute(ctx context.Context, args []string, streams IO) int {
 		return int(code)
 	}
 	terminal.To(streams.Err).Printf("flotilla: %s\n", terminal.Lines(redact.Text(err.Error())))
+	if !ran { // cobra's own errors have no type
+		return exitUsage
+	}
+	return exitCode(ctx, err)
+}
+
+// Exit codes that are no api.Kind's.
+const (
+	exitUsage       = 64
+	exitInterrupted = 130
+)
+
+func exitCode(ctx context.Context, err error) int {
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return 130
+		return exitInterrupted
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
-		return 64
+		return exitUsage
 	}
-	return api.KindOf(err).ExitCode()
+	kind := api.KindOf(err)
+	if kind == api.Internal && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrExist)) {
+		kind = api.Stalled // a file that was named is not there, or may not be read: no surprise, and for a human to mend
+	}
+	return kind.ExitCode()
 }
 
 // exitError ends a command that has said all it had to say.
@@ -73,25 +94,22 @@ applies it, watches the result and records every drift. A hub shows the whole fl
   See what Git says:          flotilla render --repo . --cluster prod-eu
   See how a cluster fares:    flotilla status --kubeconfig FILE
   See what drifted:           flotilla drift --kubeconfig FILE
-  Stop correction for a while: flotilla suspend --bundle podinfo --for 30m --reason INC-123`,
+  Stop correction for a while: flotilla suspend --bundle podinfo --for 30m --reason INC-123
+
+Exit codes: 0 done; 1 flotilla diff found changes; 2 a surprise inside; 3 a human must act; 4 wait, it resolves itself;
+5 try again; 6 denied by a guard, by RBAC or by the hub; 64 the command line cannot be understood; 130 interrupted.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("there is no command %q\nsee \"flotilla --help\"", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.Err)
 	root.CompletionOptions.HiddenDefaultCmd = false
 	root.PersistentFlags().BoolVarP(&verbose, "verbose", "v", false, "say more on standard error")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w\nsee %q", err, cmd.CommandPath()+" --help")}
-	})
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(newHelp())
 	logger := func() *slog.Logger {
 		level := slog.LevelInfo
 		if verbose {
@@ -100,9 +118,10 @@ applies it, watches the result and records every drift. A hub shows the whole fl
 		return slog.New(slog.NewTextHandler(streams.Err, &slog.HandlerOptions{Level: level, ReplaceAttr: redacted}))
 	}
 	root.AddGroup(
-		&cobra.Group{ID: "look", Title: "Look:"},
-		&cobra.Group{ID: "act", Title: "Act:"},
+		&cobra.Group{ID: "daily", Title: "Every day:"},
+		&cobra.Group{ID: "commit", Title: "Before a commit:"},
 		&cobra.Group{ID: "run", Title: "Run:"},
+		&cobra.Group{ID: "other", Title: "Other:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
@@ -110,11 +129,41 @@ applies it, watches the result and records every drift. A hub shows the whole fl
 			root.AddCommand(c)
 		}
 	}
-	add("look", newStatus(), newDrift(), newHistory(), newRender(), newDiff())
-	add("act", newSuspend(), newResume(), newSync())
+	add("daily", newStatus(), newDrift(), newHistory(), newSuspend(), newResume(), newSync())
+	add("commit", newRender(), newDiff())
 	add("run", newInstall(), newUninstall(), newAgent(logger), newHub(logger), newJoin(), newDemo(logger))
-	root.AddCommand(newVersion(), newRenderWorker())
+	add("other", newVersion())
+	root.AddCommand(newRenderWorker())
+	root.SetHelpCommandGroupID("other")
+	root.SetCompletionCommandGroupID("other")
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "completion" { // cobra's own answers a wrong word with its help, as if all were well
+			c.Args = noArgs
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 	return root
+}
+
+// newHelp is the command help. A topic that is not there is an error.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about := cmd.Root()
+			for _, word := range args {
+				i := slices.IndexFunc(about.Commands(), func(c *cobra.Command) bool { return c.Name() == word })
+				if i < 0 {
+					return unknownCommand(about, word)
+				}
+				about = about.Commands()[i]
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
 }
 
 // redacted keeps credentials out of the log.
