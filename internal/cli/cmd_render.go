@@ -105,7 +105,8 @@ func newRender() *cobra.Command {
 		Long: `Print, as YAML, the objects that the fleet repository describes for one cluster.
 
 No cluster is asked. Charts see the kinds of Kubernetes itself, those whose CustomResourceDefinitions
-are in the repository, as on a cluster that has them, and those of --api-versions. Secrets are decrypted with the age keys given by --age-key
+are in the repository, as on a cluster that has them, and those of --api-versions.
+Secrets are decrypted with the age keys given by --age-key
 and printed with their values masked, unless --show-secrets is set.`,
 		Example: `  flotilla render --repo . --cluster prod-eu
   flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2`,
