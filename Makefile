@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X github.com/flotilla-fleet/flotilla/internal/cli.version=$(VE
 MODULES := . test/controlplane
 LINT    := $(CURDIR)/bin/golangci-lint
 
-.PHONY: build demo test check lint fmt bench fidelity image controlplane chromium clean
+.PHONY: build demo test check lint fmt bench fidelity picture image controlplane chromium clean
 
 build:
 	go build -tags $(TAGS) -ldflags "$(LDFLAGS)" -o bin/flotilla ./cmd/flotilla
@@ -34,6 +34,10 @@ bench: build controlplane
 	go run ./test/bench -bundles 100,300,1000 -installs 1
 	go run ./test/bench -bundles 500 -installs 1 -rows install,edits,status
 	go run ./test/bench -bundles 2500 -plain -rows install,idle
+
+# The README's picture of the dashboard, taken from a demo that runs.
+picture: chromium
+	go run ./test/picture
 
 image:
 	docker build --build-arg VERSION=$(VERSION) -t flotilla:$(VERSION) .

@@ -31,21 +31,28 @@ func find(names []string) (string, error) {
 // Start starts a headless browser. It ends with the test, or after the timeout.
 func Start(t *testing.T, timeout time.Duration) context.Context {
 	t.Helper()
-	path, err := find(names)
+	ctx, end, err := Open(t.Context(), t.TempDir(), timeout)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(end)
+	return ctx
+}
+
+// Open is Start for a program: the browser keeps its profile in an empty directory, and ends with the function that Open returns.
+func Open(ctx context.Context, dir string, timeout time.Duration) (context.Context, func(), error) {
+	path, err := find(names)
+	if err != nil {
+		return nil, nil, err
+	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
+		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(dir),
 		chromedp.WSURLReadTimeout(timeout), // or a slow start would fail sooner
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
 		chromedp.Flag("disable-component-update", true),
 	)
-	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, timeout)
-	t.Cleanup(cancel)
-	return ctx
+	ctx, endProcess := chromedp.NewExecAllocator(ctx, opts...)
+	ctx, endTab := chromedp.NewContext(ctx)
+	ctx, endTime := context.WithTimeout(ctx, timeout)
+	return ctx, func() { endTime(); endTab(); endProcess() }, nil
 }
