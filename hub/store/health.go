@@ -11,7 +11,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/boltfile"
 )
 
-// ErrNotWritten: something could not be written to the disk, which may be full. Nothing of it was kept.
+// ErrNotWritten is the error of a change that could not be written to the disk, which may be full. Nothing of it was kept.
 var ErrNotWritten = boltfile.ErrNotWritten
 
 // Health is whether the store can be written.

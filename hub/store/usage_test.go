@@ -301,7 +301,7 @@ func TestHealth(t *testing.T) {
 		if h.is.Writable != step.writable || !step.writable && !h.is.Since.Equal(start.Add(step.since)) {
 			t.Errorf("step %d: %+v", i, h.is)
 		}
-		if !step.writable && step.err == full && h.is.Cause() != "no space left on device" {
+		if !step.writable && errors.Is(step.err, full) && h.is.Cause() != "no space left on device" {
 			t.Errorf("step %d: cause %q", i, h.is.Cause())
 		}
 	}

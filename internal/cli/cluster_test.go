@@ -504,10 +504,16 @@ func TestDriftCommands(t *testing.T) {
 		}
 		for _, scope := range [][]string{
 			{"--bundle", "app"},
-			{"--object", "ConfigMap/app/settings"}, {"--object", "cm/app/settings"}, {"--object", "configmaps/app/settings"},
-			{"--object", "CONFIGMAP/app/settings"}, {"--object", "configmap.v1./app/settings"}, {"--object", "ns/app"},
+			{"--object", "ConfigMap/app/settings"},
+			{"--object", "cm/app/settings"},
+			{"--object", "configmaps/app/settings"},
+			{"--object", "CONFIGMAP/app/settings"},
+			{"--object", "configmap.v1./app/settings"},
+			{"--object", "ns/app"},
 			{"--object", "ConfigMap/app/gone"}, // missing on the cluster, and ours all the same
-			{"--bundle", "ap", "--force"}, {"--object", "cm/app/setings", "--force"}, {"--object", "Widget/app/x", "--force"},
+			{"--bundle", "ap", "--force"},
+			{"--object", "cm/app/setings", "--force"},
+			{"--object", "Widget/app/x", "--force"},
 		} {
 			code, out, talk := suspend(scope...)
 			if code != 0 || strings.TrimSpace(out) == "" || strings.Contains(talk, "warning") || !strings.Contains(talk, "the agent holds it") {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +28,7 @@ func TestHubBackup(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer st.Close()
-		if names, err := st.Clusters(context.Background()); err != nil || len(names) != 5 {
+		if names, err := st.Clusters(t.Context()); err != nil || len(names) != 5 {
 			t.Errorf("the copy has clusters %v, %v", names, err)
 		}
 		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
