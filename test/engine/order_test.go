@@ -329,8 +329,8 @@ func TestCRD_missingWhileInstancesAreDeclared(t *testing.T) {
 	dropCRD()
 	r.Eventually("it is known that the instance cannot be looked after", func(ctx context.Context) error {
 		b, err := r.Bundle(ctx, "NS-a")
-		if err == nil && b.Unknown == 0 && b.Phase != "failed" {
-			err = fmt.Errorf("%s, %d unknown", b.Phase, b.Unknown)
+		if err == nil && b.Unknown == 0 && b.Phase != "failed" && len(b.Uncorrected) == 0 {
+			err = fmt.Errorf("%s, %d unknown, %d drifted, not corrected: %q", b.Phase, b.Unknown, b.Drifted, b.Uncorrected)
 		}
 		return err
 	})
