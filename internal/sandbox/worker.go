@@ -182,12 +182,17 @@ type ear struct {
 	stack  bool   // its stack was full
 }
 
+// faultOfRuntime is in what Go's runtime says of a fault outside of goroutines. Its garbage collector does not check
+// each allocation of its own, so where the system gives no more memory it may run into a nil pointer instead of saying so
+// (spanQueue in runtime/mgcmark_greenteagc.go, Go 1.26). A nil pointer of a goroutine is told in another form.
+const faultOfRuntime = "violation\nPC="
+
 func (e *ear) Write(p []byte) (int, error) {
 	const longest = 32
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	heard := append(e.end, p...)
-	e.memory = e.memory || has(heard, "out of memory", "cannot allocate memory", "cannot map pages", "newosproc", "pthread_create failed")
+	e.memory = e.memory || has(heard, "out of memory", "cannot allocate memory", "cannot map pages", "newosproc", "pthread_create failed", faultOfRuntime)
 	e.stack = e.stack || has(heard, "stack overflow")
 	e.end = bytes.Clone(heard[max(0, len(heard)-longest):])
 	return len(p), nil
