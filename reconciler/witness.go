@@ -60,6 +60,9 @@ func (w *witness) Found(ctx context.Context, ref api.ObjectRef, in apply.Inspect
 	if drifts(verdict) {
 		_, _, verdict = w.r.asGitSaysNow(ctx, w.b, t, in, verdict, now)
 	}
+	if verdict.Episode == nil {
+		return nil // the object became what the newer revision says between two looks
+	}
 	if err := w.r.store(w.b, id, verdict.Episode); err != nil {
 		return &api.Error{Kind: api.Transient, Reason: "NotRecorded", Err: errors.Join(errors.New("drift could not be recorded, so it is not written over"), err)}
 	}
