@@ -110,7 +110,7 @@ func (t Tenant) AdmitsNamespace(name string) bool {
 }
 
 // AdmitsChart reports whether a chart may come from a repository: an https:// address, or oci://… without the name.
-// An address that does not mean what it reads like never may.
+// An address with parts that mislead a reader is never allowed.
 func (t Tenant) AdmitsChart(repo, name string) bool {
 	address := strings.TrimSuffix(repo, "/") + "/" + name
 	u, err := url.Parse(address)

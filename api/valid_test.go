@@ -65,7 +65,7 @@ func TestSuspension_namesNothingCanHave(t *testing.T) {
 	}
 }
 
-// No two objects that can be have one ID, and every ID says which object it is.
+// Two valid objects never share an ID, and an ID can be read back.
 func FuzzObjectRef(f *testing.F) {
 	f.Add("apps", "Deployment", "a", "b")
 	f.Add("", "ConfigMap", "", "a/b")

@@ -183,7 +183,7 @@ func displaced(e api.Episode, git map[string]any, changes []change) string {
 			p := fieldpath.Part{Keys: slices.Clone(last.Keys)}
 			m, _ := item.(map[string]any)
 			for i, k := range p.Keys {
-				p.Keys[i].Value = scalar(m[k.Name])
+				p.Keys[i].Value = fieldpath.Scalar(m[k.Name])
 			}
 			told := slices.ContainsFunc(changes, func(other change) bool {
 				return !other.remove && len(other.path) >= len(c.path) && slices.Equal(other.path[len(parent)].Keys, p.Keys)

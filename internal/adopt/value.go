@@ -88,18 +88,6 @@ func normal(v any) (any, error) {
 	return out, yaml.Unmarshal(b, &out)
 }
 
-// scalar is a value as paths write it.
-func scalar(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case float64:
-		return strconv.FormatFloat(v, 'g', -1, 64)
-	default:
-		return fmt.Sprint(v)
-	}
-}
-
 // guess is the value that a path's text stands for: a number where it looks like one.
 func guess(text string) any {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil && strconv.FormatInt(n, 10) == text {
@@ -113,13 +101,13 @@ func guess(text string) any {
 func find(list []any, p fieldpath.Part) int {
 	return slices.IndexFunc(list, func(item any) bool {
 		if p.Value != nil {
-			return scalar(item) == *p.Value
+			return fieldpath.Scalar(item) == *p.Value
 		}
 		m, ok := item.(map[string]any)
 		found := false
 		for _, k := range p.Keys {
 			v, there := m[k.Name]
-			if there && scalar(v) != k.Value {
+			if there && fieldpath.Scalar(v) != k.Value {
 				return false
 			}
 			found = found || there

@@ -138,7 +138,7 @@ func isCollection(v any) bool {
 
 // same compares two scalars as the API server does: as numbers and quantities, too.
 func same(a, b any) bool {
-	x, y := scalar(a), scalar(b)
+	x, y := fieldpath.Scalar(a), fieldpath.Scalar(b)
 	if x == y {
 		return true
 	}
@@ -253,7 +253,7 @@ func differs(a, b any, at string) string {
 		}
 		return ""
 	}
-	if !xm && !ym && !ll && !ml && ((a == nil) == (b == nil)) && scalar(a) == scalar(b) && isText(a) == isText(b) {
+	if !xm && !ym && !ll && !ml && ((a == nil) == (b == nil)) && fieldpath.Scalar(a) == fieldpath.Scalar(b) && isText(a) == isText(b) {
 		return ""
 	}
 	return at + "/"

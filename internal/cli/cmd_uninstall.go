@@ -195,11 +195,7 @@ func agree(in io.Reader, talk *terminal.Printer) error {
 const takeoverWithin = time.Minute
 
 func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured, owned map[string][]api.InventoryEntry) error {
-	workload := &unstructured.Unstructured{Object: map[string]any{}}
-	workload.SetGroupVersionKind(r.component.Workload().GVK())
-	workload.SetNamespace(r.component.Workload().Namespace)
-	workload.SetName(r.component.Workload().Name)
-	if err := applier.RemoveOwn(ctx, []*unstructured.Unstructured{workload}); err != nil {
+	if err := applier.RemoveOwn(ctx, []*unstructured.Unstructured{named(r.component.Workload())}); err != nil {
 		return err
 	}
 	if err := r.takeover(ctx, applier); err != nil {
@@ -244,21 +240,21 @@ func agentsOwn() ([]*unstructured.Unstructured, error) {
 		out = append(out, o)
 	}
 	out = append(out, drift.StampPolicy("", "")...)
-	for _, ref := range []api.ObjectRef{apply.ReportRef(), apply.LeaseRef()} {
-		o := &unstructured.Unstructured{Object: map[string]any{}}
-		o.SetGroupVersionKind(ref.GVK())
-		o.SetNamespace(ref.Namespace)
-		o.SetName(ref.Name)
-		out = append(out, o)
-	}
-	return out, nil
+	return append(out, named(apply.ReportRef()), named(apply.LeaseRef())), nil
+}
+
+// named is an object of which only the name counts: it is to be deleted.
+func named(ref api.ObjectRef) *unstructured.Unstructured {
+	o := &unstructured.Unstructured{Object: map[string]any{}}
+	o.SetGroupVersionKind(ref.GVK())
+	o.SetNamespace(ref.Namespace)
+	o.SetName(ref.Name)
+	return o
 }
 
 func (r removal) hub(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
 	if r.data {
-		claim := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "PersistentVolumeClaim"}}
-		claim.SetNamespace(api.SystemNamespace)
-		claim.SetName("data-flotilla-hub-0")
+		claim := named(api.ObjectRef{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: api.SystemNamespace, Name: "data-flotilla-hub-0"})
 		objects = append([]*unstructured.Unstructured{claim}, objects...)
 	}
 	return r.household(ctx, talk, applier, objects)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -226,7 +227,7 @@ func TestInstall(t *testing.T) {
 		_, err1 := i.kube.CoreV1().ServiceAccounts("other").Get(ctx, "default", metav1.GetOptions{})
 		_, err2 := i.kube.CoreV1().ConfigMaps("other").Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
 		_, err3 := i.kube.CoreV1().ConfigMaps("app").Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
-		return cmpErr(err1, err2, err3)
+		return errors.Join(err1, err2, err3)
 	})
 	i.deployer("app")
 	i.repo.Commit(map[string]string{
@@ -277,15 +278,6 @@ func (i *installed) hub(t *testing.T, before map[string]bool) {
 		}
 		return nil
 	})
-}
-
-func cmpErr(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // deployer makes the service account of a bundle, which may write in its namespace.
