@@ -78,7 +78,7 @@ func isSecret(ref api.ObjectRef) bool { return ref.Group == "" && ref.Kind == "S
 
 // valueless are the reasons of errors that repeat nothing of what an object holds.
 var valueless = map[string]bool{
-	"Cancelled": true, "WebhookNotReady": true, "KindMissing": true, "NamespaceMissing": true, "NamespaceTerminating": true,
+	"Cancelled": true, "WebhookNotReady": true, "KindMissing": true, "NamespaceMissing": true, "NamespaceTerminating": true, "KindTerminating": true,
 	"QuotaExceeded": true, "AccessDenied": true, "Conflict": true, "TooManyRequests": true, "Timeout": true, "Unreachable": true, "NotFound": true,
 }
 
@@ -112,6 +112,8 @@ func kindOf(err error) (api.ErrorKind, string) {
 		return api.Waiting, "NamespaceMissing"
 	case apierrors.HasStatusCause(err, corev1NamespaceTerminating):
 		return api.Waiting, "NamespaceTerminating"
+	case apierrors.IsForbidden(err) && strings.Contains(msg, "custom resource definition is terminating"):
+		return api.Waiting, "KindTerminating"
 	case plan.Denied(err):
 		return api.Forbidden, "AdmissionDenied"
 	case apierrors.IsForbidden(err) && strings.Contains(msg, "exceeded quota"):

@@ -51,3 +51,21 @@ func TestClassifyWithholdsValuesOfSecrets(t *testing.T) {
 		}
 	}
 }
+
+// What is refused while something goes is tried again soon, because it passes by itself.
+func TestClassifyWaitsForWhatGoes(t *testing.T) {
+	t.Parallel()
+	ref := api.ObjectRef{Group: "x.io", Version: "v1", Kind: "Thing", Namespace: "ns", Name: "one"}
+	things := schema.GroupResource{Group: "x.io", Resource: "things"}
+	ending := apierrors.NewForbidden(things, "one", errors.New("unable to create new content in namespace ns because it is being terminated"))
+	ending.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: "NamespaceTerminating"}}
+	for reason, err := range map[string]error{
+		"NamespaceTerminating": ending,
+		"KindTerminating":      apierrors.NewForbidden(things, "one", errors.New("create not allowed while custom resource definition is terminating")),
+		"KindMissing":          &apierrors.StatusError{ErrStatus: metav1.Status{Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource"}},
+	} {
+		if e := apiError(t, apply.Classify(ref, "app/x.yaml", err)); e.Kind != api.Waiting || e.Reason != reason || e.After <= 0 {
+			t.Errorf("%s: %+v", reason, e)
+		}
+	}
+}
