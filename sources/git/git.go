@@ -10,7 +10,7 @@
 // a damaged mirror is set aside and cloned again.
 // A rewritten branch is followed.
 //
-// It reads http, https and file URLs and plain paths. It never writes to the repository,
+// It reads http, https and file URLs and plain paths. It never writes to the repository, unless Push is called,
 // runs no hooks, fetches no submodules, and shows credentials to nobody but the server.
 package git
 

@@ -120,6 +120,7 @@ type session struct {
 	secrets []string
 	watch   *watchdog
 	adv     advertisement
+	verb    string // what is done, for errors: "fetch from"
 }
 
 // talk connects, reads what the server has, and lets then use it.
@@ -136,7 +137,7 @@ func (r *remote) talk(ctx context.Context, then func(context.Context, *session) 
 	if err != nil {
 		return err
 	}
-	s := &session{r: r, secrets: c.secrets()}
+	s := &session{r: r, secrets: c.secrets(), verb: "fetch from"}
 	s.watch, ctx = newWatchdog(ctx, r.timeout)
 	defer s.watch.stop()
 	ep := r.endpoint
@@ -258,6 +259,6 @@ func (s *session) classify(ctx context.Context, err error) error {
 		e.Kind, e.Reason = api.Stalled, "GitNotInstalled"
 		cause = errors.New("paths and file URLs need the git command, which was not found")
 	}
-	e.Err = redact.Error(fmt.Errorf("fetch from %s: %w", s.r.shown, cause), s.secrets...)
+	e.Err = redact.Error(fmt.Errorf("%s %s: %w", s.verb, s.r.shown, cause), s.secrets...)
 	return e
 }
