@@ -11,6 +11,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -536,7 +537,7 @@ func (r *Reconciler) failLocked(b *bundle, err error, now time.Time) {
 	b.settled = false
 	d, again := retryDelay(err, b.attempt)
 	if !again && b.again {
-		d, again, b.anew = retryFirst, true, true
+		d, again, b.anew = lifecycle.RetryFirst, true, true
 	}
 	b.again = false
 	b.stalled = !again

@@ -12,6 +12,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -629,7 +630,7 @@ func (r *Reconciler) correctionFailed(b *bundle, t *target, err error) {
 	r.Log.Error("correct", "bundle", b.name, "object", t.id, "error", err, "kind", api.KindOf(err))
 	d, again := retryDelay(err, 1)
 	if !again || api.KindOf(err) == api.Forbidden {
-		d = retryLongest
+		d = lifecycle.RetryLongest
 	}
 	r.queue.addAfter(t.id, d)
 }
