@@ -7,7 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/flotilla-fleet/flotilla/internal/adopt"
+	"github.com/flotilla-fleet/flotilla/drift/adopt"
+	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/sources/directory"
 )
 
@@ -61,7 +62,7 @@ Secrets are never written.`,
 			return err
 		}
 		defer renderer.Close()
-		plan, err := adopt.New(cmd.Context(), adopt.Request{Episode: e, Snapshot: snap, Renderer: renderer, Clusters: adoptOn(all)})
+		plan, err := adopt.New(cmd.Context(), adopt.Request{Episode: e, Snapshot: snap, Renderer: renderer, List: render.Clusters, Clusters: adoptOn(all)})
 		if err != nil {
 			return err
 		}

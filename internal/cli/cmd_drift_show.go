@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/internal/adopt"
+	"github.com/flotilla-fleet/flotilla/drift/adopt"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 

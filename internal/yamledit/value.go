@@ -1,4 +1,4 @@
-package adopt
+package yamledit
 
 import (
 	"encoding/json"
@@ -10,42 +10,23 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
-// change is one field that is to have another value.
-type change struct {
-	path  []fieldpath.Part
-	text  string // the path as it is written
-	value any    // as JSON has it, numbers as int64 or float64
-	// remove takes the field away.
-	remove bool
+// Change is one field that is to have another value.
+type Change struct {
+	Path  []fieldpath.Part
+	Text  string // the path as it is written
+	Value any    // as JSON has it, numbers as int64 or float64
+	// Remove takes the field away.
+	Remove bool
 }
 
-func (c change) String() string { return c.text }
+// String is the path.
+func (c Change) String() string { return c.Text }
 
-// changesOf reads the fields of an episode.
-func changesOf(e api.Episode) ([]change, error) {
-	var out []change
-	for _, f := range e.Fields {
-		c := change{path: fieldpath.Parts(f.Path), text: f.Path, remove: f.Class == api.ClassRemoved}
-		if len(c.path) == 0 {
-			return nil, fmt.Errorf("%q is not the path of a field", f.Path)
-		}
-		if !c.remove {
-			var err error
-			if c.value, err = parseJSON(f.Live); err != nil {
-				return nil, fmt.Errorf("the live value of %s was not recorded whole", f.Path)
-			}
-		}
-		out = append(out, c)
-	}
-	return out, nil
-}
-
-// parseJSON reads one value and tells integers from other numbers.
-func parseJSON(text string) (any, error) {
+// ParseJSON reads one value and tells integers from other numbers.
+func ParseJSON(text string) (any, error) {
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.UseNumber()
 	var v any
@@ -88,17 +69,17 @@ func normal(v any) (any, error) {
 	return out, yaml.Unmarshal(b, &out)
 }
 
-// guess is the value that a path's text stands for: a number where it looks like one.
-func guess(text string) any {
+// Guess is the value that a path's text stands for: a number where it looks like one.
+func Guess(text string) any {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil && strconv.FormatInt(n, 10) == text {
 		return n
 	}
 	return text
 }
 
-// find returns the place of the item that a part means, -1 if there is none.
+// Find returns the place of the item that a part means, -1 if there is none.
 // A key that the item leaves out is one that the API server fills in, and does not count.
-func find(list []any, p fieldpath.Part) int {
+func Find(list []any, p fieldpath.Part) int {
 	return slices.IndexFunc(list, func(item any) bool {
 		if p.Value != nil {
 			return fieldpath.Scalar(item) == *p.Value
@@ -116,17 +97,17 @@ func find(list []any, p fieldpath.Part) int {
 	})
 }
 
-// keyed is a new item of a list with nothing but what tells it from the others.
-func keyed(p fieldpath.Part) map[string]any {
+// Keyed is a new item of a list with nothing but what tells it from the others.
+func Keyed(p fieldpath.Part) map[string]any {
 	m := map[string]any{}
 	for _, k := range p.Keys {
-		m[k.Name] = guess(k.Value)
+		m[k.Name] = Guess(k.Value)
 	}
 	return m
 }
 
-// get returns the value at a path.
-func get(v any, path []fieldpath.Part) (any, bool) {
+// Get returns the value at a path.
+func Get(v any, path []fieldpath.Part) (any, bool) {
 	for _, p := range path {
 		switch x := v.(type) {
 		case map[string]any:
@@ -135,7 +116,7 @@ func get(v any, path []fieldpath.Part) (any, bool) {
 				return nil, false
 			}
 		case []any:
-			i := index(x, p)
+			i := Index(x, p)
 			if i < 0 {
 				return nil, false
 			}
@@ -147,10 +128,10 @@ func get(v any, path []fieldpath.Part) (any, bool) {
 	return v, true
 }
 
-// index is the place of the item that a part means, -1 for none.
-func index(list []any, p fieldpath.Part) int {
+// Index is the place of the item that a part means, -1 for none.
+func Index(list []any, p fieldpath.Part) int {
 	if p.Name == "" {
-		return find(list, p)
+		return Find(list, p)
 	}
 	i, err := strconv.Atoi(p.Name)
 	if err != nil || i < 0 || i >= len(list) {
@@ -159,10 +140,10 @@ func index(list []any, p fieldpath.Part) int {
 	return i
 }
 
-// set returns v with the change made; v itself may be changed. What is missing on the way is made.
-func set(v any, path []fieldpath.Part, c change) (any, error) {
+// Set returns v with the change made; v itself may be changed. What is missing on the way is made.
+func Set(v any, path []fieldpath.Part, c Change) (any, error) {
 	if len(path) == 0 {
-		return c.value, nil
+		return c.Value, nil
 	}
 	p, last := path[0], len(path) == 1
 	if p.Name == "" || isNumberOf(v, p) {
@@ -175,15 +156,15 @@ func set(v any, path []fieldpath.Part, c change) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s leads through something that is no mapping", c)
 	}
-	if c.remove && last {
+	if c.Remove && last {
 		delete(m, p.Name)
 		return m, nil
 	}
 	below, there := m[p.Name]
-	if c.remove && !there {
+	if c.Remove && !there {
 		return m, nil
 	}
-	next, err := set(below, path[1:], c)
+	next, err := Set(below, path[1:], c)
 	m[p.Name] = next
 	return m, err
 }
@@ -194,26 +175,26 @@ func isNumberOf(v any, p fieldpath.Part) bool {
 	return list && err == nil
 }
 
-func setItem(v any, path []fieldpath.Part, c change) (any, error) {
+func setItem(v any, path []fieldpath.Part, c Change) (any, error) {
 	p, last := path[0], len(path) == 1
 	list, ok := v.([]any)
 	if !ok && v != nil {
 		return nil, fmt.Errorf("%s leads through something that is no list", c)
 	}
-	i := index(list, p)
+	i := Index(list, p)
 	switch {
-	case i < 0 && c.remove:
+	case i < 0 && c.Remove:
 		return v, nil
-	case c.remove && last:
+	case c.Remove && last:
 		return slices.Delete(list, i, i+1), nil
 	case i < 0 && p.Name != "":
 		return nil, fmt.Errorf("%s names an item that is not there", c)
 	case i < 0 && last:
-		return append(list, c.value), nil
+		return append(list, c.Value), nil
 	case i < 0:
-		list, i = append(list, any(keyed(p))), len(list)
+		list, i = append(list, any(Keyed(p))), len(list)
 	}
-	next, err := set(list[i], path[1:], c)
+	next, err := Set(list[i], path[1:], c)
 	list[i] = next
 	return list, err
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/internal/adopt"
+	"github.com/flotilla-fleet/flotilla/drift/adopt"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/render/rendertest"
 	"github.com/flotilla-fleet/flotilla/sources/directory"
@@ -86,7 +86,7 @@ func plan(t *testing.T, files rendertest.Files, e api.Episode, on adopt.Clusters
 	if err != nil {
 		t.Fatal(err)
 	}
-	return adopt.New(t.Context(), adopt.Request{Episode: e, Snapshot: files.Snapshot(), Renderer: r, Clusters: on})
+	return adopt.New(t.Context(), adopt.Request{Episode: e, Snapshot: files.Snapshot(), Renderer: r, List: render.Clusters, Clusters: on})
 }
 
 const app = "/spec/template/spec/containers/[name=app]/"
@@ -286,7 +286,7 @@ func TestWrite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := adopt.New(t.Context(), adopt.Request{Episode: e, Snapshot: snap, Renderer: r, Clusters: adopt.OnlyDrifted})
+		p, err := adopt.New(t.Context(), adopt.Request{Episode: e, Snapshot: snap, Renderer: r, List: render.Clusters, Clusters: adopt.OnlyDrifted})
 		if err != nil {
 			t.Fatal(err)
 		}

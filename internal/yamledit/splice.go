@@ -1,4 +1,4 @@
-package adopt
+package yamledit
 
 import (
 	"bytes"
@@ -31,21 +31,21 @@ func newSource(data []byte) *source {
 
 // splice makes the change in the text itself. It reports false where it does not know how;
 // what it returns must be read back, for it trusts the layout.
-func splice(data []byte, docs []document, at int, c change) ([]byte, bool) {
+func splice(data []byte, docs []Document, at int, c Change) ([]byte, bool) {
 	s := newSource(data)
 	n := docs[at].root()
-	for i, p := range c.path {
+	for i, p := range c.Path {
 		if n.Style&yaml.FlowStyle != 0 && n.Kind != yaml.ScalarNode {
-			return s.flow(n, c.path[i:], c)
+			return s.flow(n, c.Path[i:], c)
 		}
 		k := childIndex(n, p)
 		if k < 0 {
-			if c.remove {
+			if c.Remove {
 				return nil, false
 			}
-			return s.insert(n, c.path[i:], c)
+			return s.insert(n, c.Path[i:], c)
 		}
-		if i == len(c.path)-1 {
+		if i == len(c.Path)-1 {
 			return s.change(n, k, c)
 		}
 		n = n.Content[k]
@@ -54,23 +54,23 @@ func splice(data []byte, docs []document, at int, c change) ([]byte, bool) {
 }
 
 // flow changes a scalar inside {…} or […].
-func (s *source) flow(n *yaml.Node, path []fieldpath.Part, c change) ([]byte, bool) {
+func (s *source) flow(n *yaml.Node, path []fieldpath.Part, c Change) ([]byte, bool) {
 	for _, p := range path {
 		if n = child(n, p); n == nil {
 			return nil, false
 		}
 	}
-	if c.remove || n.Kind != yaml.ScalarNode {
+	if c.Remove || n.Kind != yaml.ScalarNode {
 		return nil, false
 	}
-	return s.replaceScalar(n, c.value)
+	return s.replaceScalar(n, c.Value)
 }
 
 // change changes or removes the k-th child of a block collection.
-func (s *source) change(n *yaml.Node, k int, c change) ([]byte, bool) {
+func (s *source) change(n *yaml.Node, k int, c Change) ([]byte, bool) {
 	old := n.Content[k]
-	if !c.remove && old.Kind == yaml.ScalarNode {
-		if out, ok := s.replaceScalar(old, c.value); ok {
+	if !c.Remove && old.Kind == yaml.ScalarNode {
+		if out, ok := s.replaceScalar(old, c.Value); ok {
 			return out, true
 		}
 	}
@@ -89,7 +89,7 @@ func (s *source) change(n *yaml.Node, k int, c change) ([]byte, bool) {
 		blank = strings.TrimSpace(lead) == "-"
 		lead = strings.Repeat(" ", max(0, n.Column-1))
 	}
-	if c.remove {
+	if c.Remove {
 		if !blank {
 			return nil, false
 		}
@@ -98,7 +98,7 @@ func (s *source) change(n *yaml.Node, k int, c change) ([]byte, bool) {
 	if !blank {
 		return nil, false
 	}
-	text, ok := s.block(key, c.value, len(lead))
+	text, ok := s.block(key, c.Value, len(lead))
 	if !ok {
 		return nil, false
 	}
@@ -106,8 +106,8 @@ func (s *source) change(n *yaml.Node, k int, c change) ([]byte, bool) {
 }
 
 // insert adds a field or an item at the end of a block collection.
-func (s *source) insert(n *yaml.Node, path []fieldpath.Part, c change) ([]byte, bool) {
-	key, value, err := missing(path, c)
+func (s *source) insert(n *yaml.Node, path []fieldpath.Part, c Change) ([]byte, bool) {
+	key, value, err := Missing(path, c)
 	if err != nil || len(n.Content) == 0 || (key == "") != (n.Kind == yaml.SequenceNode) || n.Kind == yaml.ScalarNode {
 		return nil, false
 	}

@@ -3,6 +3,7 @@ package adopt
 import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
+	"github.com/flotilla-fleet/flotilla/internal/yamledit"
 )
 
 // Excerpt puts fields where they stand in the manifest: what Git says of them, and what is live.
@@ -25,7 +26,7 @@ func Excerpt(fields []api.FieldDiff) (git, live map[string]any) {
 func named(path []fieldpath.Part) []fieldpath.Part {
 	out := make([]fieldpath.Part, len(path))
 	for i, p := range path {
-		if n := guess(p.Name); p.Name != "" && i > 0 {
+		if n := yamledit.Guess(p.Name); p.Name != "" && i > 0 {
 			if _, number := n.(int64); number {
 				p = fieldpath.Part{Name: "[" + p.Name + "]"}
 			}
@@ -37,28 +38,28 @@ func named(path []fieldpath.Part) []fieldpath.Part {
 
 // place puts one value into an excerpt; an absent one makes what is above it.
 func place(root any, path []fieldpath.Part, text string) any {
-	c := change{path: path}
+	c := yamledit.Change{Path: path}
 	if text == "" {
 		item := path[len(path)-1].Name == ""
 		if path = path[:len(path)-1]; len(path) == 0 {
 			return root
 		}
 		// What is there already stays; what is not is there as empty.
-		if _, there := get(root, path); there {
+		if _, there := yamledit.Get(root, path); there {
 			return root
 		}
-		c.path, c.value = path, map[string]any{}
+		c.Path, c.Value = path, map[string]any{}
 		if last := path[len(path)-1]; item {
-			c.value = []any{}
+			c.Value = []any{}
 		} else if last.Name == "" {
-			c.value = keyed(last)
+			c.Value = yamledit.Keyed(last)
 		}
-	} else if v, err := parseJSON(text); err == nil {
-		c.value = v
+	} else if v, err := yamledit.ParseJSON(text); err == nil {
+		c.Value = v
 	} else {
-		c.value = text
+		c.Value = text
 	}
-	next, err := set(root, c.path, c)
+	next, err := yamledit.Set(root, c.Path, c)
 	if err != nil {
 		return root
 	}

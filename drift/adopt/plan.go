@@ -10,7 +10,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
-	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/internal/yamledit"
 )
 
 // Renderer renders the fleet repository; *render.Renderer is one.
@@ -33,6 +33,8 @@ type Request struct {
 	Episode  api.Episode
 	Snapshot api.Snapshot
 	Renderer Renderer
+	// List lists the clusters of a tree, for which everything is rendered; render.Clusters does.
+	List     func(api.Tree) ([]api.Cluster, error)
 	Clusters Clusters
 }
 
@@ -99,7 +101,7 @@ func New(ctx context.Context, req Request) (Plan, error) {
 }
 
 // attempt makes the edits of one method and proves them.
-func attempt(ctx context.Context, req Request, m method, before renderings, changes []change) (Plan, error) {
+func attempt(ctx context.Context, req Request, m method, before renderings, changes []yamledit.Change) (Plan, error) {
 	files, err := m.edit()
 	if err != nil {
 		return Plan{}, err
@@ -124,6 +126,25 @@ func attempt(ctx context.Context, req Request, m method, before renderings, chan
 	}
 	p.Clusters, err = verify(req, before, after, changes)
 	return p, err
+}
+
+// changesOf reads the fields of an episode.
+func changesOf(e api.Episode) ([]yamledit.Change, error) {
+	var out []yamledit.Change
+	for _, f := range e.Fields {
+		c := yamledit.Change{Path: fieldpath.Parts(f.Path), Text: f.Path, Remove: f.Class == api.ClassRemoved}
+		if len(c.Path) == 0 {
+			return nil, fmt.Errorf("%q is not the path of a field", f.Path)
+		}
+		if !c.Remove {
+			var err error
+			if c.Value, err = yamledit.ParseJSON(f.Live); err != nil {
+				return nil, fmt.Errorf("the live value of %s was not recorded whole", f.Path)
+			}
+		}
+		out = append(out, c)
+	}
+	return out, nil
 }
 
 // encrypted reports a file that SOPS wrote: an edit would break its signature.
@@ -161,22 +182,22 @@ func adoptable(e api.Episode) error {
 
 // displaced names an item of a list that is gone while the live list has one that neither Git has nor the episode tells of:
 // without it Git would say half of what is live.
-func displaced(e api.Episode, git map[string]any, changes []change) string {
+func displaced(e api.Episode, git map[string]any, changes []yamledit.Change) string {
 	if e.Evidence == nil || e.Evidence.Live == "" {
 		return ""
 	}
-	live, err := parseJSON(e.Evidence.Live)
+	live, err := yamledit.ParseJSON(e.Evidence.Live)
 	if err != nil {
 		return ""
 	}
 	for _, c := range changes {
-		last := c.path[len(c.path)-1]
-		if !c.remove || len(last.Keys) == 0 {
+		last := c.Path[len(c.Path)-1]
+		if !c.Remove || len(last.Keys) == 0 {
 			continue
 		}
-		parent := c.path[:len(c.path)-1]
-		have, _ := get(live, parent)
-		want, _ := get(git, parent)
+		parent := c.Path[:len(c.Path)-1]
+		have, _ := yamledit.Get(live, parent)
+		want, _ := yamledit.Get(git, parent)
 		list, _ := have.([]any)
 		known, _ := want.([]any)
 		for _, item := range list {
@@ -185,11 +206,11 @@ func displaced(e api.Episode, git map[string]any, changes []change) string {
 			for i, k := range p.Keys {
 				p.Keys[i].Value = fieldpath.Scalar(m[k.Name])
 			}
-			told := slices.ContainsFunc(changes, func(other change) bool {
-				return !other.remove && len(other.path) >= len(c.path) && slices.Equal(other.path[len(parent)].Keys, p.Keys)
+			told := slices.ContainsFunc(changes, func(other yamledit.Change) bool {
+				return !other.Remove && len(other.Path) >= len(c.Path) && slices.Equal(other.Path[len(parent)].Keys, p.Keys)
 			})
-			if find(known, p) < 0 && !told {
-				return c.text
+			if yamledit.Find(known, p) < 0 && !told {
+				return c.Text
 			}
 		}
 	}
@@ -198,7 +219,7 @@ func displaced(e api.Episode, git map[string]any, changes []change) string {
 
 // onlyOrder reports a value that names the items of a list instead of holding them: ["[name=a]","[name=b]"].
 func onlyOrder(live string) bool {
-	v, err := parseJSON(live)
+	v, err := yamledit.ParseJSON(live)
 	list, ok := v.([]any)
 	if err != nil || !ok || len(list) == 0 {
 		return false
@@ -230,17 +251,4 @@ func helmRefusal(e api.Episode, b api.RenderedBundle) error {
 	files = append(files, path.Join(b.Dir, "bundle.yaml"))
 	return refusal(e, fmt.Sprintf("the bundle %s is a Helm chart, and which of its values makes the field cannot be told", e.Bundle),
 		"the template is "+b.Origin[e.Object.ID()]+"; set its value in "+strings.Join(files, " or "))
-}
-
-// clustersOf lists the clusters of the repository, for which everything is rendered.
-func clustersOf(tree api.Tree) ([]string, error) {
-	all, err := render.Clusters(tree)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, c := range all {
-		out = append(out, c.Metadata.Name)
-	}
-	return out, nil
 }

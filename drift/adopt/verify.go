@@ -15,6 +15,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
+	"github.com/flotilla-fleet/flotilla/internal/yamledit"
 )
 
 // errOthers is why a change is refused that other clusters share.
@@ -24,14 +25,15 @@ var errOthers = errors.New("other clusters would change too")
 type renderings map[string]api.Rendering
 
 func renderAll(ctx context.Context, req Request, tree api.Tree) (renderings, error) {
-	names, err := clustersOf(tree)
+	clusters, err := req.List(tree)
 	if err != nil {
 		return nil, err
 	}
 	out := renderings{}
 	snap := req.Snapshot
 	snap.Tree = tree
-	for _, name := range names {
+	for _, c := range clusters {
+		name := c.Metadata.Name
 		r, err := req.Renderer.Render(ctx, snap, name, api.ClusterFacts{})
 		if err != nil {
 			return nil, fmt.Errorf("render cluster %q: %w", name, err)
@@ -75,8 +77,8 @@ func find1(b api.RenderedBundle, ref api.ObjectRef) *unstructured.Unstructured {
 func current(e api.Episode, object map[string]any) error {
 	const decide = "Git has moved on since: decide anew"
 	for _, f := range e.Fields {
-		have, there := get(object, fieldpath.Parts(f.Path))
-		want, err := parseJSON(f.Desired)
+		have, there := yamledit.Get(object, fieldpath.Parts(f.Path))
+		want, err := yamledit.ParseJSON(f.Desired)
 		switch {
 		case f.Desired == "" && there:
 			return refusal(e, fmt.Sprintf("this checkout says %s at %s, and the drift was from nothing", brief(have), f.Path), decide)
@@ -149,7 +151,7 @@ func same(a, b any) bool {
 
 // verify proves a change: the object has the live values where it drifted, and nothing else is different
 // except, if that is allowed, the same fields of the same object on other clusters.
-func verify(req Request, before, after renderings, changes []change) ([]string, error) {
+func verify(req Request, before, after renderings, changes []yamledit.Change) ([]string, error) {
 	var others, all []string
 	for name, old := range before {
 		different, err := compare(req.Episode, old, after[name], changes)
@@ -179,7 +181,7 @@ func verify(req Request, before, after renderings, changes []change) ([]string, 
 }
 
 // compare reports whether a cluster's rendering differs, and an error if it does so in anything but the changes.
-func compare(e api.Episode, before, after api.Rendering, changes []change) (different bool, err error) {
+func compare(e api.Episode, before, after api.Rendering, changes []yamledit.Change) (different bool, err error) {
 	if len(before.Bundles) != len(after.Bundles) {
 		return false, errors.New("there would be other bundles")
 	}
@@ -206,7 +208,7 @@ func compare(e api.Episode, before, after api.Rendering, changes []change) (diff
 	return different, nil
 }
 
-func compareBundle(e api.Episode, before, after api.RenderedBundle, changes []change) error {
+func compareBundle(e api.Episode, before, after api.RenderedBundle, changes []yamledit.Change) error {
 	if before.Err != nil || !reflect.DeepEqual(before.Spec, after.Spec) || !reflect.DeepEqual(before.Hooks, after.Hooks) {
 		return fmt.Errorf("more than the object would change in the bundle %q", before.Name)
 	}
@@ -218,7 +220,7 @@ func compareBundle(e api.Episode, before, after api.RenderedBundle, changes []ch
 		if api.RefOf(o).ID() == e.Object.ID() {
 			for _, c := range changes {
 				var err error
-				if want, err = set(want, c.path, c); err != nil {
+				if want, err = yamledit.Set(want, c.Path, c); err != nil {
 					return err
 				}
 			}

@@ -1,4 +1,4 @@
-package adopt
+package yamledit
 
 import (
 	"reflect"
@@ -11,16 +11,16 @@ import (
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
-func to(path, json string) change {
-	v, err := parseJSON(json)
+func to(path, json string) Change {
+	v, err := ParseJSON(json)
 	if err != nil {
 		panic(err)
 	}
-	return change{path: fieldpath.Parts(path), text: path, value: v}
+	return Change{Path: fieldpath.Parts(path), Text: path, Value: v}
 }
 
-func gone(path string) change {
-	return change{path: fieldpath.Parts(path), text: path, remove: true}
+func gone(path string) Change {
+	return Change{Path: fieldpath.Parts(path), Text: path, Remove: true}
 }
 
 const deployment = `# The shop's front door.
@@ -53,7 +53,7 @@ func TestEdit(t *testing.T) {
 	const containers = "/spec/template/spec/containers/"
 	for _, tt := range []struct {
 		name   string
-		change change
+		change Change
 		// the lines that go, and those that come
 		minus, plus string
 	}{
@@ -93,7 +93,7 @@ func TestEdit(t *testing.T) {
 		{"what is not there cannot go", gone("/spec/paused"), "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := edit([]byte(deployment), first, []change{tt.change})
+			got, err := Edit([]byte(deployment), First, []Change{tt.change})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func moved(a, b string) (minus, plus string) {
 
 func TestEditOfSeveralDocuments(t *testing.T) {
 	const file = "---\nkind: A\nx: 1\n---\n# second\nkind: B\nx: 1\n"
-	got, err := edit([]byte(file), func(v any) bool { return v.(map[string]any)["kind"] == "B" }, []change{to("/x", "2"), to("/z", "3")})
+	got, err := Edit([]byte(file), func(v any) bool { return v.(map[string]any)["kind"] == "B" }, []Change{to("/x", "2"), to("/z", "3")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestEditOfSeveralDocuments(t *testing.T) {
 
 func TestEditWritesAnewWhatItCannotSplice(t *testing.T) {
 	const file = "# head\nmetadata: {name: a} # tail\nspec: {a: 1}\n"
-	got, err := edit([]byte(file), first, []change{to("/spec/b", "2")})
+	got, err := Edit([]byte(file), First, []Change{to("/spec/b", "2")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +143,7 @@ func TestEditWritesAnewWhatItCannotSplice(t *testing.T) {
 
 // What the text around a value would turn into something else is noticed, because the result is read back.
 func TestEditReadsBack(t *testing.T) {
-	got, err := edit([]byte("a: {b: c, d: e}\n"), first, []change{to("/a/b", `"x, y"`)})
+	got, err := Edit([]byte("a: {b: c, d: e}\n"), First, []Change{to("/a/b", `"x, y"`)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestEditReadsBack(t *testing.T) {
 }
 
 func TestEditKeepsForeignLineEnds(t *testing.T) {
-	got, err := edit([]byte("a:\r\n  b: 1\r\nc: 2\r\n"), first, []change{to("/a/b", "3"), to("/a/d", "4")})
+	got, err := Edit([]byte("a:\r\n  b: 1\r\nc: 2\r\n"), First, []Change{to("/a/b", "3"), to("/a/d", "4")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func TestEditRefuses(t *testing.T) {
 		{"nothing at all", "", "no document"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := edit([]byte(tt.file), first, []change{to("/a/b", "2")})
+			got, err := Edit([]byte(tt.file), First, []Change{to("/a/b", "2")})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %q and the error %v, want one that says %q", got, err, tt.want)
 			}
@@ -191,37 +191,37 @@ func FuzzEdit(f *testing.F) {
 	f.Add("- a\n- b: 1\n  c: 2\n", "/1/c", `{"x":[1,null]}`, false)
 	f.Add("a:\n  - b\n  -  c: ü # ö\n     d: e\n", "/a/1/d", `"\n"`, false)
 	f.Fuzz(func(t *testing.T, file, path, json string, remove bool) {
-		c := change{path: fieldpath.Parts(path), text: path, remove: remove}
-		if len(c.path) == 0 {
+		c := Change{Path: fieldpath.Parts(path), Text: path, Remove: remove}
+		if len(c.Path) == 0 {
 			return
 		}
 		if !remove {
 			var err error
-			if c.value, err = parseJSON(json); err != nil {
+			if c.Value, err = ParseJSON(json); err != nil {
 				return
 			}
 		}
-		docs, err := parse([]byte(file))
+		docs, err := Parse([]byte(file))
 		if err != nil {
 			return
 		}
 		at := len(docs) - 1
 		last := -1
-		got, err := edit([]byte(file), func(any) bool { last++; return last%len(docs) == at }, []change{c})
+		got, err := Edit([]byte(file), func(any) bool { last++; return last%len(docs) == at }, []Change{c})
 		if err != nil {
 			return
 		}
-		after, err := parse(got)
+		after, err := Parse(got)
 		if err != nil || len(after) != len(docs) {
 			t.Fatalf("%d documents became %d (%v)\n%s", len(docs), len(after), err, got)
 		}
 		for i := range docs {
-			want, err := docs[i].value()
+			want, err := docs[i].Value()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if i == at {
-				if want, err = set(want, c.path, c); err != nil {
+				if want, err = Set(want, c.Path, c); err != nil {
 					t.Fatal(err)
 				}
 				if want, err = normal(want); err != nil {

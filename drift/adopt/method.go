@@ -12,6 +12,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
+	"github.com/flotilla-fleet/flotilla/internal/yamledit"
 )
 
 // method is one way to say the change. Whether it is right is for verify to find out.
@@ -21,8 +22,23 @@ type method struct {
 	edit func() (map[string][]byte, error)
 }
 
+// object selects the manifest of an object. A manifest without a namespace has whichever it is given.
+func object(ref api.ObjectRef) yamledit.Selector {
+	return func(root any) bool {
+		m, _ := root.(map[string]any)
+		meta, _ := m["metadata"].(map[string]any)
+		version, _ := m["apiVersion"].(string)
+		group := ""
+		if i := strings.LastIndex(version, "/"); i >= 0 {
+			group = version[:i]
+		}
+		ns := meta["namespace"]
+		return m["kind"] == ref.Kind && group == ref.Group && meta["name"] == ref.Name && (ns == nil || ns == "" || ns == ref.Namespace)
+	}
+}
+
 // plainMethods edit the manifest itself.
-func plainMethods(tree api.Tree, ref api.ObjectRef, b api.RenderedBundle, changes []change) []method {
+func plainMethods(tree api.Tree, ref api.ObjectRef, b api.RenderedBundle, changes []yamledit.Change) []method {
 	file := b.Origin[ref.ID()]
 	return []method{{"edit " + file, func() (map[string][]byte, error) {
 		data, err := tree.ReadFile(file)
@@ -34,31 +50,31 @@ func plainMethods(tree api.Tree, ref api.ObjectRef, b api.RenderedBundle, change
 				return nil, err
 			}
 		}
-		out, err := edit(data, object(ref), changes)
+		out, err := yamledit.Edit(data, object(ref), changes)
 		return map[string][]byte{file: out}, err
 	}}}
 }
 
 // variable refuses to put a value in the place of ${…}.
-func variable(data []byte, which selector, changes []change) error {
-	docs, err := parse(data)
+func variable(data []byte, which yamledit.Selector, changes []yamledit.Change) error {
+	docs, err := yamledit.Parse(data)
 	if err != nil {
 		return err
 	}
-	at, err := selected(docs, which)
+	at, err := yamledit.Select(docs, which)
 	if err != nil {
 		return err
 	}
-	root, err := docs[at].value()
+	root, err := docs[at].Value()
 	if err != nil {
 		return err
 	}
 	for _, c := range changes {
-		v, _ := get(root, c.path)
+		v, _ := yamledit.Get(root, c.Path)
 		if s, ok := v.(string); ok && strings.Contains(strings.ReplaceAll(s, "$${", ""), "${") {
 			return fmt.Errorf("%s is written as %q: change the variable in cluster.yaml or fleet.yaml", c, s)
 		}
-		if s, ok := c.value.(string); ok && strings.Contains(s, "${") {
+		if s, ok := c.Value.(string); ok && strings.Contains(s, "${") {
 			return fmt.Errorf("%s would be taken for a variable", c)
 		}
 	}
@@ -82,11 +98,11 @@ type kustomization struct {
 }
 
 // kustomizeMethods say it where the overlay says it already, and everything else in a patch of the overlay.
-func kustomizeMethods(tree api.Tree, e api.Episode, o map[string]any, b api.RenderedBundle, changes []change) []method {
+func kustomizeMethods(tree api.Tree, e api.Episode, o map[string]any, b api.RenderedBundle, changes []yamledit.Change) []method {
 	k := &kustomization{
 		tree: tree, file: b.Kustomization, dir: path.Dir(b.Kustomization), ref: e.Object, object: o, origin: b.Origin[e.Object.ID()],
 	}
-	try := func(name string, patch func(*edits, []change) error) method {
+	try := func(name string, patch func(*edits, []yamledit.Change) error) method {
 		return method{name, func() (map[string][]byte, error) {
 			data, err := tree.ReadFile(k.file)
 			if err != nil {
@@ -110,8 +126,8 @@ func kustomizeMethods(tree api.Tree, e api.Episode, o map[string]any, b api.Rend
 	}
 	return []method{
 		// kustomize tells a resource by the namespace that its own file gives it, which may be none.
-		try("edit "+k.dir, func(es *edits, cs []change) error { return k.mergePatch(es, cs, "") }),
-		try("edit "+k.dir+", with the namespace", func(es *edits, cs []change) error {
+		try("edit "+k.dir, func(es *edits, cs []yamledit.Change) error { return k.mergePatch(es, cs, "") }),
+		try("edit "+k.dir+", with the namespace", func(es *edits, cs []yamledit.Change) error {
 			return k.mergePatch(es, cs, "  namespace: "+k.ref.Namespace+"\n")
 		}),
 		try("add a JSON patch to "+k.dir, k.jsonPatch),
@@ -131,12 +147,12 @@ func (es *edits) read(name string) ([]byte, error) {
 	return es.tree.ReadFile(name)
 }
 
-func (es *edits) apply(name string, which selector, changes ...change) error {
+func (es *edits) apply(name string, which yamledit.Selector, changes ...yamledit.Change) error {
 	data, err := es.read(name)
 	if err != nil {
 		return err
 	}
-	out, err := edit(data, which, changes)
+	out, err := yamledit.Edit(data, which, changes)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -146,10 +162,10 @@ func (es *edits) apply(name string, which selector, changes ...change) error {
 
 // inPlace edits what the overlay says itself: an entry of replicas or images, a patch, one of its own manifests.
 // It returns what is left.
-func (k *kustomization) inPlace(es *edits, changes []change) (rest []change, err error) {
+func (k *kustomization) inPlace(es *edits, changes []yamledit.Change) (rest []yamledit.Change, err error) {
 	for _, c := range changes {
 		done := false
-		for _, try := range []func(*edits, change) (bool, error){k.replicas, k.image, k.existing} {
+		for _, try := range []func(*edits, yamledit.Change) (bool, error){k.replicas, k.image, k.existing} {
 			if done, err = try(es, c); done || err != nil {
 				break
 			}
@@ -165,24 +181,24 @@ func (k *kustomization) inPlace(es *edits, changes []change) (rest []change, err
 }
 
 // field is a change in the kustomization itself.
-func field(value any, pathText string) change {
-	return change{path: fieldpath.Parts(pathText), text: pathText, value: value}
+func field(value any, pathText string) yamledit.Change {
+	return yamledit.Change{Path: fieldpath.Parts(pathText), Text: pathText, Value: value}
 }
 
-func (k *kustomization) replicas(es *edits, c change) (bool, error) {
+func (k *kustomization) replicas(es *edits, c yamledit.Change) (bool, error) {
 	for i, r := range k.body.Replicas {
-		if c.text == "/spec/replicas" && !c.remove && r.Name == k.ref.Name {
-			return true, es.apply(k.file, first, field(c.value, fmt.Sprintf("/replicas/%d/count", i)))
+		if c.Text == "/spec/replicas" && !c.Remove && r.Name == k.ref.Name {
+			return true, es.apply(k.file, yamledit.First, field(c.Value, fmt.Sprintf("/replicas/%d/count", i)))
 		}
 	}
 	return false, nil
 }
 
-func (k *kustomization) image(es *edits, c change) (bool, error) {
-	live, ok := c.value.(string)
-	now, _ := get(k.object, c.path)
+func (k *kustomization) image(es *edits, c yamledit.Change) (bool, error) {
+	live, ok := c.Value.(string)
+	now, _ := yamledit.Get(k.object, c.Path)
 	was, isText := now.(string)
-	if !ok || !isText || c.path[len(c.path)-1].Name != "image" {
+	if !ok || !isText || c.Path[len(c.Path)-1].Name != "image" {
 		return false, nil
 	}
 	repo, tag, digest := splitImage(live)
@@ -192,7 +208,7 @@ func (k *kustomization) image(es *edits, c change) (bool, error) {
 			continue
 		}
 		at := fmt.Sprintf("/images/%d/", i)
-		var cs []change
+		var cs []yamledit.Change
 		if repo != oldRepo {
 			cs = append(cs, field(repo, at+"newName"))
 		}
@@ -201,10 +217,10 @@ func (k *kustomization) image(es *edits, c change) (bool, error) {
 			case f.now != "":
 				cs = append(cs, field(f.now, at+f.name))
 			case f.was != "":
-				cs = append(cs, change{path: fieldpath.Parts(at + f.name), text: at + f.name, remove: true})
+				cs = append(cs, yamledit.Change{Path: fieldpath.Parts(at + f.name), Text: at + f.name, Remove: true})
 			}
 		}
-		return true, es.apply(k.file, first, cs...)
+		return true, es.apply(k.file, yamledit.First, cs...)
 	}
 	return false, nil
 }
@@ -219,7 +235,7 @@ func splitImage(s string) (repo, tag, digest string) {
 }
 
 // existing edits the last file of the overlay that says the field: a patch, or the object's own manifest.
-func (k *kustomization) existing(es *edits, c change) (bool, error) {
+func (k *kustomization) existing(es *edits, c yamledit.Change) (bool, error) {
 	var files []string
 	for _, v := range slices.Backward(k.body.Patches) {
 		if p := v.Path; p != "" {
@@ -236,22 +252,22 @@ func (k *kustomization) existing(es *edits, c change) (bool, error) {
 		if err != nil {
 			continue
 		}
-		docs, err := parse(data)
+		docs, err := yamledit.Parse(data)
 		if err != nil {
 			continue
 		}
-		at, err := selected(docs, object(k.ref))
+		at, err := yamledit.Select(docs, object(k.ref))
 		if err != nil {
 			continue
 		}
-		root, err := docs[at].value()
+		root, err := docs[at].Value()
 		if err != nil {
 			continue
 		}
-		if _, says := get(root, c.path); !says && f != k.origin {
+		if _, says := yamledit.Get(root, c.Path); !says && f != k.origin {
 			continue
 		}
-		if c.remove && f != k.origin {
+		if c.Remove && f != k.origin {
 			continue // the base may say it too: a patch must take it away
 		}
 		return true, es.apply(f, object(k.ref), c)
@@ -292,15 +308,15 @@ func (k *kustomization) list(es *edits, file string, target map[string]any) erro
 	}
 	if _, there := top["patches"]; there {
 		// An item that tells itself by its path is added at the end.
-		return es.apply(k.file, first, change{
-			path: []fieldpath.Part{{Name: "patches"}, {Keys: []fieldpath.PartKey{{Name: "path", Value: file}}}}, text: "/patches", value: item,
+		return es.apply(k.file, yamledit.First, yamledit.Change{
+			Path: []fieldpath.Part{{Name: "patches"}, {Keys: []fieldpath.PartKey{{Name: "path", Value: file}}}}, Text: "/patches", Value: item,
 		})
 	}
-	return es.apply(k.file, first, field([]any{item}, "/patches"))
+	return es.apply(k.file, yamledit.First, field([]any{item}, "/patches"))
 }
 
 // mergePatch says the changes in a strategic merge patch, where items of lists are told by their keys.
-func (k *kustomization) mergePatch(es *edits, changes []change, namespace string) error {
+func (k *kustomization) mergePatch(es *edits, changes []yamledit.Change, namespace string) error {
 	file := k.patchFile(".yaml")
 	name := path.Join(k.dir, file)
 	data, err := es.read(name)
@@ -308,14 +324,14 @@ func (k *kustomization) mergePatch(es *edits, changes []change, namespace string
 		data = fmt.Appendf(nil, "# Adopted from the live object by flotilla drift adopt.\napiVersion: %s\nkind: %s\nmetadata:\n  name: %s\n%s",
 			k.object["apiVersion"], k.ref.Kind, k.ref.Name, namespace)
 	}
-	merged := make([]change, len(changes))
+	merged := make([]yamledit.Change, len(changes))
 	for i, c := range changes {
 		if c, err = asMerge(c); err != nil {
 			return err
 		}
 		merged[i] = c
 	}
-	if data, err = edit(data, object(k.ref), merged); err != nil {
+	if data, err = yamledit.Edit(data, object(k.ref), merged); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	es.files[name] = data
@@ -323,27 +339,27 @@ func (k *kustomization) mergePatch(es *edits, changes []change, namespace string
 }
 
 // asMerge writes a change as a merge patch says it: what goes is null, or an item with $patch: delete.
-func asMerge(c change) (change, error) {
-	for _, p := range c.path {
+func asMerge(c yamledit.Change) (yamledit.Change, error) {
+	for _, p := range c.Path {
 		if p.Value != nil {
 			return c, errors.New("a merge patch cannot change one item of a set")
 		}
 	}
-	last := c.path[len(c.path)-1]
+	last := c.Path[len(c.Path)-1]
 	switch {
-	case !c.remove:
+	case !c.Remove:
 	case last.Name != "":
-		c.remove, c.value = false, nil
+		c.Remove, c.Value = false, nil
 	default:
-		item := keyed(last)
+		item := yamledit.Keyed(last)
 		item["$patch"] = "delete"
-		c.remove, c.value = false, item
+		c.Remove, c.Value = false, item
 	}
 	return c, nil
 }
 
 // jsonPatch says the changes as operations; items of lists are tested to be the ones that are meant.
-func (k *kustomization) jsonPatch(es *edits, changes []change) error {
+func (k *kustomization) jsonPatch(es *edits, changes []yamledit.Change) error {
 	file := k.patchFile(".patch.yaml")
 	name := path.Join(k.dir, file)
 	var ops []any
@@ -375,7 +391,7 @@ func (k *kustomization) jsonPatch(es *edits, changes []change) error {
 }
 
 // operations are the JSON patch (RFC 6902) of one change to an object.
-func operations(o any, c change) ([]any, error) {
+func operations(o any, c yamledit.Change) ([]any, error) {
 	var ops []any
 	at, v := "", o
 	op := func(verb, path string, value any) {
@@ -385,8 +401,8 @@ func operations(o any, c change) ([]any, error) {
 		}
 		ops = append(ops, m)
 	}
-	for i, p := range c.path {
-		last := i == len(c.path)-1
+	for i, p := range c.Path {
+		last := i == len(c.Path)-1
 		list, isList := v.([]any)
 		if !isList {
 			m, _ := v.(map[string]any)
@@ -396,28 +412,28 @@ func operations(o any, c change) ([]any, error) {
 			next, there := m[p.Name]
 			at += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(p.Name)
 			if !there && !last {
-				rest := change{path: c.path[i+1:], text: c.text, value: c.value}
-				_, value, err := missing(c.path[i:], rest)
-				if err != nil || c.remove {
+				rest := yamledit.Change{Path: c.Path[i+1:], Text: c.Text, Value: c.Value}
+				_, value, err := yamledit.Missing(c.Path[i:], rest)
+				if err != nil || c.Remove {
 					return nil, errors.Join(err, fmt.Errorf("%s is not in the rendered object", c))
 				}
 				op("add", at, value)
 				return ops, nil
 			}
 			v = next
-			if last && c.remove {
+			if last && c.Remove {
 				op("remove", at, nil)
 			} else if last {
-				op("add", at, c.value)
+				op("add", at, c.Value)
 			}
 			continue
 		}
-		n := index(list, p)
+		n := yamledit.Index(list, p)
 		if n < 0 {
-			if !last || c.remove {
+			if !last || c.Remove {
 				return nil, fmt.Errorf("%s is not in the rendered object", c)
 			}
-			op("add", at+"/-", c.value)
+			op("add", at+"/-", c.Value)
 			return ops, nil
 		}
 		at += fmt.Sprintf("/%d", n)
@@ -431,10 +447,10 @@ func operations(o any, c change) ([]any, error) {
 		} else {
 			op("test", at, v)
 		}
-		if last && c.remove {
+		if last && c.Remove {
 			op("remove", at, nil)
 		} else if last {
-			op("replace", at, c.value)
+			op("replace", at, c.Value)
 		}
 	}
 	return ops, nil

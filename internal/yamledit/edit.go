@@ -1,4 +1,4 @@
-package adopt
+package yamledit
 
 import (
 	"bytes"
@@ -11,38 +11,22 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
-// selector says which document of a file is meant.
-type selector func(root any) bool
+// Selector says which document of a file is meant.
+type Selector func(root any) bool
 
-// first is any document: for files that hold one.
-func first(any) bool { return true }
+// First is any document: for files that hold one.
+func First(any) bool { return true }
 
-// object selects the manifest of an object. A manifest without a namespace has whichever it is given.
-func object(ref api.ObjectRef) selector {
-	return func(root any) bool {
-		m, _ := root.(map[string]any)
-		meta, _ := m["metadata"].(map[string]any)
-		version, _ := m["apiVersion"].(string)
-		group := ""
-		if i := strings.LastIndex(version, "/"); i >= 0 {
-			group = version[:i]
-		}
-		ns := meta["namespace"]
-		return m["kind"] == ref.Kind && group == ref.Group && meta["name"] == ref.Name && (ns == nil || ns == "" || ns == ref.Namespace)
-	}
-}
-
-// errNoDocument is returned by edit if no document is the one that is meant.
+// errNoDocument is returned by Edit if no document is the one that is meant.
 var errNoDocument = errors.New("no document of the file is the object")
 
-// edit makes changes in one document of a YAML file. All else stays as it is, to the byte where that can be done:
+// Edit makes changes in one document of a YAML file. All else stays as it is, to the byte where that can be done:
 // the text around a value is kept, and only where that is impossible is the file written anew, with its comments.
 // Either way the result is read back: it says what was asked for, and nothing else is different.
-func edit(data []byte, which selector, changes []change) ([]byte, error) {
+func Edit(data []byte, which Selector, changes []Change) ([]byte, error) {
 	for _, c := range changes {
 		var err error
 		if data, err = editOne(data, which, c); err != nil {
@@ -52,35 +36,35 @@ func edit(data []byte, which selector, changes []change) ([]byte, error) {
 	return data, nil
 }
 
-func editOne(data []byte, which selector, c change) ([]byte, error) {
-	docs, err := parse(data)
+func editOne(data []byte, which Selector, c Change) ([]byte, error) {
+	docs, err := Parse(data)
 	if err != nil {
 		return nil, err
 	}
-	at, err := selected(docs, which)
+	at, err := Select(docs, which)
 	if err != nil {
 		return nil, err
 	}
 	want := make([]any, len(docs))
 	for i := range docs {
-		if want[i], err = docs[i].value(); err != nil {
+		if want[i], err = docs[i].Value(); err != nil {
 			return nil, err
 		}
 	}
-	changed, err := set(want[at], c.path, c)
+	changed, err := Set(want[at], c.Path, c)
 	if err != nil {
 		return nil, err
 	}
 	if want[at], err = normal(changed); err != nil {
 		return nil, err
 	}
-	if old, err := docs[at].value(); err == nil && reflect.DeepEqual(old, want[at]) {
+	if old, err := docs[at].Value(); err == nil && reflect.DeepEqual(old, want[at]) {
 		return data, nil
 	}
-	if shared(docs[at].node, c.path) {
+	if shared(docs[at].node, c.Path) {
 		return nil, fmt.Errorf("%s is written with a YAML anchor or alias, and would change elsewhere too", c)
 	}
-	for _, how := range []func([]byte, []document, int, change) ([]byte, bool){splice, rewrite} {
+	for _, how := range []func([]byte, []Document, int, Change) ([]byte, bool){splice, rewrite} {
 		if out, ok := how(data, docs, at, c); ok && says(out, want) {
 			return out, nil
 		}
@@ -88,12 +72,13 @@ func editOne(data []byte, which selector, c change) ([]byte, error) {
 	return nil, fmt.Errorf("the file cannot be edited at %s without changing more", c)
 }
 
-// document is one document of a file.
-type document struct {
+// Document is one document of a file.
+type Document struct {
 	node *yaml.Node // of kind DocumentNode
 }
 
-func (d document) value() (any, error) {
+// Value is what the document holds.
+func (d Document) Value() (any, error) {
 	var v any
 	if err := d.node.Decode(&v); err != nil {
 		return nil, err
@@ -101,10 +86,11 @@ func (d document) value() (any, error) {
 	return v, nil
 }
 
-func (d document) root() *yaml.Node { return d.node.Content[0] }
+func (d Document) root() *yaml.Node { return d.node.Content[0] }
 
-func parse(data []byte) ([]document, error) {
-	var out []document
+// Parse reads the documents of a file. An empty one is an error: nobody can tell where it is.
+func Parse(data []byte) ([]Document, error) {
+	var out []Document
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	for {
 		var n yaml.Node
@@ -118,14 +104,15 @@ func parse(data []byte) ([]document, error) {
 		if n.Kind != yaml.DocumentNode || len(n.Content) == 0 {
 			return nil, errors.New("a document of the file is empty")
 		}
-		out = append(out, document{&n})
+		out = append(out, Document{&n})
 	}
 }
 
-func selected(docs []document, which selector) (int, error) {
+// Select returns the place of the one document that is meant. None, or several, are an error.
+func Select(docs []Document, which Selector) (int, error) {
 	at := -1
 	for i, d := range docs {
-		v, err := d.value()
+		v, err := d.Value()
 		if err != nil {
 			return -1, err
 		}
@@ -145,12 +132,12 @@ func selected(docs []document, which selector) (int, error) {
 
 // says reports whether a file reads as the values.
 func says(data []byte, want []any) bool {
-	docs, err := parse(data)
+	docs, err := Parse(data)
 	if err != nil || len(docs) != len(want) {
 		return false
 	}
 	for i, d := range docs {
-		if v, err := d.value(); err != nil || !reflect.DeepEqual(v, want[i]) {
+		if v, err := d.Value(); err != nil || !reflect.DeepEqual(v, want[i]) {
 			return false
 		}
 	}
@@ -198,7 +185,7 @@ func childIndex(n *yaml.Node, p fieldpath.Part) int {
 	case yaml.SequenceNode:
 		var list []any
 		if n.Decode(&list) == nil {
-			return index(list, p)
+			return Index(list, p)
 		}
 	default: // a scalar has no children
 	}
@@ -206,9 +193,9 @@ func childIndex(n *yaml.Node, p fieldpath.Part) int {
 }
 
 // rewrite writes the file anew from its nodes. Comments stay, blank lines do not.
-func rewrite(data []byte, docs []document, at int, c change) ([]byte, bool) {
+func rewrite(data []byte, docs []Document, at int, c Change) ([]byte, bool) {
 	root := docs[at].root()
-	if !setNode(root, c.path, c) {
+	if !setNode(root, c.Path, c) {
 		return nil, false
 	}
 	var b bytes.Buffer
@@ -243,16 +230,16 @@ func compact(data []byte) bool {
 func indentOf(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
 
 // setNode makes the change below a node.
-func setNode(n *yaml.Node, path []fieldpath.Part, c change) bool {
+func setNode(n *yaml.Node, path []fieldpath.Part, c Change) bool {
 	p, last := path[0], len(path) == 1
 	i := childIndex(n, p)
 	if i < 0 {
-		return !c.remove && addNode(n, path, c)
+		return !c.Remove && addNode(n, path, c)
 	}
 	if !last {
 		return setNode(n.Content[i], path[1:], c)
 	}
-	if c.remove {
+	if c.Remove {
 		from := i
 		if n.Kind == yaml.MappingNode {
 			from--
@@ -260,15 +247,15 @@ func setNode(n *yaml.Node, path []fieldpath.Part, c change) bool {
 		n.Content = append(n.Content[:from:from], n.Content[i+1:]...)
 		return true
 	}
-	fresh := nodeOf(c.value)
+	fresh := nodeOf(c.Value)
 	fresh.HeadComment, fresh.LineComment, fresh.FootComment = n.Content[i].HeadComment, n.Content[i].LineComment, n.Content[i].FootComment
 	n.Content[i] = fresh
 	return true
 }
 
 // addNode adds what is missing at a node.
-func addNode(n *yaml.Node, path []fieldpath.Part, c change) bool {
-	key, value, err := missing(path, c)
+func addNode(n *yaml.Node, path []fieldpath.Part, c Change) bool {
+	key, value, err := Missing(path, c)
 	switch {
 	case err != nil:
 		return false
@@ -285,16 +272,16 @@ func addNode(n *yaml.Node, path []fieldpath.Part, c change) bool {
 	return true
 }
 
-// missing is what has to be added for a path: a field with its value, or (without a key) an item.
-func missing(path []fieldpath.Part, c change) (key string, value any, err error) {
+// Missing is what has to be added for a path: a field with its value, or (without a key) an item.
+func Missing(path []fieldpath.Part, c Change) (key string, value any, err error) {
 	if path[0].Name == "" {
-		v, err := set([]any{}, path, c)
+		v, err := Set([]any{}, path, c)
 		if err != nil {
 			return "", nil, err
 		}
 		return "", v.([]any)[0], nil
 	}
-	v, err := set(nil, path[1:], c)
+	v, err := Set(nil, path[1:], c)
 	return path[0].Name, v, err
 }
 
