@@ -17,6 +17,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/persons"
 )
 
 // matched is what the agent remembers of an object that is as it should be.
@@ -418,7 +419,7 @@ func image(o *unstructured.Unstructured) string {
 func (c *cluster) stamps(mark string) {
 	c.t.Helper()
 	own := c.as("flotilla-agent")
-	for _, o := range drift.StampPolicy("kubernetes-admin", mark) {
+	for _, o := range persons.StampPolicy("kubernetes-admin", mark) {
 		_ = c.resource(o).Delete(c.t.Context(), o.GetName(), metav1.DeleteOptions{})
 		own.apply(o)
 		c.t.Cleanup(func() { _ = c.resource(o).Delete(context.Background(), o.GetName(), metav1.DeleteOptions{}) })

@@ -20,6 +20,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/persons"
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/drift/watch"
 	"github.com/flotilla-fleet/flotilla/hub/client"
@@ -99,7 +100,7 @@ type Agent struct {
 	reconciler *reconciler.Reconciler
 	registry   *prometheus.Registry
 	ordered    chan struct{} // somebody may have ordered a sync on the cluster
-	persons    *persons
+	persons    *persons.Persons
 	challenged chan struct{} // the agent's Lease changed
 	// leased is when the API server last said that the Lease is this agent's; nil if it has not.
 	leased atomic.Pointer[time.Time]
@@ -128,7 +129,7 @@ func New(cfg Config) (a *Agent, err error) {
 	if err := a.openStore(); err != nil {
 		return a, err
 	}
-	if a.persons, err = newPersons(cfg.Dir); err != nil {
+	if a.persons, err = persons.New(cfg.Dir); err != nil {
 		return a, err
 	}
 	if err := a.openStages(); err != nil {
@@ -196,8 +197,8 @@ func (a *Agent) openStages() error {
 	a.scalers.SetKinds([]schema.GroupVersionKind{{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}})
 	a.reconciler, err = reconciler.New(reconciler.Config{
 		Cluster: a.cfg.Cluster, Source: a.source, Renderer: renderer, Applier: a.applier,
-		Health: a.tracker, Watch: watcher{a.watch}, Detective: detective{a.cfg.Cluster, a.cfg.Fights, a.persons.name}, Store: keeper{a.store},
-		Log: log("reconciler"), Now: a.now, Metrics: metrics, Adopted: a.persons.adopt,
+		Health: a.tracker, Watch: watcher{a.watch}, Detective: detective{a.cfg.Cluster, a.cfg.Fights, a.persons.Name}, Store: keeper{a.store},
+		Log: log("reconciler"), Now: a.now, Metrics: metrics, Adopted: a.persons.Adopt,
 		Identity: api.ClusterStatus{
 			Source: redact.URL(a.cfg.Repo), Branch: a.cfg.Branch, AgentVersion: a.cfg.Version, Started: a.now(),
 		},
@@ -286,7 +287,10 @@ func (a *Agent) work(ctx context.Context, hub *client.Client) error {
 	g.Go(func() error { return a.tracker.Run(ctx) })
 	g.Go(func() error { return a.healthNews(ctx) })
 	g.Go(func() error { return a.orders(ctx) })
-	g.Go(func() error { return a.stamp(ctx) })
+	g.Go(func() error {
+		a.persons.Keep(ctx, stamper{a.applier}, a.cfg.Log)
+		return nil
+	})
 	g.Go(func() error { return a.reconciler.Run(ctx) })
 	if hub != nil {
 		g.Go(func() error { return hub.Run(ctx) })

@@ -1,13 +1,16 @@
 package agent
 
 import (
+	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/persons"
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/drift/watch"
 	"github.com/flotilla-fleet/flotilla/reconciler"
@@ -26,6 +29,7 @@ var (
 	_ reconciler.Watch     = watcher{}
 	_ reconciler.Detective = detective{}
 	_ reconciler.Store     = keeper{}
+	_ persons.Cluster      = stamper{}
 )
 
 // watcher is drift/watch in the reconciler's words.
@@ -53,7 +57,7 @@ func (w watcher) SetKinds(kinds []schema.GroupVersionKind) { w.Watcher.SetKinds(
 type detective struct {
 	cluster string
 	limits  drift.Limits
-	// person is persons.name.
+	// person is persons.Persons.Name.
 	person func() (stamps string, call func(user string) string)
 }
 
@@ -101,6 +105,23 @@ func (d detective) Overwritten(e api.Episode, at time.Time, revision string) api
 
 func (d detective) Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string {
 	return drift.Leave(desired, live, drift.AutoscalersIn(neighbours))
+}
+
+// stamper is where drift/persons keeps its admission policy.
+type stamper struct{ *apply.Applier }
+
+// Stands implements persons.Cluster.
+func (s stamper) Stands(ctx context.Context, objs []*unstructured.Unstructured) (bool, error) {
+	for _, o := range objs {
+		in := s.Inspect(ctx, api.RenderedBundle{}, o)
+		if in.Err != nil {
+			return false, in.Err
+		}
+		if in.Live == nil || !equality.Semantic.DeepEqual(in.Live.Object["spec"], in.DryRun.Object["spec"]) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // keeper is drift/store in the reconciler's words.

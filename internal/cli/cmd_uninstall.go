@@ -17,7 +17,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/deploy"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/persons"
 	"github.com/flotilla-fleet/flotilla/internal/install"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
@@ -239,7 +239,7 @@ func agentsOwn() ([]*unstructured.Unstructured, error) {
 		}
 		out = append(out, o)
 	}
-	out = append(out, drift.StampPolicy("", "")...)
+	out = append(out, persons.StampPolicy("", "")...)
 	return append(out, named(apply.ReportRef()), named(apply.LeaseRef())), nil
 }
 

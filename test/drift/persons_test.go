@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/drift/persons"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 )
@@ -66,7 +66,7 @@ func (r *rig) stamped(hands *rig, user string) (mark string) {
 func (r *rig) policyGone() {
 	r.t.Helper()
 	r.Eventually("the policy is gone", func(ctx context.Context) error {
-		_, err := r.Dynamic.Resource(policies).Get(ctx, drift.StampName, metav1.GetOptions{})
+		_, err := r.Dynamic.Resource(policies).Get(ctx, persons.StampName, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return nil
 		}

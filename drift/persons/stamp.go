@@ -1,4 +1,4 @@
-package drift
+package persons
 
 import (
 	"strconv"
@@ -16,7 +16,7 @@ const StampName = "last-editor." + api.Group
 // The mark is another one each time the policy is put in force, so that a stamp of before proves nothing.
 // What a request itself says of the stamp is overwritten, also as the object is created and with an update of its status;
 // other writes to subresources leave the stamp as it is. Our own user's changes carry none.
-// The name is personal data: it stays readable on the object, whatever Input.Person makes of it in episodes.
+// The name is personal data: it stays readable on the object, whatever drift.Input.Person makes of it in episodes.
 func StampPolicy(ownUser, mark string) []*unstructured.Unstructured {
 	const version = "admissionregistration.k8s.io/v1"
 	editor, from := strconv.Quote(api.AnnotationLastEditor), strconv.Quote(api.AnnotationLastEditorFrom)
