@@ -23,6 +23,7 @@ require (
 	filippo.io/age v1.3.2
 	github.com/chromedp/chromedp v0.22.1
 	github.com/fluxcd/cli-utils v1.3.0
+	github.com/fluxcd/pkg/envsubst v1.8.0
 	github.com/google/cel-go v0.29.2
 	github.com/google/go-cmp v0.7.0
 	github.com/opencontainers/image-spec v1.1.1

@@ -126,6 +126,8 @@ type BundleSpec struct {
 	// Substitute replaces ${var} by the cluster's variables: in the rendered objects;
 	// for a chart, in the values that the repository gives it, never in what its templates write.
 	Substitute bool `yaml:"substitute,omitempty" json:"substitute,omitempty"`
+	// Variables go over the cluster's.
+	Variables map[string]string `yaml:"variables,omitempty" json:"variables,omitempty"`
 	// Prune deletes what left Git. Nil means the fleet's default, else true.
 	Prune *bool `yaml:"prune,omitempty" json:"prune,omitempty"`
 	// Wait holds back dependents, and Ready, until the objects are healthy. Nil means the fleet's default, else true.

@@ -2,8 +2,10 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -105,6 +107,12 @@ func (b Bundle) validate(at locator) error {
 			return err
 		}
 	}
+	if err := validVariables(at, "spec.variables", s.Variables); err != nil {
+		return err
+	}
+	if len(s.Variables) > 0 && !s.Substitute {
+		return at.errorf("spec.variables", "variables are put in only with spec.substitute: true")
+	}
 	for i, h := range s.Health {
 		if h.Kind == "" || h.APIVersion == "" {
 			return at.errorf(fmt.Sprintf("spec.health.%d", i), "needs an apiVersion and a kind")
@@ -179,9 +187,9 @@ func (d Drift) validate(at locator, field string) error {
 }
 
 func validVariables(at locator, field string, vars map[string]string) error {
-	for name := range vars {
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
 		if !validVariable.MatchString(name) {
-			return at.errorf(field, "%q is not a variable's name (letters, digits and _)", name)
+			return at.errorf(field+"."+name, "%q is not a variable's name (letters, digits and _)", name)
 		}
 	}
 	return nil

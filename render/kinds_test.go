@@ -195,7 +195,7 @@ func TestKustomize_patchWithoutItsPath(t *testing.T) {
 
 // A ${…} that nobody can read is told with its file and line, also where it is in a generator's file.
 func TestKustomize_malformedVariable(t *testing.T) {
-	for name, body := range map[string]string{"of a shell": "echo \"${x%.*}\"", "not closed": "echo ${x", "nested": "echo ${x:-${y}}"} {
+	for name, body := range map[string]string{"of an array": "echo \"${x[@]}\"", "not closed": "echo ${x", "unset": "echo ${x%.*}", "unset in a default": "echo ${x:-${y}}"} {
 		t.Run(name, func(t *testing.T) {
 			files := fleet().With("a/bundle.yaml", bundleYAML("a", "{substitute: true}"), "a/cm.yaml", "", "a/run.sh", "#!/bin/sh\n\n"+body+"\n",
 				"a/kustomization.yaml", "configMapGenerator: [{name: s, files: [run.sh]}]\n")

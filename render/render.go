@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -141,6 +142,19 @@ type pass struct {
 	fleet     api.FleetSpec
 
 	variablesDigest, factsDigest, tenantsDigest string
+}
+
+// variablesOf are what is put into a bundle's objects; nil leaves ${…} alone.
+func (p *pass) variablesOf(b resolved) manifest.Variables {
+	if !b.spec.Substitute {
+		return nil
+	}
+	if len(b.spec.Variables) == 0 {
+		return p.variables
+	}
+	out := maps.Clone(p.variables)
+	maps.Copy(out, b.spec.Variables)
+	return out
 }
 
 // renderAll renders the bundles in parallel, then does what needs to know all of them.

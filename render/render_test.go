@@ -644,6 +644,47 @@ func TestRender_substitute(t *testing.T) {
 		`ConfigMap/default/a: variable "nope" is not set`)
 }
 
+// A bundle's own variables go over the cluster's, for plain YAML, kustomizations and values alike, and stay in the bundle.
+func TestRender_bundleVariables(t *testing.T) {
+	chart := rendertest.Files{
+		"c/chart/Chart.yaml":        "apiVersion: v2\nname: c\nversion: 1.0.0\n",
+		"c/chart/templates/cm.yaml": configMap("a", "color: {{ .Values.color }}, app: {{ .Values.app }}"),
+		"c/bundle.yaml":             bundleYAML("c", `{substitute: true, variables: {app: shop, color: green}, helm: {chart: ./chart, values: {color: "${color}", app: "${app}"}}}`),
+		"d/bundle.yaml":             bundleYAML("d", "{substitute: true}"),
+		"d/cm.yaml":                 configMap("a", `color: "${color}", app: "${app:-none}"`),
+		"a/bundle.yaml":             bundleYAML("a", "{substitute: true, variables: {app: shop, color: green}}"),
+		"a/cm.yaml":                 configMap("a", `color: "${color}", app: "${app}"`),
+		"b/bundle.yaml":             bundleYAML("b", "{substitute: true, variables: {app: shop, color: green}, kustomize: {path: base}}"),
+		"b/base/kustomization.yaml": "resources: [cm.yaml]\n",
+		"b/base/cm.yaml":            configMap("a", `color: "${color}", app: "${app}"`),
+	}
+	files := fleet()
+	for name, content := range chart {
+		files[name] = content
+	}
+	r := newRenderer(t, render.Config{})
+	want := func(files rendertest.Files, name, color, app string) {
+		t.Helper()
+		b := bundle(t, mustRender(t, r, files.Snapshot(), "one"), name)
+		if b.Err != nil {
+			t.Fatal(b.Err)
+		}
+		if diff := cmp.Diff(map[string]any{"color": color, "app": app}, field(t, b.Objects[0], "data")); diff != "" {
+			t.Errorf("bundle %s: %s", name, diff)
+		}
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		want(files, name, "green", "shop")
+	}
+	want(files, "d", "blue", "none")
+	want(files.With("a/bundle.yaml", bundleYAML("a", "{substitute: true, variables: {app: other}}")), "a", "blue", "other")
+
+	out := mustRender(t, r, files.With("a/bundle.yaml", bundleYAML("a", "{variables: {app: shop}}")).Snapshot(), "one")
+	wantError(t, bundle(t, out, "a").Err, api.Error{Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 4, Field: "spec.variables"}, "spec.substitute")
+	out = mustRender(t, r, files.With("a/bundle.yaml", bundleYAML("a", "\n  substitute: true\n  variables:\n    a-b: c")).Snapshot(), "one")
+	wantError(t, bundle(t, out, "a").Err, api.Error{Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 7, Field: "spec.variables.a-b"}, "not a variable's name")
+}
+
 // Without substitute nothing is looked at.
 func TestRender_noSubstitute(t *testing.T) {
 	out, err := renderFiles(t, fleet().With("a/cm.yaml", configMap("a", `x: "${nope}"`)), "one")

@@ -56,7 +56,7 @@ func locateVariable(err error, tree api.Tree, read []string) {
 	if !unset && !malformed || !ok {
 		return
 	}
-	reference := regexp.MustCompile(`(^|[^$])\$\{` + name + `[:}]`)
+	reference := regexp.MustCompile(`(^|[^$])\$\{#?` + regexp.QuoteMeta(name) + `([^A-Za-z0-9_]|$)`)
 	if malformed {
 		reference = regexp.MustCompile(`(^|[^$])\$\{` + regexp.QuoteMeta(body))
 	}
@@ -80,10 +80,7 @@ func locateVariable(err error, tree api.Tree, read []string) {
 
 // kustomizeOrPlain builds the kustomization that the bundle names or holds, and reads plain YAML where there is none.
 func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
-	var vars manifest.Variables
-	if b.spec.Substitute {
-		vars = p.variables
-	}
+	vars := p.variablesOf(b)
 	dir := b.dir
 	explicit := b.overlay != ""
 	switch {
@@ -378,7 +375,7 @@ func inlineValues(p *pass, b resolved, decoded map[string]any, keys ...string) (
 func valuesOf(p *pass, b resolved, whole manifest.Document, data []byte, keys ...string) (layer, error) {
 	d := manifest.Document{File: whole.File, Node: nodeAt(whole.Node, keys...)}
 	if b.spec.Substitute && bytes.Contains(data, []byte("${")) {
-		if err := d.SubstituteWhere(p.variables, helm.Boolean); err != nil {
+		if err := d.SubstituteWhere(p.variablesOf(b), helm.Boolean); err != nil {
 			return layer{}, err
 		}
 		var err error

@@ -3,7 +3,6 @@ package manifest
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -21,12 +20,18 @@ type Variables map[string]string
 // maxText bounds what one string may expand to. No object that an API server takes is as large.
 const maxText = 4 << 20
 
-var expression = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:(:-|:=)(.*))?$`)
-
 // UnsetError says that a variable is not set. It is told apart so that the error can name the place where the variable is used.
-type UnsetError struct{ Name string }
+type UnsetError struct {
+	Name string
+	// Required is set for ${name:?why}, where an empty variable is as good as none, and Why is what that says.
+	Required bool
+	Why      string
+}
 
 func (e UnsetError) Error() string {
+	if e.Required {
+		return strings.TrimSuffix(fmt.Sprintf("variable %q is required: %s", e.Name, e.Why), ": ")
+	}
 	return fmt.Sprintf("variable %q is not set on this cluster and has no default", e.Name)
 }
 
@@ -48,64 +53,6 @@ func (e MalformedError) Error() string { return e.Why }
 func Malformed(err error) (body string, ok bool) {
 	malformed, ok := errors.AsType[MalformedError](err)
 	return malformed.Body, ok
-}
-
-// Expand replaces ${name} and ${name:-default} in s; $${ stands for a literal ${.
-// The default is used where the variable is unset or empty.
-// Values are taken as they are: a ${ in a value is not looked at again.
-func (v Variables) Expand(s string) (string, error) {
-	if !strings.Contains(s, "${") {
-		return s, nil
-	}
-	var b strings.Builder
-	for {
-		i := strings.Index(s, "${")
-		if i < 0 {
-			b.WriteString(s)
-			return b.String(), nil
-		}
-		if i > 0 && s[i-1] == '$' {
-			b.WriteString(s[:i-1])
-			b.WriteString("${")
-			s = s[i+2:]
-			continue
-		}
-		b.WriteString(s[:i])
-		body, rest, closed := strings.Cut(s[i+2:], "}")
-		if !closed {
-			first, _, _ := strings.Cut(body, "\n")
-			return "", MalformedError{first, "a ${ is not closed (write $${ for a literal ${)"}
-		}
-		value, err := v.lookup(body)
-		if err != nil {
-			return "", err
-		}
-		if b.Len()+len(value) > maxText {
-			return "", fmt.Errorf("its variables expand to more than %d MB", maxText>>20)
-		}
-		b.WriteString(value)
-		s = rest
-	}
-}
-
-func (v Variables) lookup(body string) (string, error) {
-	m := expression.FindStringSubmatch(body)
-	if m == nil {
-		return "", MalformedError{body, "a ${…} is neither ${name} nor ${name:-default} (write $${ for a literal ${)"}
-	}
-	name, hasDefault, def := m[1], m[2] != "", m[3]
-	if strings.Contains(def, "${") {
-		return "", MalformedError{body, fmt.Sprintf("the default of %q holds another ${, which is not supported", name)}
-	}
-	value, set := v[name]
-	switch {
-	case hasDefault && value == "":
-		return def, nil
-	case !set:
-		return "", UnsetError{name}
-	default:
-		return value, nil
-	}
 }
 
 // Substitute expands the variables in every key and string of the document, in place.
@@ -137,7 +84,7 @@ type substituter struct {
 	boolean    func(string) bool
 	seen       map[*yaml.Node]bool // anchored nodes: visited once, wherever they are used
 	dataIsText bool
-	left       int // bytes that variables may still expand to
+	left       int // bytes that variables may still expand to, and patterns take as long as
 }
 
 func (s *substituter) walk(n *yaml.Node, path string, onlyText bool) error {
@@ -190,8 +137,9 @@ func (s *substituter) scalar(n *yaml.Node, path string, onlyText bool) error {
 	if !strings.Contains(n.Value, "${") {
 		return nil
 	}
-	out, err := s.vars.Expand(n.Value)
-	if s.left -= len(out); err == nil && s.left < 0 {
+	x := &expansion{vars: s.vars}
+	out, whole, err := x.text(n.Value)
+	if s.left -= len(out) + x.cost; err == nil && s.left < 0 {
 		err = fmt.Errorf("the variables of the document expand to more than %d MB", maxValues*textUnit>>20)
 	}
 	if err != nil {
@@ -201,11 +149,11 @@ func (s *substituter) scalar(n *yaml.Node, path string, onlyText bool) error {
 			e.Err = fmt.Errorf("%s: %w", ref, err)
 		}
 		if name, ok := Unset(err); ok {
-			e.Hint = "set it in cluster.yaml or fleet.yaml, or write ${" + name + ":-default}"
+			e.Hint = "set it in cluster.yaml, in fleet.yaml or in the bundle's spec.variables, or write ${" + name + ":-default}"
 		}
 		return e
 	}
-	whole := n.Style == 0 && strings.HasPrefix(n.Value, "${") && strings.IndexByte(n.Value, '}') == len(n.Value)-1
+	whole = whole && n.Style == 0
 	n.Value, n.Style, n.Tag = out, yaml.DoubleQuotedStyle, "!!str"
 	if whole && !onlyText {
 		if s.boolean(out) {
