@@ -29,9 +29,22 @@ type Author struct{ Name, Email string }
 
 // Change is what a commit does.
 type Change struct {
-	// Files holds the whole content of files by path. Other files stay as they are.
+	// Files holds the whole content of files by path; nil deletes one. Other files stay as they are.
 	Files   map[string][]byte
 	Message string
+}
+
+// PushRequest says what to push.
+type PushRequest struct {
+	By Author
+	// Decide returns the change that the branch's newest commit needs. It is given an empty tree, and no revision,
+	// if the repository has no commit yet. A change without files pushes nothing.
+	Decide func(head api.Snapshot) (Change, error)
+	// Check refuses a commit before the server has it. It is called once for each commit that is made,
+	// and for the head if nothing changes. It may be nil.
+	Check func(made api.Snapshot) error
+	// Dry makes and checks the commit, and keeps it from the server.
+	Dry bool
 }
 
 // maxPushes bounds how often a push that lost the race is tried on the new head.
@@ -40,34 +53,52 @@ const maxPushes = 10
 // defaultBranch is the branch of a repository without a commit, where none is configured.
 const defaultBranch = "main"
 
-// Push has change decide what to write on the branch's newest commit, and pushes that as one commit.
-// If somebody else pushes meanwhile, change is asked again about the new head. It is given an empty tree,
-// and no revision, if the repository has no commit yet. A change without files pushes nothing.
+// Push makes one commit on the branch's newest one, and pushes it.
+// If somebody else pushes meanwhile, it is decided again about the new head.
 //
-// Push returns the branch's newest commit afterwards. Its errors are *api.Error, or those of change.
-func (s *Source) Push(ctx context.Context, by Author, change func(head api.Snapshot) (Change, error)) (api.Snapshot, error) {
+// Push returns that commit, or the head if there was nothing to change. Its errors are *api.Error, or those of the request.
+func (s *Source) Push(ctx context.Context, req PushRequest) (api.Snapshot, error) {
 	for range maxPushes {
 		head, err := s.Head(ctx)
 		if err != nil {
 			return api.Snapshot{}, err
 		}
-		c, err := change(head)
-		if err != nil || len(c.Files) == 0 {
-			return head, err
-		}
-		fresh, err := s.push(ctx, head, by, c)
+		made, err := s.try(ctx, head, req)
 		if errors.Is(err, errLostRace) {
 			continue
 		}
-		if err != nil {
-			return s.arrived(ctx, head, fresh, err)
-		}
-		return s.Fetch(ctx)
+		return made, err
 	}
 	return api.Snapshot{}, &api.Error{
 		Kind: api.Transient, Reason: "PushRace",
 		Err: fmt.Errorf("cannot push to %s: somebody else was faster, %d times", s.remote.shown, maxPushes),
 	}
+}
+
+// try makes one commit on head, and pushes it.
+func (s *Source) try(ctx context.Context, head api.Snapshot, req PushRequest) (api.Snapshot, error) {
+	c, err := req.Decide(head)
+	if err != nil {
+		return head, err
+	}
+	made, pack := head, []byte(nil)
+	if len(c.Files) > 0 {
+		if made, pack, err = s.commit(ctx, head, req.By, c); err != nil {
+			return head, err
+		}
+	}
+	if req.Check != nil {
+		if err := req.Check(made); err != nil {
+			return head, err
+		}
+	}
+	if pack == nil || req.Dry {
+		return made, nil
+	}
+	if err := s.push(ctx, head.Revision, made.Revision, pack); err != nil {
+		return s.arrived(ctx, head, made, err)
+	}
+	return made, nil
 }
 
 // Head is Fetch, but takes a repository without a commit for an empty tree.
@@ -88,35 +119,59 @@ func emptyTree() plumbing.Hash { return plumbing.ComputeHash(plumbing.TreeObject
 // errLostRace: the branch is not at the commit any more that the change was made for.
 var errLostRace = errors.New("somebody else has pushed")
 
-// arrived decides what a failed push was. The server may have taken the commit and its answer be lost,
-// or it may have refused the commit because the branch has moved on.
-func (s *Source) arrived(ctx context.Context, head api.Snapshot, fresh plumbing.Hash, failed error) (api.Snapshot, error) {
+// arrived decides what a failed push was: the server may have taken the commit, and its answer be lost.
+func (s *Source) arrived(ctx context.Context, head, made api.Snapshot, failed error) (api.Snapshot, error) {
+	if errors.Is(failed, errLostRace) {
+		return head, failed
+	}
 	now, err := s.Head(ctx)
-	if err == nil && now.Revision == fresh.String() {
-		return now, nil
+	if err == nil && now.Revision == made.Revision {
+		return made, nil
 	}
 	return head, failed
 }
 
-// push makes one commit on head, and has the server take it.
-func (s *Source) push(ctx context.Context, head api.Snapshot, by Author, c Change) (plumbing.Hash, error) {
+// commit makes one commit on head. It stays in the mirror, where nothing refers to it.
+func (s *Source) commit(ctx context.Context, head api.Snapshot, by Author, c Change) (api.Snapshot, []byte, error) {
 	t, ok := head.Tree.(*tree)
 	if !ok {
-		return plumbing.ZeroHash, &api.Error{Kind: api.Internal, Reason: "ForeignTree", Err: errors.New("the snapshot is no commit of this source")}
+		return head, nil, &api.Error{Kind: api.Internal, Reason: "ForeignTree", Err: errors.New("the snapshot is no commit of this source")}
 	}
-	pack, fresh, err := newCommit(t, head.Revision, by, c)
+	data, hash, err := newCommit(t, head.Revision, by, c)
 	if err != nil {
-		return plumbing.ZeroHash, err
+		return head, nil, err
 	}
+	release, err := s.take(ctx)
+	if err != nil {
+		return head, nil, err
+	}
+	defer release()
+	f, err := s.mirror.tempPack()
+	if err == nil {
+		_, err = f.Write(data)
+	}
+	var kept *pack
+	if err == nil {
+		kept, err = s.mirror.install(f)
+	}
+	if err != nil {
+		return head, nil, &api.Error{Kind: api.Transient, Reason: "MirrorWriteFailed", Err: fmt.Errorf("mirror %q: %w", s.config.Dir, err)}
+	}
+	made, err := s.check(t.objects.with(kept), hash)
+	return made, data, err
+}
+
+// push sends a commit.
+func (s *Source) push(ctx context.Context, head, fresh string, pack []byte) error {
 	branch := s.Branch()
 	if branch == "" {
 		branch = defaultBranch
 	}
-	cmd := &packp.Command{Name: plumbing.NewBranchReferenceName(branch), New: fresh}
-	if head.Revision != "" {
-		cmd.Old = plumbing.NewHash(head.Revision)
+	cmd := &packp.Command{Name: plumbing.NewBranchReferenceName(branch), New: plumbing.NewHash(fresh)}
+	if head != "" {
+		cmd.Old = plumbing.NewHash(head)
 	}
-	return fresh, s.remote.send(ctx, cmd, pack)
+	return s.remote.send(ctx, cmd, pack)
 }
 
 // send has the server move a branch.
@@ -264,6 +319,10 @@ func (g *growth) directory(at string, old plumbing.Hash, files map[string][]byte
 			below[dir][rest] = data
 			continue
 		}
+		if data == nil {
+			delete(all, name)
+			continue
+		}
 		if there, ok := all[name]; ok && there.Mode != filemode.Regular && there.Mode != filemode.Executable {
 			return plumbing.ZeroHash, inTheWay(path.Join(at, name), "is there, and is no file")
 		}
@@ -291,6 +350,9 @@ func (g *growth) directory(at string, old plumbing.Hash, files map[string][]byte
 			return plumbing.ZeroHash, err
 		}
 		all[dir] = gitobject.TreeEntry{Name: dir, Mode: filemode.Dir, Hash: h}
+		if h == emptyTree() {
+			delete(all, dir)
+		}
 	}
 	t := gitobject.Tree{Entries: slices.Collect(maps.Values(all))}
 	sort.Sort(gitobject.TreeEntrySorter(t.Entries)) // Git's order

@@ -1,6 +1,8 @@
 package git_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,14 +16,18 @@ import (
 
 var bot = git.Author{Name: "Bot", Email: "bot@example.com"}
 
-func write(files map[string]string) func(api.Snapshot) (git.Change, error) {
-	return func(api.Snapshot) (git.Change, error) {
+func write(files map[string]string) git.PushRequest {
+	return push(func(api.Snapshot) (git.Change, error) {
 		c := git.Change{Message: "add files\n", Files: map[string][]byte{}}
 		for name, text := range files {
 			c.Files[name] = []byte(text)
 		}
 		return c, nil
-	}
+	})
+}
+
+func push(decide func(api.Snapshot) (git.Change, error)) git.PushRequest {
+	return git.PushRequest{By: bot, Decide: decide}
 }
 
 func TestPush(t *testing.T) {
@@ -34,7 +40,7 @@ func TestPush(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			repo := server.Repository(name)
 			s := open(t, git.Config{URL: at(repo)})
-			one, err := s.Push(t.Context(), bot, write(map[string]string{"a/b/c.yaml": "c", "fleet.yaml": "fleet"}))
+			one, err := s.Push(t.Context(), write(map[string]string{"a/b/c.yaml": "c", "fleet.yaml": "fleet"}))
 			if err != nil {
 				t.Fatalf("into an empty repository: %v", err)
 			}
@@ -46,7 +52,7 @@ func TestPush(t *testing.T) {
 				Write: map[string]string{"a.yaml": "x", "a/other": "o"}, Link: map[string]string{"link": "a"},
 				Submodule: map[string]string{"module": one.Revision},
 			})
-			two, err := s.Push(t.Context(), bot, write(map[string]string{"a/b/d.yaml": "d", "a/b/c.yaml": "new"}))
+			two, err := s.Push(t.Context(), write(map[string]string{"a/b/d.yaml": "d", "a/b/c.yaml": "new"}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,11 +69,52 @@ func TestPush(t *testing.T) {
 				t.Errorf("the commit changes %q", got)
 			}
 			// Nothing to write pushes nothing.
-			three, err := s.Push(t.Context(), bot, write(nil))
+			three, err := s.Push(t.Context(), write(nil))
 			if err != nil || three.Revision != two.Revision {
 				t.Errorf("without files the head is %s (%v)", three.Revision, err)
 			}
 		})
+	}
+}
+
+// What a check refuses never reaches the server, and a dry push neither.
+func TestPush_check(t *testing.T) {
+	t.Parallel()
+	repo := gitservertest.NewServer(t, gitserver.Config{}).Repository("fleet")
+	head := repo.Commit(map[string]string{"fleet.yaml": "one", "old/a": "a", "old/b": "b"})
+	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
+	req := push(func(api.Snapshot) (git.Change, error) {
+		return git.Change{Message: "replace", Files: map[string][]byte{"old/a": nil, "old/b": nil, "new/c": []byte("c"), "none/x": nil}}, nil
+	})
+	refused := errors.New("refused")
+	req.Check = func(made api.Snapshot) error {
+		if read(t, made, "new/c") != "c" || read(t, made, "fleet.yaml") != "one" {
+			t.Error("the commit that is checked is not the one that was made")
+		}
+		for _, gone := range []string{"old", "none"} {
+			if _, err := made.Tree.Stat(gone); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %v", gone, err)
+			}
+		}
+		return refused
+	}
+	if _, err := s.Push(t.Context(), req); !errors.Is(err, refused) {
+		t.Errorf("the error is %v", err)
+	}
+	req.Check, req.Dry = nil, true
+	made, err := s.Push(t.Context(), req)
+	if err != nil || read(t, made, "new/c") != "c" {
+		t.Errorf("a dry push: %v", err)
+	}
+	if got := repo.Git("rev-parse", "main"); got != head {
+		t.Errorf("the branch is at %s, want %s", got, head)
+	}
+	req.Dry = false
+	if made, err = s.Push(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	if got := repo.Git("ls-tree", "-r", "--name-only", made.Revision); got != "fleet.yaml\nnew/c" {
+		t.Errorf("the commit holds %q", got)
 	}
 }
 
@@ -78,13 +125,13 @@ func TestPush_race(t *testing.T) {
 	repo.Commit(map[string]string{"fleet.yaml": "one"})
 	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
 	asked := 0
-	after, err := s.Push(t.Context(), bot, func(head api.Snapshot) (git.Change, error) {
+	after, err := s.Push(t.Context(), push(func(head api.Snapshot) (git.Change, error) {
 		asked++
 		if asked == 1 {
 			repo.Commit(map[string]string{"fleet.yaml": "two"})
 		}
 		return git.Change{Message: "add", Files: map[string][]byte{"copy": []byte(read(t, head, "fleet.yaml"))}}, nil
-	})
+	}))
 	if err != nil || asked != 2 {
 		t.Fatalf("asked %d times: %v", asked, err)
 	}
@@ -93,11 +140,11 @@ func TestPush_race(t *testing.T) {
 	}
 	// It ends.
 	asked = 0
-	_, err = s.Push(t.Context(), bot, func(api.Snapshot) (git.Change, error) {
+	_, err = s.Push(t.Context(), push(func(api.Snapshot) (git.Change, error) {
 		asked++
 		repo.Commit(map[string]string{"n": strings.Repeat("x", asked)})
-		return git.Change{Message: "add", Files: map[string][]byte{"mine": nil}}, nil
-	})
+		return git.Change{Message: "add", Files: map[string][]byte{"mine": {}}}, nil
+	}))
 	wantError(t, err, api.Transient, "PushRace", "somebody else was faster")
 }
 
@@ -118,11 +165,11 @@ func TestPush_refused(t *testing.T) {
 		}
 	}
 	script("exit 1\n")
-	_, err := s.Push(t.Context(), bot, write(map[string]string{"a": "b"}))
+	_, err := s.Push(t.Context(), write(map[string]string{"a": "b"}))
 	wantError(t, err, api.Forbidden, "PushRefused", "the server refuses")
 	other := repo.Do(gitserver.Commit{Branch: "other", Parent: "main", Write: map[string]string{"other": "o"}})
 	script("rm -f hooks/pre-receive\nenv -u GIT_QUARANTINE_PATH git update-ref refs/heads/main " + other + "\nexit 0\n")
-	after, err := s.Push(t.Context(), bot, write(map[string]string{"a": "b"}))
+	after, err := s.Push(t.Context(), write(map[string]string{"a": "b"}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,18 +185,18 @@ func TestPush_badInput(t *testing.T) {
 	repo.Do(gitserver.Commit{Write: map[string]string{"file": "x", "dir/a": "x"}, Link: map[string]string{"link": "file"}})
 	s := open(t, git.Config{URL: repo.Dir, Branch: "main"})
 	for name, says := range map[string]string{"file/a": `"file": it is there, and is no directory`, "dir": "is no file", "link": "is no file", "link/x": "is no directory"} {
-		_, err := s.Push(t.Context(), bot, write(map[string]string{name: "x"}))
+		_, err := s.Push(t.Context(), write(map[string]string{name: "x"}))
 		wantError(t, err, api.Stalled, "PathTaken", says)
 	}
 	for _, name := range []string{"../x", "/x", "a/../b", "."} {
-		_, err := s.Push(t.Context(), bot, write(map[string]string{name: "x"}))
+		_, err := s.Push(t.Context(), write(map[string]string{name: "x"}))
 		wantError(t, err, api.Internal, "BadPath", "is no path")
 	}
 	file := filepath.Join(t.TempDir(), "credentials")
 	if err := os.WriteFile(file, []byte("wrong-token"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := open(t, git.Config{URL: repo.URL, Branch: "main", CredentialsFile: file}).Push(t.Context(), bot, write(map[string]string{"a": "b"}))
+	_, err := open(t, git.Config{URL: repo.URL, Branch: "main", CredentialsFile: file}).Push(t.Context(), write(map[string]string{"a": "b"}))
 	wantError(t, err, api.Forbidden, "AuthenticationFailed", "asks for other credentials")
 	if strings.Contains(err.Error(), "wrong-token") {
 		t.Errorf("the token is in %q", err)
