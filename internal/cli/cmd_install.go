@@ -34,6 +34,8 @@ type installation struct {
 
 	// secret holds the files that the component mounts: name → content.
 	secret map[string]any
+	// firstPass judges more of an agent's progress; nil for nothing more.
+	firstPass func(p install.Progress, now api.ClusterStatus, bundles []api.BundleStatus) install.Progress
 }
 
 func (i *installation) flags(cmd *cobra.Command) {
@@ -41,10 +43,15 @@ func (i *installation) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&i.image, "image", "", "image to run, as REPOSITORY:TAG or REPOSITORY@DIGEST (default: the one of this version)")
 	f.StringVar(&i.values, "values", "", "file with more values of the chart; see deploy/chart/values.yaml")
+	spanVar(f, &i.wait, "wait", 5*time.Minute, "how long to wait until it is ready; 0 does not wait")
+}
+
+// printFlags are those of a command that can do less than install.
+func (i *installation) printFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.BoolVar(&i.printOnly, "print", false, "print the manifests for Git, Terraform or Cluster API, and install nothing")
 	f.BoolVar(&i.show, "show-secrets", false, "with --print: print the values of Secrets")
 	f.BoolVar(&i.dryRun, "dry-run", false, "say what would change on the cluster, and install nothing")
-	spanVar(f, &i.wait, "wait", 5*time.Minute, "how long to wait until it is ready; 0 does not wait")
 }
 
 func newInstall() *cobra.Command {
@@ -70,11 +77,67 @@ func noSubcommand(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// agentFlags are what an agent is installed with.
+type agentFlags struct {
+	cluster, repo, branch, rbac   string
+	credentials, ca, charts, join string
+	keys                          []string
+}
+
+func (a *agentFlags) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&a.cluster, "cluster", "", "the cluster's name in the fleet repository (required)")
+	f.StringVar(&a.repo, "repo", "", "address of the fleet repository (required)")
+	f.StringVar(&a.branch, "branch", "main", "branch to follow")
+	f.StringVar(&a.rbac, "rbac", "cluster-admin", "the agent's rights: cluster-admin or impersonate-only")
+	f.StringVar(&a.credentials, "credentials", "", "file with the repository's credentials")
+	f.StringVar(&a.ca, "git-ca-file", "", "certificate authorities to trust for the repository")
+	f.StringVar(&a.charts, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
+	f.StringVar(&a.join, "join", "", "file with a hub's join material; see flotilla join --help")
+	f.StringArrayVar(&a.keys, "age-key", nil, "file with age identities that decrypt Secrets, or NAME=FILE for those of a tenant; may be given more than once")
+	complete(cmd, "rbac", "cluster-admin", "impersonate-only")
+}
+
+// check refuses flags without which there is no agent.
+func (a *agentFlags) check() error {
+	if a.cluster == "" || a.repo == "" {
+		return usageError{errors.New("--cluster and --repo are needed: what the fleet repository calls this cluster, and where it is")}
+	}
+	return nil
+}
+
+// mount puts the files into the agent's Secret, and returns the values of the chart that name them there.
+func (a *agentFlags) mount(in *installation) (map[string]any, error) {
+	values := map[string]any{}
+	for value, file := range map[string]string{"credentials": a.credentials, "gitCA": a.ca, "chartCredentials": a.charts, "join": a.join} {
+		if err := in.mount(values, value, value, file); err != nil {
+			return nil, err
+		}
+	}
+	var mounted []any
+	for n, key := range a.keys {
+		name, file, tenant := strings.Cut(key, "=")
+		if !tenant {
+			name, file = "", key
+		}
+		as := fmt.Sprintf("age-%d.txt", n)
+		if err := in.mount(map[string]any{}, "", as, file); err != nil {
+			return nil, err
+		}
+		if tenant {
+			as = name + "=" + as
+		}
+		mounted = append(mounted, as)
+	}
+	if mounted != nil {
+		values["ageKeys"] = mounted
+	}
+	return values, nil
+}
+
 func newInstallAgent() *cobra.Command {
 	in := installation{component: install.Agent, secret: map[string]any{}}
-	agent := map[string]any{"enabled": true}
-	var cluster, repo, branch, rbac, credentials, ca, charts, join string
-	var keys []string
+	var a agentFlags
 	cmd := &cobra.Command{
 		Use:   "agent --cluster NAME --repo URL",
 		Short: "Put the agent on a cluster, and wait until it has applied the repository",
@@ -92,46 +155,19 @@ service accounts; a bundle without spec.serviceAccount is then denied.`,
 		Args: noArgs,
 	}
 	in.flags(cmd)
-	f := cmd.Flags()
-	f.StringVar(&cluster, "cluster", "", "the cluster's name in the fleet repository (required)")
-	f.StringVar(&repo, "repo", "", "address of the fleet repository (required)")
-	f.StringVar(&branch, "branch", "main", "branch to follow")
-	f.StringVar(&rbac, "rbac", "cluster-admin", "the agent's rights: cluster-admin or impersonate-only")
-	f.StringVar(&credentials, "credentials", "", "file with the repository's credentials")
-	f.StringVar(&ca, "git-ca-file", "", "certificate authorities to trust for the repository")
-	f.StringVar(&charts, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
-	f.StringVar(&join, "join", "", "file with a hub's join material; see flotilla join --help")
-	f.StringArrayVar(&keys, "age-key", nil, "file with age identities that decrypt Secrets, or NAME=FILE for those of a tenant; may be given more than once")
-	complete(cmd, "rbac", "cluster-admin", "impersonate-only")
+	in.printFlags(cmd)
+	a.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cluster == "" || repo == "" {
-			return usageError{errors.New("--cluster and --repo are needed: what the fleet repository calls this cluster, and where it is")}
+		if err := a.check(); err != nil {
+			return err
 		}
-		agent["cluster"], agent["repo"], agent["branch"], agent["rbac"] = cluster, repo, branch, rbac
-		for value, file := range map[string]string{"credentials": credentials, "gitCA": ca, "chartCredentials": charts, "join": join} {
-			if err := in.mount(agent, value, value, file); err != nil {
-				return err
-			}
+		values, err := a.mount(&in)
+		if err != nil {
+			return err
 		}
-		var mounted []any
-		for n, key := range keys {
-			name, file, tenant := strings.Cut(key, "=")
-			if !tenant {
-				name, file = "", key
-			}
-			as := fmt.Sprintf("age-%d.txt", n)
-			if err := in.mount(map[string]any{}, "", as, file); err != nil {
-				return err
-			}
-			if tenant {
-				as = name + "=" + as
-			}
-			mounted = append(mounted, as)
-		}
-		if mounted != nil {
-			agent["ageKeys"] = mounted
-		}
-		return in.run(cmd, agent)
+		values["enabled"] = true
+		values["cluster"], values["repo"], values["branch"], values["rbac"] = a.cluster, a.repo, a.branch, a.rbac
+		return in.run(cmd, values)
 	}
 	return cmd
 }
@@ -152,6 +188,7 @@ How agents and people reach that Service from outside is the cluster's own affai
 		Args: noArgs,
 	}
 	in.flags(cmd)
+	in.printFlags(cmd)
 	f := cmd.Flags()
 	f.StringSliceVar(&hosts, "host", nil, "names and addresses that agents dial the hub by (required)")
 	f.StringVar(&advertise, "advertise", "", "address that join material names (default: the first --host, port 7443)")
@@ -241,16 +278,36 @@ func (i *installation) run(cmd *cobra.Command, component map[string]any) error {
 
 // chartValues are the flags' over those of --values.
 func (i *installation) chartValues(component map[string]any) (map[string]any, error) {
-	values := map[string]any{}
-	if i.values != "" {
-		data, err := os.ReadFile(i.values)
-		if err != nil {
-			return nil, usageError{err}
-		}
-		if err := yaml.Unmarshal(data, &values); err != nil {
-			return nil, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: i.values, Err: err}
-		}
+	values, err := i.moreValues()
+	if err != nil {
+		return nil, err
 	}
+	image, err := i.imageValue()
+	if err != nil {
+		return nil, err
+	}
+	overlay(values, map[string]any{"image": image, string(i.component): component})
+	return values, nil
+}
+
+// moreValues are those of --values.
+func (i *installation) moreValues() (map[string]any, error) {
+	values := map[string]any{}
+	if i.values == "" {
+		return values, nil
+	}
+	data, err := os.ReadFile(i.values)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if err := yaml.Unmarshal(data, &values); err != nil {
+		return nil, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: i.values, Err: err}
+	}
+	return values, nil
+}
+
+// imageValue is what the chart is told of the image: what --image says, or that it is of this version.
+func (i *installation) imageValue() (map[string]any, error) {
 	image := map[string]any{}
 	switch repository, digest, pinned := strings.Cut(i.image, "@"); {
 	case pinned:
@@ -264,8 +321,7 @@ func (i *installation) chartValues(component map[string]any) (map[string]any, er
 	case version != "dev":
 		image["tag"] = version
 	}
-	overlay(values, map[string]any{"image": image, string(i.component): component})
-	return values, nil
+	return image, nil
 }
 
 // overlay puts src over dst, map by map.
@@ -316,6 +372,11 @@ func (i *installation) apply(ctx context.Context, talk *terminal.Printer, applie
 	if err != nil {
 		return err
 	}
+	return i.applyAfter(ctx, talk, applier, steps, before)
+}
+
+// applyAfter is apply, where before is what an agent had reported before anything was changed for it.
+func (i *installation) applyAfter(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, steps []install.Step, before api.ClusterStatus) error {
 	if err := install.Apply(ctx, applier, i.component, steps, func(s install.Step) { printStep(talk, s) }); err != nil {
 		return err
 	}
@@ -383,7 +444,11 @@ func (i *installation) progress(ctx context.Context, applier *apply.Applier, bef
 		return install.AgentProgress(workload, before, now, nil, unchanged), err
 	}
 	bundles, err := applier.BundleStatuses(ctx)
-	return install.AgentProgress(workload, before, now, bundles, unchanged), err
+	p := install.AgentProgress(workload, before, now, bundles, unchanged)
+	if i.firstPass != nil {
+		p = i.firstPass(p, now, bundles)
+	}
+	return p, err
 }
 
 // next is the command that follows an installation.

@@ -95,7 +95,9 @@ func (r removal) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if tool := install.Owner(live); tool != "" {
+	tool := install.Owner(live)
+	itself := r.component == install.Agent && tool == install.FleetRepository
+	if tool != "" && !itself {
 		return &api.Error{
 			Kind: api.Forbidden, Reason: "InstalledByOther",
 			Err:  fmt.Errorf("cannot uninstall the %s: %s is managed by %s, which would put it back", r.component, r.component.Workload(), tool),
@@ -110,6 +112,11 @@ func (r removal) run(cmd *cobra.Command) error {
 		if err := r.suspended(ctx, applier); err != nil {
 			return err
 		}
+	}
+	own := map[string][]api.InventoryEntry{}
+	if itself {
+		own[deploy.Bundle] = owned[deploy.Bundle]
+		delete(owned, deploy.Bundle)
 	}
 	r.tell(talk, live, owned)
 	if !r.yes {
@@ -129,7 +136,45 @@ func (r removal) run(cmd *cobra.Command) error {
 	if r.component == install.Hub {
 		return r.hub(ctx, talk, applier, objects)
 	}
-	return r.agent(ctx, talk, applier, objects, owned)
+	if itself {
+		if err := hush(ctx, applier); err != nil {
+			return err
+		}
+	}
+	return r.agent(ctx, talk, applier, objects, owned, own)
+}
+
+// hushWithin is how long an agent has to see that its own bundle is suspended.
+const hushWithin = time.Minute
+
+// hush keeps an agent that manages itself from putting back what is taken away.
+func hush(ctx context.Context, applier *apply.Applier) error {
+	s, err := applier.Suspend(ctx, api.Suspension{
+		Scope: api.Scope{Bundles: []string{deploy.Bundle}}, Reason: "flotilla uninstall agent", Until: time.Now().Add(time.Hour),
+	})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, hushWithin)
+	defer cancel()
+	for {
+		life, err := applier.Life(ctx)
+		if err == nil && !life.Works() {
+			return nil // nobody who would put anything back
+		}
+		bundles, err := applier.BundleStatuses(ctx)
+		if slices.ContainsFunc(bundles, func(b api.BundleStatus) bool { return b.Name == deploy.Bundle && b.Suspended == s.Name }) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, &api.Error{
+				Kind: api.Waiting, Reason: "AgentBusy", Err: errors.New("cannot uninstall the agent: it does not take notice of the suspension of its own bundle, and would put back what goes"),
+				Hint: "see flotilla status, or end it with: kubectl -n " + api.SystemNamespace + " scale deployment/flotilla-agent --replicas=0",
+			})
+		case <-time.After(installPoll):
+		}
+	}
 }
 
 // suspended refuses to delete what a suspension holds.
@@ -194,7 +239,7 @@ func agree(in io.Reader, talk *terminal.Printer) error {
 // takeoverWithin is how long an agent has to end: its Pod's grace period, and the time for a challenge.
 const takeoverWithin = time.Minute
 
-func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured, owned map[string][]api.InventoryEntry) error {
+func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured, owned, own map[string][]api.InventoryEntry) error {
 	if err := applier.RemoveOwn(ctx, []*unstructured.Unstructured{named(r.component.Workload())}); err != nil {
 		return err
 	}
@@ -211,11 +256,15 @@ func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *app
 	}); err != nil {
 		return err
 	}
-	own, err := agentsOwn()
+	// What the agent's own bundle has goes with the rest of the installation.
+	if err := install.Disown(ctx, applier, own, install.Leave, func(string, int) {}); err != nil {
+		return err
+	}
+	made, err := agentsOwn()
 	if err != nil {
 		return err
 	}
-	return r.household(ctx, talk, applier, slices.Concat(own, objects))
+	return r.household(ctx, talk, applier, slices.Concat(made, objects))
 }
 
 // takeover waits for the agent's end, on a cluster on which there was one.

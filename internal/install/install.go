@@ -59,7 +59,7 @@ type Step struct {
 
 // Plan says what an installation of the objects would do, without writing anything.
 // It fails if another tool owns the installation that is there, if its agent looks after another cluster,
-// and if rights are missing: then the error names each of them.
+// and if rights are missing: then the error names each of them. Objects without the component's workload take nothing over.
 func Plan(ctx context.Context, c Cluster, component Component, objects []*unstructured.Unstructured) ([]Step, error) {
 	objects = inOrder(objects)
 	if err := rights(ctx, c, objects); err != nil {
@@ -69,8 +69,10 @@ func Plan(ctx context.Context, c Cluster, component Component, objects []*unstru
 	if err != nil {
 		return nil, err
 	}
-	if err := ours(component, live, objects); err != nil {
-		return nil, err
+	if slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return api.RefOf(o).ID() == component.Workload().ID() }) {
+		if err := ours(component, live, objects); err != nil {
+			return nil, err
+		}
 	}
 	steps := make([]Step, 0, len(objects))
 	for _, o := range objects {

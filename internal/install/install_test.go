@@ -97,3 +97,29 @@ func TestAgentProgress(t *testing.T) {
 		})
 	}
 }
+
+func TestFirstPass(t *testing.T) {
+	applied := Progress{Ready: true, Says: "the agent has applied 2222222222"}
+	now := api.ClusterStatus{AppliedRevision: "2222222222b"}
+	for _, tt := range []struct {
+		name    string
+		p       Progress
+		stale   string
+		bundles []api.BundleStatus
+		ready   bool
+		says    string
+	}{
+		{name: "not applied", p: Progress{Says: "x"}, says: "x"},
+		{name: "the revision from before", p: applied, stale: "2222222222b", says: "has not seen the new commit"},
+		{name: "no bundle", p: applied, stale: "1", ready: true, says: "has applied"},
+		{name: "healthy", p: applied, bundles: []api.BundleStatus{{Name: "a", Phase: api.PhaseReady}, {Name: "b", Phase: api.PhaseSuspended}}, ready: true},
+		{name: "not healthy yet", p: applied, bundles: []api.BundleStatus{{Name: "a", Phase: api.PhaseProgressing, Message: "no Pod"}}, says: `bundle "a" is progressing: no Pod`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := FirstPass(tt.p, now, tt.bundles, tt.stale)
+			if p.Ready != tt.ready || !strings.Contains(p.Says, tt.says) {
+				t.Errorf("got %+v, want ready %v and %q", p, tt.ready, tt.says)
+			}
+		})
+	}
+}

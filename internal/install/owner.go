@@ -17,8 +17,11 @@ var marks = []struct{ key, value, tool string }{
 	{"argocd.argoproj.io/instance", "", "Argo CD"},
 	{"objectset.rio.cattle.io/hash", "", "Rancher Fleet"},
 	{"configmanagement.gke.io/managed", "enabled", "Config Sync"},
-	{api.LabelPartOf, "", "a fleet repository"},
+	{api.LabelPartOf, "", FleetRepository},
 }
+
+// FleetRepository is how Owner names an agent that manages what it finds.
+const FleetRepository = "a fleet repository"
 
 // Owner names the tool that manages an object, or "" if none is known to.
 // A tool that installed flotilla, Git included, goes on with it: whoever installs over it would fight with that tool.

@@ -38,6 +38,25 @@ func AgentProgress(workload *unstructured.Unstructured, before, now api.ClusterS
 	return Progress{Ready: true, Says: fmt.Sprintf("the agent has applied %.10s", now.AppliedRevision)}
 }
 
+// FirstPass holds an agent for ready only once it has applied a revision other than stale, and all its bundles are healthy.
+func FirstPass(p Progress, now api.ClusterStatus, bundles []api.BundleStatus, stale string) Progress {
+	if !p.Ready {
+		return p
+	}
+	if now.AppliedRevision == stale {
+		return Progress{Says: "the agent has not seen the new commit yet"}
+	}
+	i := slices.IndexFunc(bundles, func(b api.BundleStatus) bool { return b.Phase != api.PhaseReady && b.Phase != api.PhaseSuspended })
+	if i < 0 {
+		return p
+	}
+	says := fmt.Sprintf("%s; bundle %q is %s", p.Says, bundles[i].Name, bundles[i].Phase)
+	if m := bundles[i].Message; m != "" {
+		says += ": " + m
+	}
+	return Progress{Says: says + failing(bundles)}
+}
+
 // HubProgress judges a hub by its StatefulSet.
 func HubProgress(workload *unstructured.Unstructured) Progress {
 	says, ok := podsReady(workload)
