@@ -409,6 +409,17 @@ func TestDriftCommands(t *testing.T) {
 		if out := r.must(r.on("drift", "explain", "Secret/app/creds")...); !strings.Contains(out, "/data/password") {
 			t.Errorf("the Secret:\n%s", out)
 		}
+		claim := &unstructured.Unstructured{Object: map[string]any{
+			"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "creds"}, "type": "Opaque",
+		}}
+		secrets := r.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "secrets"}).Namespace("app")
+		if _, err := secrets.Apply(t.Context(), "creds", claim, metav1.ApplyOptions{FieldManager: "k9s"}); err != nil {
+			t.Fatal(err)
+		}
+		if out := r.must(r.on("drift", "explain", "Secret/app/creds")...); !regexp.MustCompile(`(?m)^= +/type .*k9s`).MatchString(out) ||
+			!strings.Contains(out, "the API server sets this value anyway") {
+			t.Errorf("a default that somebody claims:\n%s", out)
+		}
 		if out := r.must(r.on("drift", "explain", "ConfigMap/app/gone")...); !strings.Contains(out, "missing on the cluster") {
 			t.Errorf("a missing object:\n%s", out)
 		}

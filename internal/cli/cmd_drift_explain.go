@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -183,27 +184,60 @@ func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named
 		Cluster: r.Cluster.Metadata.Name, Bundle: b.Name, Object: ref, Revision: r.Revision, File: b.Origin[ref.ID()],
 		Fields: []drift.Explained{},
 	}
-	in := applier.Inspect(ctx, b, o)
-	if in.Err != nil {
-		return ex, in.Err
+	in, refused, err := lookAt(ctx, applier, r, b, o)
+	if err != nil {
+		return ex, err
 	}
-	var live map[string]string
-	if ex.Missing = in.Live == nil; !ex.Missing {
-		live = in.Live.GetAnnotations()
+	ex.Missing = in.Live == nil
+	inGit, onCluster := o.GetAnnotations(), liveAnnotations(in.Live)
+	ex.Mode = drift.Mode(b.Spec.Drift, inGit, onCluster)
+	ex.Exempt = plan.Exempt(api.OrdersIn(inGit), api.OrdersIn(onCluster), b.Spec.Drift)
+	if refused != nil {
+		ex.Refused = refused.Error()
 	}
-	ex.Mode = drift.Mode(b.Spec.Drift, o.GetAnnotations(), live)
-	inGit, onCluster := api.OrdersIn(o.GetAnnotations()), api.OrdersIn(live)
-	ex.Exempt = plan.Exempt(inGit, onCluster, b.Spec.Drift)
-	if in.Refused != nil {
-		ex.Refused = in.Refused.Error()
-	}
-	if f := drift.Explain(drift.Input{
-		Desired: in.Desired, Live: in.Live, DryRun: in.DryRun, Refused: in.Refused != nil,
-		Unapplied: inGit.Reconcile == api.ValueDisabled || onCluster.Reconcile == api.ValueDisabled, Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
-	}); f != nil {
+	if f := drift.Explain(in); f != nil {
 		ex.Fields = f
 	}
 	return ex, nil
+}
+
+// maxLooks is how often an object is looked at that changes between two questions about it.
+const maxLooks = 5
+
+// lookAt asks all of an object that an explanation needs, as the agent does where additions are looked for.
+// Refused is why the API server would not put Git's object in the place of the live one.
+func lookAt(ctx context.Context, applier *apply.Applier, r api.Rendering, b api.RenderedBundle, o *unstructured.Unstructured) (in drift.Input, refused, err error) {
+	for range maxLooks {
+		ins := applier.Inspect(ctx, b, o)
+		if ins.Err != nil {
+			return drift.Input{}, nil, ins.Err
+		}
+		disabled := func(a map[string]string) bool { return api.OrdersIn(a).Reconcile == api.ValueDisabled }
+		in = drift.Input{
+			Desired: ins.Desired, Live: ins.Live, DryRun: ins.DryRun, Refused: ins.Refused != nil,
+			Unapplied: disabled(o.GetAnnotations()) || disabled(liveAnnotations(ins.Live)), Spec: b.Spec.Drift, Autoscalers: autoscalers(r),
+		}
+		asked := in
+		if !asked.Spec.AsksForExtra() {
+			asked.Spec.Extra = api.ExtraReport
+		}
+		patch := drift.Additions(asked)
+		if patch == nil || ins.Refused != nil {
+			return in, ins.Refused, nil
+		}
+		in.Stripped, err = applier.Without(ctx, b, ins, patch)
+		if e, ok := errors.AsType[*api.Error](err); !ok || e.Reason != "Conflict" {
+			return in, nil, err
+		}
+	}
+	return drift.Input{}, nil, err
+}
+
+func liveAnnotations(live *unstructured.Unstructured) map[string]string {
+	if live == nil {
+		return nil
+	}
+	return live.GetAnnotations()
 }
 
 // autoscalers are those in Git: an autoscaler that somebody made by hand is not known here.
