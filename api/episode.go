@@ -1,6 +1,10 @@
 package api
 
-import "time"
+import (
+	"encoding/json"
+	"slices"
+	"time"
+)
 
 // Class is the kind of a drift.
 type Class string
@@ -107,7 +111,12 @@ type Episode struct {
 	LastSeen time.Time `json:"lastSeen"`
 	End      time.Time `json:"end,omitzero"`
 	// Count is how often it was seen to begin again within the episode; 1 at first.
-	Count   int     `json:"count"`
+	Count int `json:"count"`
+	// Reopened is when it last began again; zero if it never did, or if a flotilla of before Rounds noted that.
+	Reopened time.Time `json:"reopened,omitzero"`
+	// Rounds are the times that it stood and ended before it began again, oldest first, bounded to MaxRounds and
+	// MaxRoundsBytes: the first one and the latest are kept. Earlier says how many there were.
+	Rounds  []Round `json:"rounds,omitempty"`
 	Outcome Outcome `json:"outcome"`
 	// Suspension is the name of the suspension that held correction back.
 	Suspension string `json:"suspension,omitempty"`
@@ -125,6 +134,22 @@ type Episode struct {
 	Timeline []Moment `json:"timeline,omitempty"`
 	// Track is what package drift remembers to tell fights and flapping; bookkeeping, not shown.
 	Track *Track `json:"track,omitempty"`
+}
+
+// Round is one time that a drift stood, of an episode that was continued after it.
+// What it looked like is what it looked like when it ended.
+type Round struct {
+	Began time.Time   `json:"began"`
+	Ended time.Time   `json:"ended"`
+	Class Class       `json:"class"`
+	By    Attribution `json:"by"`
+	// Outcome is how it ended.
+	Outcome Outcome `json:"outcome"`
+	// Revision is the commit that said what was desired.
+	Revision string `json:"revision,omitempty"`
+	// Fields is bounded to MaxRoundFields, and each value to MaxRoundValueBytes; FieldsOmitted counts the rest.
+	Fields        []FieldDiff `json:"fields,omitempty"`
+	FieldsOmitted int         `json:"fieldsOmitted,omitempty"`
 }
 
 // Track is the memory of an episode.
@@ -152,12 +177,58 @@ const (
 	MaxFields     = 50
 	MaxTimeline   = 50
 	MaxValueBytes = 2048
+	// MaxRoundsBytes bounds Episode.Rounds as JSON.
+	MaxRounds          = 10
+	MaxRoundsBytes     = 16 << 10
+	MaxRoundFields     = 5
+	MaxRoundValueBytes = 256
 	// MaxEvidenceBytes bounds Evidence.Live and Evidence.ManagedFields, each.
 	MaxEvidenceBytes = 64 << 10
 )
 
 // Open reports whether the drift still stands.
 func (e Episode) Open() bool { return e.End.IsZero() }
+
+// Began is when the round that is the latest began.
+func (e Episode) Began() time.Time {
+	if e.Reopened.IsZero() {
+		return e.Onset
+	}
+	return e.Reopened
+}
+
+// MoveBegin says that the latest round began before it was first looked at, but not before the one before it had ended.
+func (e *Episode) MoveBegin(at time.Time) {
+	if e.Reopened.IsZero() {
+		e.Onset = at
+		return
+	}
+	if n := len(e.Rounds); n > 0 && at.Before(e.Rounds[n-1].Ended) {
+		at = e.Rounds[n-1].Ended
+	}
+	e.Reopened = at
+}
+
+// Earlier is how many rounds there were before the latest, whether Rounds has them or not.
+func (e Episode) Earlier() int { return max(e.Count-1, len(e.Rounds), 0) }
+
+// FewerRounds keeps of rounds the first and the latest, at most count of them and at most size bytes of JSON.
+func FewerRounds(rounds []Round, count, size int) []Round {
+	out := slices.Clone(rounds)
+	if n := len(out) - max(count, 0); n > 0 {
+		out = slices.Delete(out, min(1, len(out)-n), min(1, len(out)-n)+n)
+	}
+	for len(out) > 0 && !fit(out, size) {
+		at := min(1, len(out)-1)
+		out = slices.Delete(out, at, at+1)
+	}
+	return out
+}
+
+func fit(rounds []Round, size int) bool {
+	b, err := json.Marshal(rounds)
+	return err == nil && len(b) <= size
+}
 
 // Evidence is the state before a correction destroyed it. Secret values are masked.
 // Where the state is larger than MaxEvidenceBytes, a note stands in place of each part that was left out:

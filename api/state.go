@@ -79,8 +79,11 @@ func (s BundleStatus) Content() BundleStatus {
 }
 
 // Content is the episode without bookkeeping (LastSeen, Track); see ClusterStatus.Content.
+// Nor are Rounds and Reopened in it. They change only when Count does, and a hub of before does not know them:
+// its checksum must be that of its agents.
 func (e Episode) Content() Episode {
 	e.LastSeen, e.Track = time.Time{}, nil
+	e.Reopened, e.Rounds = time.Time{}, nil
 	e.Onset, e.End, e.NextCorrection = e.Onset.UTC(), e.End.UTC(), e.NextCorrection.UTC()
 	e.By.Time = e.By.Time.UTC()
 	e.Fields = slices.Clone(e.Fields)

@@ -29,7 +29,10 @@ func TestState_Checksum(t *testing.T) {
 		"nothing":     func(*api.State) {},
 		"bookkeeping": func(s *api.State) { s.Status.Fetched, s.Bundles[0].Updated = time.Now(), time.Time{} },
 		"last seen":   func(s *api.State) { s.Episodes[0].LastSeen = time.Now() },
-		"order":       func(s *api.State) { s.Bundles[0], s.Bundles[1] = s.Bundles[1], s.Bundles[0] },
+		"rounds, which hubs of before do not know": func(s *api.State) {
+			s.Episodes[0].Reopened, s.Episodes[0].Rounds = time.Now(), []api.Round{{Began: time.Now()}}
+		},
+		"order": func(s *api.State) { s.Bundles[0], s.Bundles[1] = s.Bundles[1], s.Bundles[0] },
 		"time zone": func(s *api.State) {
 			e := &s.Episodes[0]
 			e.Onset, e.By.Time = e.Onset.In(zone), e.By.Time.In(zone)

@@ -175,9 +175,30 @@ func begin(prev *api.Episode, o Observation) (e api.Episode, at time.Time, opene
 	for range min(int(quiet/quietState), maxStates) {
 		record(&e, 'm')
 	}
-	e.End = time.Time{}
+	e.Rounds = api.FewerRounds(append(e.Rounds, roundOf(e)), api.MaxRounds, api.MaxRoundsBytes)
+	e.End, e.Reopened = time.Time{}, at
 	e.Count++
 	return e, at, true
+}
+
+// roundOf is what stays known of an episode that has ended when it goes on.
+func roundOf(e api.Episode) api.Round {
+	r := api.Round{Began: e.Began(), Ended: e.End, Class: e.Class, By: e.By, Outcome: e.Outcome, Revision: e.Revision}
+	r.Fields = slices.Clone(e.Fields[:min(len(e.Fields), api.MaxRoundFields)])
+	r.FieldsOmitted = e.FieldsOmitted + len(e.Fields) - len(r.Fields)
+	for i := range r.Fields {
+		r.Fields[i].Desired = shortened(r.Fields[i].Desired)
+		r.Fields[i].Live = shortened(r.Fields[i].Live)
+	}
+	return r
+}
+
+func shortened(value string) string {
+	const mark = "…"
+	if len(value) <= api.MaxRoundValueBytes {
+		return value
+	}
+	return strings.ToValidUTF8(value[:api.MaxRoundValueBytes-len(mark)], "") + mark
 }
 
 // carry takes over what is known of a fight: it is about the object, whichever of its fields it is fought with.
@@ -309,7 +330,7 @@ func say(e *api.Episode, at time.Time, what string) {
 
 // clone copies an episode so that the copy can be changed.
 func clone(e api.Episode) api.Episode {
-	e.Fields, e.Timeline = slices.Clone(e.Fields), slices.Clone(e.Timeline)
+	e.Fields, e.Timeline, e.Rounds = slices.Clone(e.Fields), slices.Clone(e.Timeline), slices.Clone(e.Rounds)
 	t := api.Track{}
 	if e.Track != nil {
 		t = *e.Track
@@ -336,6 +357,7 @@ func settle(e *api.Episode, at time.Time) time.Time {
 			latest = t
 		}
 	}
+	later(e.Reopened)
 	later(e.LastSeen)
 	later(e.End)
 	for _, m := range e.Timeline {
@@ -357,11 +379,16 @@ func settle(e *api.Episode, at time.Time) time.Time {
 		}
 	}
 	shift(&e.Onset)
+	shift(&e.Reopened)
 	shift(&e.LastSeen)
 	shift(&e.End)
 	shift(&e.NextCorrection)
 	for i := range e.Timeline {
 		shift(&e.Timeline[i].At)
+	}
+	for i := range e.Rounds {
+		shift(&e.Rounds[i].Began)
+		shift(&e.Rounds[i].Ended)
 	}
 	for i := range e.Track.Corrections {
 		shift(&e.Track.Corrections[i].At)

@@ -1,6 +1,7 @@
 package drift_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -106,6 +107,76 @@ func TestEpisodeCorrected(t *testing.T) {
 	s.observe(found("kubectl-edit", "/spec/paused"))
 	if s.ep.Count != 1 {
 		t.Errorf("%+v", s.ep)
+	}
+}
+
+// What an earlier round looked like, and how it ended, stays known when the episode goes on.
+func TestEpisodeKeepsEarlierRounds(t *testing.T) {
+	s := &story{t: t, at: t0}
+	first := found("kubectl-edit", "/spec/replicas")
+	first.Fields[0].Live = "7"
+	s.observe(first)
+	s.later(time.Second)
+	s.corrected(nil)
+	s.later(time.Minute)
+	r := found("kubectl-edit", "/spec/replicas")
+	r.Fields[0].Live = "9"
+	s.observe(r)
+	if s.ep.Count != 2 || len(s.ep.Rounds) != 1 {
+		t.Fatalf("count %d, rounds %+v", s.ep.Count, s.ep.Rounds)
+	}
+	was := s.ep.Rounds[0]
+	if !was.Began.Equal(t0) || !was.Ended.Equal(t0.Add(time.Second)) || was.Outcome != api.OutcomeCorrected || was.Class != api.ClassChanged ||
+		was.By.Manager != "kubectl-edit" || was.Revision != "r1" || len(was.Fields) != 1 || was.Fields[0].Live != "7" {
+		t.Errorf("the first round: %+v", was)
+	}
+	if !s.ep.Began().Equal(s.at) || s.ep.Fields[0].Live != "9" || !s.ep.Onset.Equal(t0) {
+		t.Errorf("the second round: %+v", s.ep)
+	}
+	s.later(time.Second)
+	s.observe(drift.Result{})
+	s.later(time.Minute)
+	s.observe(first)
+	if len(s.ep.Rounds) != 2 || s.ep.Rounds[1].Outcome != api.OutcomeResolved || s.ep.Rounds[1].Fields[0].Live != "9" ||
+		!s.ep.Rounds[1].Began.Equal(t0.Add(61*time.Second)) {
+		t.Errorf("%+v", s.ep.Rounds)
+	}
+	s.later(time.Hour + time.Minute)
+	s.observe(drift.Result{})
+	s.later(2 * time.Hour)
+	if s.observe(first); s.ep.Count != 1 || len(s.ep.Rounds) > 0 || !s.ep.Reopened.IsZero() {
+		t.Errorf("a new episode has rounds of another: %+v", s.ep)
+	}
+}
+
+// The first round and the latest are kept, within a number and a size, whatever is in the fields.
+func TestEarlierRoundsAreBounded(t *testing.T) {
+	for name, long := range map[string]string{"small": "v", "large": strings.Repeat("\u0001é<", 1000)} {
+		s := &story{t: t, at: t0}
+		var paths []string
+		for i := range 40 {
+			paths = append(paths, fmt.Sprintf("/data/%d%s", i, strings.Repeat("x", 200)))
+		}
+		for i := range 60 {
+			r := found("kubectl-edit", paths...)
+			for j := range r.Fields {
+				r.Fields[j].Live = fmt.Sprintf("%q", fmt.Sprint(i, long))
+			}
+			s.observe(r)
+			s.later(time.Second)
+			s.observe(drift.Result{})
+			s.later(time.Second)
+		}
+		raw, err := json.Marshal(s.ep.Rounds)
+		if n := len(s.ep.Rounds); err != nil || n < 2 || n > api.MaxRounds || len(raw) > api.MaxRoundsBytes {
+			t.Fatalf("%s: %d rounds, %d bytes, %v", name, n, len(raw), err)
+		}
+		if first, last := s.ep.Rounds[0], s.ep.Rounds[len(s.ep.Rounds)-1]; !first.Began.Equal(t0) || !strings.HasPrefix(last.Fields[0].Live, `"58`) {
+			t.Errorf("%s: from %v to %.100v", name, first.Began, last.Fields[0].Live)
+		}
+		if s.ep.Earlier() != 59 || s.ep.Rounds[0].FieldsOmitted != 35 {
+			t.Errorf("%s: %d rounds before, %d fields omitted", name, s.ep.Earlier(), s.ep.Rounds[0].FieldsOmitted)
+		}
 	}
 }
 
@@ -508,6 +579,7 @@ func clone(e *api.Episode) *api.Episode {
 	c := *e
 	c.Fields = append([]api.FieldDiff(nil), e.Fields...)
 	c.Timeline = append([]api.Moment(nil), e.Timeline...)
+	c.Rounds = append([]api.Round(nil), e.Rounds...)
 	tr := *e.Track
 	tr.Corrections = append([]api.Correction(nil), tr.Corrections...)
 	c.Track = &tr
@@ -532,6 +604,17 @@ func wellFormed(t *testing.T, s *story) {
 		t.Fatalf("next correction %v after the last look", e.NextCorrection.Sub(e.LastSeen))
 	case len(e.Timeline) > api.MaxTimeline || len(e.Fields) > api.MaxFields:
 		t.Fatal("not bounded")
+	case len(e.Rounds) != min(e.Count-1, api.MaxRounds):
+		t.Fatalf("count %d, and %d earlier rounds", e.Count, len(e.Rounds))
+	case e.Began().After(e.LastSeen):
+		t.Fatalf("began again %v after last seen %v", e.Began(), e.LastSeen)
+	}
+	end := e.Onset
+	for _, r := range e.Rounds {
+		if r.Began.Before(end) || r.Ended.Before(r.Began) || e.Began().Before(r.Ended) {
+			t.Fatalf("rounds out of order, then %v: %+v", e.Began(), e.Rounds)
+		}
+		end = r.Ended
 	}
 	for i := 1; i < len(e.Timeline); i++ {
 		if e.Timeline[i].At.Before(e.Timeline[i-1].At) {

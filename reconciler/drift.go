@@ -347,7 +347,7 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 		t, ins, verdict = r.asGitSaysNow(ctx, b, t, ins, verdict, now)
 	}
 	if verdict.Opened && since.Before(now) && now.Sub(since) < time.Minute {
-		verdict.Episode.Onset = since // when we were told, and not when we had looked
+		verdict.Episode.MoveBegin(since) // when we were told, and not when we had looked
 	}
 	scaled := !t.extra && r.autoscaled(t, ins.Live)
 	r.mu.Lock()

@@ -274,7 +274,7 @@ func (a *Agent) IdentityDir() string { return a.cfg.Dir }
 // Eventually waits until a condition holds, and fails the test if it does not come true.
 func Eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if cond() {
 			return
 		}

@@ -7,13 +7,17 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
-func (t *taker) episode(e *api.Episode) bool {
-	id, err := api.ParseEpisodeID(e.ID)
-	classes := []api.Class{api.ClassChanged, api.ClassRemoved, api.ClassAdded, api.ClassMissing, api.ClassExtra}
-	outcomes := []api.Outcome{
+// The words that are known.
+var (
+	classes  = []api.Class{api.ClassChanged, api.ClassRemoved, api.ClassAdded, api.ClassMissing, api.ClassExtra}
+	outcomes = []api.Outcome{
 		api.OutcomePending, api.OutcomeCorrected, api.OutcomeReported, api.OutcomeSuspended, api.OutcomeContested,
 		api.OutcomeResolved, api.OutcomeIgnored, api.OutcomeFailed,
 	}
+)
+
+func (t *taker) episode(e *api.Episode) bool {
+	id, err := api.ParseEpisodeID(e.ID)
 	if !t.need(err == nil && validTag.MatchString(id.Store), BadName, "an episode's ID is %s", show(e.ID)) ||
 		!t.need(e.Bundle == "" || api.ValidName(e.Bundle), BadName, "an episode's bundle is %s", show(e.Bundle)) ||
 		!t.need(validRef(e.Object), BadName, "an episode is of %s", show(e.Object.String())) ||
@@ -37,6 +41,7 @@ func (t *taker) episode(e *api.Episode) bool {
 		t.past(&e.Timeline[i].At, "a moment at")
 		t.text(&e.Timeline[i].What, maxLine, "a moment")
 	}
+	t.rounds(e)
 	e.Track = nil // the agent's own bookkeeping
 	return true
 }
@@ -72,19 +77,47 @@ func (t *taker) attribution(a *api.Attribution) {
 }
 
 func (t *taker) fields(e *api.Episode) {
-	var kept []api.FieldDiff
-	for _, f := range first(t, e.Fields, api.MaxFields, "fields") {
+	kept := t.goodFields(first(t, e.Fields, api.MaxFields, "fields"), 2*api.MaxValueBytes)
+	e.FieldsOmitted = number(e.FieldsOmitted) + len(e.Fields) - len(kept)
+	e.Fields = kept
+}
+
+// goodFields are those that can be, with values of a length.
+func (t *taker) goodFields(fields []api.FieldDiff, most int) (kept []api.FieldDiff) {
+	for _, f := range fields {
 		known := f.Class == api.ClassChanged || f.Class == api.ClassRemoved || f.Class == api.ClassAdded
 		if !t.need(known && printable(maxLine)(f.Path), BadName, "a field %s that was %s", show(f.Path), show(string(f.Class))) {
 			continue
 		}
-		t.text(&f.Desired, 2*api.MaxValueBytes, "a field's value in Git")
-		t.text(&f.Live, 2*api.MaxValueBytes, "a field's live value")
+		t.text(&f.Desired, most, "a field's value in Git")
+		t.text(&f.Live, most, "a field's live value")
 		t.attribution(&f.By)
 		kept = append(kept, f)
 	}
-	e.FieldsOmitted = number(e.FieldsOmitted) + len(e.Fields) - len(kept)
-	e.Fields = kept
+	return kept
+}
+
+// rounds takes the earlier rounds of an episode. One that cannot be is left out.
+func (t *taker) rounds(e *api.Episode) {
+	t.past(&e.Reopened, "a drift that began again at")
+	var kept []api.Round
+	for _, r := range first(t, e.Rounds, api.MaxRounds, "earlier rounds of an episode") {
+		if !t.need(slices.Contains(classes, r.Class), BadName, "an earlier round's class is %s", show(string(r.Class))) ||
+			!t.need(slices.Contains(outcomes, r.Outcome), BadName, "an earlier round's outcome is %s", show(string(r.Outcome))) ||
+			!t.need(!r.Began.IsZero() && !r.Ended.Before(r.Began), BadTime, "an earlier round of episode %s has no beginning, or ends before it", e.ID) {
+			continue
+		}
+		t.past(&r.Began, "an earlier round's beginning")
+		t.past(&r.Ended, "an earlier round's end")
+		t.name(&r.Revision, word, "a revision")
+		t.attribution(&r.By)
+		good := t.goodFields(first(t, r.Fields, api.MaxRoundFields, "fields of an earlier round"), api.MaxRoundValueBytes)
+		r.FieldsOmitted = number(r.FieldsOmitted) + len(r.Fields) - len(good)
+		r.Fields = good
+		kept = append(kept, r)
+	}
+	e.Rounds = api.FewerRounds(kept, api.MaxRounds, api.MaxRoundsBytes)
+	t.need(len(e.Rounds) == len(kept), TooLong, "earlier rounds of an episode: they may have %d bytes", api.MaxRoundsBytes)
 }
 
 func (t *taker) evidence(e *api.Episode) {

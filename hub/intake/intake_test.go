@@ -45,7 +45,10 @@ func honest() []api.Report {
 			Fields: []api.FieldDiff{{Path: "/rules/[name=a~1b]/x", Class: api.ClassRemoved, Desired: `{"a":1}`, By: by}},
 			Onset:  now.Add(-time.Minute), LastSeen: now, End: now.Add(time.Second), Count: 1, Outcome: api.OutcomeCorrected,
 			Hint: "ignore: …", Evidence: &api.Evidence{ResourceVersion: "12", Live: "{}", ManagedFields: "[]"},
-			Timeline: []api.Moment{{At: now, What: "seen"}},
+			Timeline: []api.Moment{{At: now, What: "seen"}}, Reopened: now.Add(-time.Second), Rounds: []api.Round{{
+				Began: now.Add(-time.Minute), Ended: now.Add(-30 * time.Second), Class: api.ClassChanged, By: by, Outcome: api.OutcomeResolved,
+				Revision: "r1", Fields: []api.FieldDiff{{Path: "/x", Class: api.ClassChanged, Desired: "1", Live: "2", By: by}},
+			}},
 		}},
 		{Seq: 6, From: 5, At: now, Compacted: &api.Compacted{From: 5, To: 6, Episodes: 2}},
 	}
@@ -130,6 +133,24 @@ func TestTake_hostile(t *testing.T) {
 		{"long value", episode(func(e *api.Episode) { e.Fields[0].Live = strings.Repeat("x", 1<<20) }), intake.TooLong, false},
 		{"large evidence", episode(func(e *api.Episode) { e.Evidence.Live = strings.Repeat("x", 1<<20) }), intake.TooLong, false},
 		{"long timeline", episode(func(e *api.Episode) { e.Timeline = slices.Repeat(e.Timeline, 1000) }), intake.TooMany, false},
+		{"begins again tomorrow", episode(func(e *api.Episode) { e.Reopened = now.Add(24 * time.Hour) }), intake.BadTime, false},
+		{"many rounds", episode(func(e *api.Episode) { e.Rounds = slices.Repeat(e.Rounds, 1000) }), intake.TooMany, false},
+		{"round's fields", episode(func(e *api.Episode) { e.Rounds[0].Fields = slices.Repeat(e.Rounds[0].Fields, 1000) }), intake.TooMany, false},
+		{"round's value", episode(func(e *api.Episode) { e.Rounds[0].Fields[0].Live = strings.Repeat("x", 1<<20) }), intake.TooLong, false},
+		{"long rounds", episode(func(e *api.Episode) {
+			e.Rounds[0].Fields[0].Path = "/" + strings.Repeat("é", 240)
+			e.Rounds[0].Fields = slices.Repeat(e.Rounds[0].Fields, api.MaxRoundFields)
+			e.Rounds = slices.Repeat(e.Rounds, api.MaxRounds)
+		}), intake.TooLong, false},
+		{"round's class", episode(func(e *api.Episode) { e.Rounds[0].Class = "worse" }), intake.BadName, false},
+		{"round's outcome", episode(func(e *api.Episode) { e.Rounds[0].Outcome = "won" }), intake.BadName, false},
+		{"round's manager", episode(func(e *api.Episode) { e.Rounds[0].By.Manager = "a\x1b[31m" }), intake.BadName, false},
+		{"round's revision", episode(func(e *api.Episode) { e.Rounds[0].Revision = shell }), intake.BadName, false},
+		{"round's path", episode(func(e *api.Episode) { e.Rounds[0].Fields[0].Path = "/a\n/b" }), intake.BadName, false},
+		{"round from tomorrow", episode(func(e *api.Episode) {
+			e.Rounds[0].Began, e.Rounds[0].Ended = now.Add(24*time.Hour), now.Add(25*time.Hour)
+		}), intake.BadTime, false},
+		{"round that ends before it began", episode(func(e *api.Episode) { e.Rounds[0].Ended = now.Add(-time.Hour) }), intake.BadTime, false},
 		{"begins tomorrow", episode(func(e *api.Episode) { e.Onset = now.Add(24 * time.Hour) }), intake.BadTime, false},
 		{"ends in ten years", episode(func(e *api.Episode) { e.End = now.AddDate(10, 0, 0) }), intake.BadTime, false},
 		{"ends before it began", episode(func(e *api.Episode) { e.End = e.Onset.Add(-time.Hour) }), intake.BadTime, false},
@@ -185,6 +206,8 @@ func possible(r api.Report) error {
 			return fmt.Errorf("an episode from %s", e.Onset)
 		case len(e.Fields) > api.MaxFields, len(e.Timeline) > api.MaxTimeline, len(e.By.Manager) > 128:
 			return fmt.Errorf("an episode with %d fields and %d moments by %q", len(e.Fields), len(e.Timeline), e.By.Manager)
+		case len(e.Rounds) > api.MaxRounds, e.Reopened.After(now.Add(intake.Tolerance)):
+			return fmt.Errorf("an episode of %d earlier rounds, the latest at %s", len(e.Rounds), e.Reopened)
 		case strings.ContainsAny(e.Object.Kind+e.Object.Namespace+e.Bundle+e.ID+e.Suspension, " ;|&$`'\"<>\\\n/"):
 			return fmt.Errorf("an episode %q of %q in bundle %q", e.ID, e.Object, e.Bundle)
 		case strings.ContainsFunc(e.Object.Name+e.By.Manager, unicode.IsControl):

@@ -71,20 +71,21 @@ func (s *Store) Drift(ctx context.Context, f DriftFilter) (page []api.Episode, t
 	return page, total, err
 }
 
-// maxBrief is how many bytes of fields lists show of one episode.
+// maxBrief is how many bytes of fields and earlier rounds lists show of one episode.
 const maxBrief = 16 << 10
 
-// brief is an episode as lists show it: without evidence, timeline and bookkeeping, and with the fields that there is room for.
+// brief is an episode as lists show it: without evidence, timeline and bookkeeping, and with the fields and earlier rounds that there is room for.
 func brief(e api.Episode) api.Episode {
 	e.Evidence, e.Timeline, e.Track = nil, nil, nil
-	size := 0
+	room := maxBrief
 	for i, f := range e.Fields {
-		if size += len(f.Path) + len(f.Desired) + len(f.Live); size > maxBrief && i > 0 {
+		if room -= len(f.Path) + len(f.Desired) + len(f.Live); room < 0 && i > 0 {
 			e.FieldsOmitted += len(e.Fields) - i
 			e.Fields = slices.Clone(e.Fields[:i])
 			break
 		}
 	}
+	e.Rounds = api.FewerRounds(e.Rounds, api.MaxRounds, room)
 	return e
 }
 

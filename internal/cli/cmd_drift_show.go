@@ -23,6 +23,7 @@ func newDriftShow() *cobra.Command {
 		Short: "Show one drift: its fields, both values, who, and what happened",
 		Long: `Show one drift: every field with Git's value and the live one, the difference as a diff,
 who owns the live values and how sure that is, and what happened, in order.
+Of drift that began again it shows what it was before, and how that ended.
 
 The hub also knows drift that has ended, and the timeline. A cluster tells of drift that is open.
 Values of Secrets are masked: it is only said that they differ.`,
@@ -55,6 +56,9 @@ func showEpisode(w *terminal.Printer, e api.Episode, width int) {
 	}
 	if e.Count > 1 {
 		w.Printf(", begun %d times", e.Count)
+		if !e.Reopened.IsZero() {
+			w.Printf(", last %s", stamp(e.Reopened))
+		}
 	}
 	if e.Revision != "" {
 		w.Printf(", from what Git says at %s", shortRevision(e.Revision))
@@ -75,6 +79,7 @@ func showEpisode(w *terminal.Printer, e api.Episode, width int) {
 	showFields(w, e, width)
 	showDiff(w, e)
 	showManagers(w, e)
+	showRounds(w, e, width)
 	if len(e.Timeline) > 0 {
 		w.Println("")
 		t := table{head: []string{"TIME", "WHAT"}}
@@ -97,6 +102,28 @@ func showFields(w *terminal.Printer, e api.Episode, width int) {
 	t.print(w, width)
 	if e.FieldsOmitted > 0 {
 		w.Printf("and %d more fields\n", e.FieldsOmitted)
+	}
+}
+
+// showRounds shows the times that the drift stood before it began again.
+func showRounds(w *terminal.Printer, e api.Episode, width int) {
+	lost := e.Earlier() - len(e.Rounds)
+	if len(e.Rounds) > 0 {
+		w.Println("")
+		t := table{head: []string{"BEFORE", "UNTIL", "DONE", "BY", "FIELD", "GIT", "LIVE"}, least: []int{0, 0, 0, 8, 16, 8, 8}}
+		for _, r := range e.Rounds {
+			began, ended := r.Began.Local().Format("01-02 15:04:05"), r.Ended.Local().Format("01-02 15:04:05")
+			if len(r.Fields) == 0 {
+				t.add(began, ended, string(r.Outcome), who(r.By), string(r.Class), "", "")
+				continue
+			}
+			f := r.Fields[0]
+			t.add(began, ended, string(r.Outcome), who(r.By), firstOf(r.Fields, r.FieldsOmitted), absent(f.Desired), absent(f.Live))
+		}
+		t.print(w, width)
+	}
+	if lost > 0 {
+		w.Printf("%d earlier times are not kept in detail\n", lost)
 	}
 }
 

@@ -179,18 +179,30 @@ func (p parsed) ofApplied(a api.Applied) []happened {
 	return slices.DeleteFunc(objectByObject(a), func(h happened) bool { return !p.wants(h) })
 }
 
-// ofEpisodes tells of drift: its onset, and its end.
+// ofEpisodes tells of drift: its onset, and its end, each time that it began again.
 func ofEpisodes(episodes []api.Episode) []happened {
 	out := []happened{}
 	for _, e := range episodes {
-		h := happened{At: e.Onset, Cluster: e.Cluster, Bundle: e.Bundle, Object: &e.Object, What: "drifted", By: who(e.By), ID: e.ID}
+		h := happened{Cluster: e.Cluster, Bundle: e.Bundle, Object: &e.Object, ID: e.ID}
+		for _, r := range e.Rounds {
+			h.Message = string(r.Class) + " " + firstOf(r.Fields, r.FieldsOmitted)
+			h.At, h.What, h.By = r.Began, "drifted", who(r.By)
+			out = append(out, h)
+			h.At, h.What, h.By = r.Ended, string(r.Outcome), ""
+			out = append(out, h)
+		}
 		h.Message = string(e.Class) + " " + firstField(e)
+		if lost := e.Earlier() - len(e.Rounds); lost > 0 {
+			h.Message += fmt.Sprintf(" (%d earlier times are not listed)", lost)
+		}
+		h.At, h.What, h.By = e.Began(), "drifted", who(e.By)
 		out = append(out, h)
+		h.Message = string(e.Class) + " " + firstField(e)
 		switch {
 		case !e.Open():
 			h.At, h.What, h.By = e.End, string(e.Outcome), ""
 			out = append(out, h)
-		case e.Outcome != api.OutcomePending && e.LastSeen.After(e.Onset):
+		case e.Outcome != api.OutcomePending && e.LastSeen.After(e.Began()):
 			h.At, h.What, h.By = e.LastSeen, string(e.Outcome), ""
 			out = append(out, h)
 		}
@@ -261,13 +273,19 @@ func (s *driftSource) clusterHistory(cmd *cobra.Command, p *parsed) (out []happe
 	out = ofEpisodes(report.Drift)
 	for _, e := range events {
 		if e.Reason == "Drifted" && slices.ContainsFunc(report.Drift, func(d api.Episode) bool {
-			return d.Object.ID() == e.Object.ID() && e.At.Sub(d.Onset).Abs() < 5*time.Second
+			return d.Object.ID() == e.Object.ID() && tells(d, e.At)
 		}) {
 			continue // the report says more
 		}
 		out = append(out, ofEvent(cluster, e))
 	}
 	return out, more, nil
+}
+
+// tells reports whether an episode has a beginning at about a time.
+func tells(e api.Episode, at time.Time) bool {
+	near := func(t time.Time) bool { return at.Sub(t).Abs() < 5*time.Second }
+	return near(e.Began()) || slices.ContainsFunc(e.Rounds, func(r api.Round) bool { return near(r.Began) })
 }
 
 func ofEvent(cluster string, e apply.Happening) happened {

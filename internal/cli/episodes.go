@@ -438,12 +438,15 @@ func shortObject(ref api.ObjectRef, fits room) string {
 	return ref.String()
 }
 
-func firstField(e api.Episode) string {
-	if len(e.Fields) == 0 {
+func firstField(e api.Episode) string { return firstOf(e.Fields, e.FieldsOmitted) }
+
+// firstOf names the first of some fields, and how many more there are.
+func firstOf(fields []api.FieldDiff, omitted int) string {
+	if len(fields) == 0 {
 		return ""
 	}
-	s := e.Fields[0].Path
-	if n := len(e.Fields) + e.FieldsOmitted - 1; n > 0 {
+	s := fields[0].Path
+	if n := len(fields) + omitted - 1; n > 0 {
 		s += fmt.Sprintf(" +%d", n)
 	}
 	return s

@@ -129,3 +129,36 @@ func TestShellWord(t *testing.T) {
 		}
 	}
 }
+
+// Each time that a drift began is told, with what it was then.
+func TestHistoryTellsEarlierRounds(t *testing.T) {
+	at := func(minute int) time.Time { return time.Date(2026, 11, 21, 10, minute, 0, 0, time.UTC) }
+	field := func(live string) []api.FieldDiff {
+		return []api.FieldDiff{{Path: "/data/key", Class: api.ClassChanged, Desired: `"git"`, Live: live}}
+	}
+	e := api.Episode{
+		ID: "one-abcd-1", Cluster: "one", Class: api.ClassChanged, Onset: at(1), LastSeen: at(9), End: at(9), Reopened: at(8), Count: 5,
+		Outcome: api.OutcomeCorrected, By: api.Attribution{Manager: "second"}, Fields: field(`"new"`),
+		Rounds: []api.Round{{
+			Began: at(1), Ended: at(2), Class: api.ClassChanged, By: api.Attribution{Manager: "first"}, Outcome: api.OutcomeResolved, Fields: field(`"old"`),
+		}},
+	}
+	var got []string
+	for _, h := range ofEpisodes([]api.Episode{e}) {
+		got = append(got, strings.TrimSpace(h.At.Format("15:04")+" "+h.What+" "+h.By+": "+h.Message))
+	}
+	want := []string{
+		"10:01 drifted first: changed /data/key", "10:02 resolved : changed /data/key",
+		"10:08 drifted second: changed /data/key (3 earlier times are not listed)", "10:09 corrected : changed /data/key",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	var b strings.Builder
+	showEpisode(terminal.To(&b), e, 120)
+	for _, want := range []string{"begun 5 times", "BEFORE", `"old"`, "first", "resolved", "3 earlier times are not kept"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not in\n%s", want, b.String())
+		}
+	}
+}

@@ -25,7 +25,7 @@ import (
 //	data:
 //	  status.json: api.ClusterStatus
 //	  drift.json: the open episodes, without evidence and timeline, at most MaxReportedDrift and maxDriftBytes;
-//	    fields that have no room are only counted, and so are episodes
+//	    fields and earlier rounds that have no room are only counted, and so are episodes
 //	metadata:
 //	  annotations:
 //	    flotilla.dev/sync: "2026-11-21T10:00:00Z podinfo"   # an order; see OrderSync
@@ -111,11 +111,12 @@ func reportedDrift(all []api.Episode) ([]json.RawMessage, error) {
 	return out, nil
 }
 
-// reportedEpisode writes an episode without what would be too much: its evidence, its timeline, and the fields that go beyond a size.
+// reportedEpisode writes an episode without what would be too much: its evidence, its timeline, and the fields and earlier rounds that go
+// beyond a size. Rounds get the room that fields leave.
 // A field is never told without its values: that would say that they are absent.
 func reportedEpisode(e api.Episode, size int) ([]byte, error) {
-	fields := e.Fields
-	e.Fields, e.Evidence, e.Timeline = nil, nil, nil
+	fields, rounds := e.Fields, e.Rounds
+	e.Fields, e.Rounds, e.Evidence, e.Timeline = nil, nil, nil, nil
 	raw, err := json.Marshal(e)
 	if err != nil {
 		return nil, err
@@ -132,6 +133,8 @@ func reportedEpisode(e api.Episode, size int) ([]byte, error) {
 		}
 		e.Fields = fields[:i+1]
 	}
+	const key = `,"rounds":`
+	e.Rounds = api.FewerRounds(rounds, api.MaxRounds, size-len(key))
 	return json.Marshal(e)
 }
 
