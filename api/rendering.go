@@ -89,6 +89,8 @@ type RenderedBundle struct {
 	Objects []*unstructured.Unstructured
 	// Hooks are run around the objects (Helm); sorted by weight, kind and name.
 	Hooks []Hook
+	// Inputs are what it was rendered from. Clusters for which the same was read have the same pointer. Nil when Err is set.
+	Inputs *Inputs
 	// Origin is the file that each object comes from, by ObjectRef.ID.
 	Origin map[string]string
 	// Digest changes when the objects, the hooks or the spec change. Empty when Err is set.
@@ -97,6 +99,23 @@ type RenderedBundle struct {
 	Err error
 	// Warnings are worth a human's look and change nothing.
 	Warnings []string
+}
+
+// Inputs are what the rendering of a bundle read. They are shared between renderings: treat them as read-only.
+type Inputs struct {
+	// Target is the index of the bundle's target that matched, -1 for none; Overlay is that target's.
+	Target  int
+	Overlay string
+	// Variables are the cluster's that may have been put in, with their values.
+	Variables map[string]string
+	// Unset are variables that may have been asked for, and are not set.
+	Unset []string
+	// Facts is a digest of what a chart was told of the cluster; empty if it is no chart.
+	Facts string
+	// Chart is the digest of a chart from outside the repository.
+	Chart string
+	// Paths are what was read of the repository: files, and directories as a whole.
+	Paths []string
 }
 
 // HookPhase is when a hook runs.

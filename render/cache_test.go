@@ -40,7 +40,8 @@ func TestCache_rendersOnlyWhatChanged(t *testing.T) {
 		{"a kustomization where there was none", []string{"a/kustomization.yaml", "resources: [cm.yaml]\n"}, "a"},
 		{"the chart", []string{"charts/c/values.yaml", "x: y\n"}, "h"},
 		{"the values", []string{"v.yaml", "k: w\n"}, "h"},
-		{"a variable of the cluster", []string{"clusters/one/cluster.yaml", clusterYAML("one", "prod", "color: pink")}, "k"},
+		{"a variable that a bundle uses", []string{"clusters/one/cluster.yaml", clusterYAML("one", "prod", "color: blue, replicas: '3'")}, "k"},
+		{"a variable that no bundle uses", []string{"clusters/one/cluster.yaml", clusterYAML("one", "prod", "color: pink")}, ""},
 		{"the fleet's defaults", []string{"fleet.yaml", head + "kind: Fleet\nspec: {defaults: {wait: false}}\n"}, "ahk"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

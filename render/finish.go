@@ -251,13 +251,16 @@ func failedBundle(b api.RenderedBundle, err error) api.RenderedBundle {
 	return api.RenderedBundle{Name: b.Name, Dir: b.Dir, Spec: b.Spec, Tenant: b.Tenant, Warnings: b.Warnings, Err: err}
 }
 
+// maxFinals bounds how many forms of one rendering are kept: clusters differ in the CRDs of their other bundles.
+const maxFinals = 4
+
 // rendered is the bundle in its final form; the same value as last time if nothing that concerns it changed.
 func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	key := e.answers(all)
-	if e.final != nil && e.finalKey == key {
-		return *e.final, nil
+	if final := e.finals[key]; final != nil {
+		return *final, nil
 	}
 	objects := slices.Clone(e.built.objects)
 	for _, i := range e.pending {
@@ -274,7 +277,7 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 		return api.CompareRefs(api.RefOf(x.Unstructured), api.RefOf(y.Unstructured))
 	})
 	final := api.RenderedBundle{
-		Name: b.name, Dir: b.dir, Kustomization: e.built.kustomization, Spec: b.spec, Tenant: b.tenant, Hooks: e.built.hooks,
+		Name: b.name, Dir: b.dir, Kustomization: e.built.kustomization, Spec: b.spec, Tenant: b.tenant, Hooks: slices.Clone(e.built.hooks), Inputs: e.inputs,
 		Warnings: slices.Concat(b.warnings, e.built.warnings),
 		Objects:  make([]*unstructured.Unstructured, len(objects)),
 		Origin:   make(map[string]string, len(objects)),
@@ -293,7 +296,10 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 	}
 	slices.SortStableFunc(final.Hooks, compareHooks)
 	final.Digest = bundleDigest(final, e.built)
-	e.final, e.finalKey = &final, key
+	if len(e.finals) >= maxFinals {
+		clear(e.finals)
+	}
+	e.finals[key] = &final
 	return final, nil
 }
 

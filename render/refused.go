@@ -28,6 +28,8 @@ type refusal struct {
 	Bounds, Cluster, Bundle string
 	At                      time.Time
 	Key, Fingerprint, Chart string
+	Variables               map[string]string
+	Mentioned               []string
 	Deps                    map[string]keptDep
 	Error                   *api.Error
 	Cause                   string
@@ -62,7 +64,7 @@ func (r refusals) keep(at cacheKey, e *entry) {
 	}
 	out := refusal{
 		Bounds: r.bounds, Cluster: at.cluster, Bundle: at.bundle, At: e.refusedAt,
-		Key: e.key, Fingerprint: e.fingerprint, Chart: e.built.chartDigest,
+		Key: e.key, Fingerprint: e.fingerprint, Chart: e.built.chartDigest, Variables: e.variables, Mentioned: e.mentioned,
 		Deps: make(map[string]keptDep, len(e.deps)), Error: known, Cause: known.Err.Error(),
 	}
 	for name, d := range e.deps {
@@ -105,6 +107,7 @@ func (r refusals) load() map[cacheKey]*entry {
 		in.Error.Err = errors.New(in.Cause)
 		e := &entry{
 			key: in.Key, fingerprint: in.Fingerprint, built: built{chartDigest: in.Chart}, err: in.Error, refusedAt: in.At,
+			variables: in.Variables, mentioned: in.Mentioned,
 			deps: make(map[string]dep, len(in.Deps)),
 		}
 		for name, d := range in.Deps {

@@ -60,6 +60,9 @@ type Config struct {
 	Concurrency int
 	// CacheBundles bounds how many rendered bundles are kept. Zero means 10,000.
 	CacheBundles int
+	// KeepAll keeps, within CacheBundles, also what no cluster was rendered to last: for whoever renders many clusters,
+	// or several commits, by turns.
+	KeepAll bool
 }
 
 // Renderer renders, and remembers what it rendered. It is safe for concurrent use.
@@ -83,7 +86,7 @@ func New(cfg Config) (*Renderer, error) {
 	if cfg.CacheBundles == 0 {
 		cfg.CacheBundles = 10_000
 	}
-	return &Renderer{cfg: cfg, cache: newCache(cfg.CacheBundles, refusals{dir: cfg.RefusedDir, bounds: cfg.Bounds, now: time.Now}), found: newFinder()}, nil
+	return &Renderer{cfg: cfg, cache: newCache(cfg.CacheBundles, cfg.KeepAll, refusals{dir: cfg.RefusedDir, bounds: cfg.Bounds, now: time.Now}), found: newFinder()}, nil
 }
 
 // Render returns what the snapshot says about one cluster.
@@ -100,6 +103,10 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	if err != nil {
 		return api.Rendering{}, err
 	}
+	root, err := snap.Tree.Digest(".")
+	if err != nil {
+		return api.Rendering{}, fmt.Errorf("digest of the fleet repository: %w", err)
+	}
 	all, err := r.found.bundles(snap.Tree)
 	if err != nil {
 		return api.Rendering{}, err
@@ -112,10 +119,10 @@ func (r *Renderer) Render(ctx context.Context, snap api.Snapshot, cluster string
 	r.cfg.Keys.Refresh()
 	print := r.cfg.Keys.Fingerprint()
 	p := &pass{
-		tree: snap.Tree, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
+		tree: snap.Tree, root: root, links: newLinks(snap.Tree), cluster: c.Metadata.Name,
 		variables: variables(fleet, c), facts: facts, keys: r.cfg.Keys, charts: r.cfg.Charts, engine: r.cfg.Engine, fleet: fleet.Spec,
 	}
-	p.variablesDigest, p.factsDigest, p.tenantsDigest = digestOf(p.variables), digestOf(facts), digestOf(fleet.Spec.Tenants)
+	p.factsDigest, p.tenantsDigest = digestOf(facts), digestOf(fleet.Spec.Tenants)
 	bundles, err := r.renderAll(ctx, p, here)
 	if err != nil {
 		return api.Rendering{}, err
@@ -132,6 +139,7 @@ func (r *Renderer) Changed(since string) bool {
 // pass is what all bundles of one rendering share.
 type pass struct {
 	tree      api.Tree
+	root      string // the tree's digest
 	links     *links
 	cluster   string
 	variables manifest.Variables
@@ -141,7 +149,7 @@ type pass struct {
 	engine    Engine
 	fleet     api.FleetSpec
 
-	variablesDigest, factsDigest, tenantsDigest string
+	factsDigest, tenantsDigest string
 }
 
 // variablesOf are what is put into a bundle's objects; nil leaves ${…} alone.

@@ -35,6 +35,8 @@ type built struct {
 	chartDigest string
 	// kustomization is the file of the kustomization; empty if it is none.
 	kustomization string
+	// mentioned are the variables that all this may depend on; see manifest.Mentioned.
+	mentioned []string
 }
 
 // build renders one bundle from its source.
@@ -98,7 +100,7 @@ func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built,
 		out, err := p.engine.Run(ctx, engine.Request{Kustomization: &engine.Kustomization{Dir: dir, Variables: vars}}, v)
 		locateVariable(err, v.tree, out.Read) // kustomize keeps no lines
 		kustomize.Relocate(err, v)
-		return built{objects: out.Objects, kustomization: from}, err
+		return built{objects: out.Objects, kustomization: from, mentioned: out.Mentioned}, err
 	case explicit:
 		return built{}, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
 	}
@@ -106,8 +108,12 @@ func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built,
 	if err != nil {
 		return built{}, err
 	}
+	var mentioned []string
+	if b.spec.Substitute {
+		mentioned = manifest.Mentioned(docs) // before they are put in
+	}
 	objects, err := manifest.Objects(docs, vars)
-	return built{objects: objects, warnings: warnings}, err
+	return built{objects: objects, warnings: warnings, mentioned: mentioned}, err
 }
 
 // sourceField is the field of bundle.yaml that says where the kustomization is.
@@ -187,6 +193,9 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 		return built{chartDigest: digest}, inLayer(err, layers)
 	}
 	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, chartDigest: digest, unstable: map[*unstructured.Unstructured][]string{}}
+	for _, l := range layers {
+		made.mentioned = append(made.mentioned, l.mentioned...)
+	}
 	for _, h := range out.Hooks {
 		made.hooks = append(made.hooks, h.Hook)
 		made.unstable[h.Object] = h.Unstable
@@ -249,9 +258,10 @@ var exactVersion = regexp.MustCompile(`^v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?$`)
 
 // layer is one of the sources of a chart's values, and where it is written.
 type layer struct {
-	values map[string]any
-	file   string
-	node   *yaml.Node
+	values    map[string]any
+	file      string
+	node      *yaml.Node
+	mentioned []string // variables; see manifest.Mentioned
 }
 
 func merged(layers []layer) map[string]any {
@@ -374,7 +384,9 @@ func inlineValues(p *pass, b resolved, decoded map[string]any, keys ...string) (
 // We check them and put in the variables; how a scalar is understood is Helm's affair.
 func valuesOf(p *pass, b resolved, whole manifest.Document, data []byte, keys ...string) (layer, error) {
 	d := manifest.Document{File: whole.File, Node: nodeAt(whole.Node, keys...)}
+	var mentioned []string
 	if b.spec.Substitute && bytes.Contains(data, []byte("${")) {
+		mentioned = manifest.Mentioned([]manifest.Document{d})
 		if err := d.SubstituteWhere(p.variablesOf(b), helm.Boolean); err != nil {
 			return layer{}, err
 		}
@@ -391,5 +403,5 @@ func valuesOf(p *pass, b resolved, whole manifest.Document, data []byte, keys ..
 		return layer{}, &api.Error{Kind: api.Stalled, Reason: "BadValues", File: d.File, Line: d.Line(), Err: errors.New("values are a mapping")}
 	}
 	values, err := helm.Values(d.File, data, keys...)
-	return layer{values: values, file: d.File, node: d.Node}, err
+	return layer{values: values, file: d.File, node: d.Node, mentioned: mentioned}, err
 }

@@ -56,6 +56,8 @@ type Result struct {
 	Ignore []api.IgnoreRule
 	// Read are the files of a kustomization that were read, also where it failed.
 	Read []string
+	// Mentioned are the variables that a kustomization may depend on; see manifest.Mentioned.
+	Mentioned []string
 }
 
 // Hook is a hook of a chart.
@@ -78,6 +80,10 @@ func (Local) Run(ctx context.Context, req Request, files Files) (Result, error) 
 	if err != nil {
 		return Result{Read: read}, err
 	}
+	var mentioned []string
+	if req.Kustomization.Variables != nil {
+		mentioned = manifest.Mentioned(docs) // before they are put in
+	}
 	objects, err := manifest.Objects(docs, req.Kustomization.Variables)
-	return Result{Objects: objects, Read: read}, err
+	return Result{Objects: objects, Read: read, Mentioned: mentioned}, err
 }

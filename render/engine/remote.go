@@ -23,10 +23,12 @@ type RemoteConfig struct {
 	Limits sandbox.Limits
 	// Idle is how long a worker is kept that has nothing to do. Zero means a few seconds.
 	Idle time.Duration
+	// Workers is how many may run at once. Zero means two.
+	Workers int
 }
 
 // Remote has worker processes run the engines, under limits: what a bundle does to them ends its own rendering only.
-// It starts at most two workers, and none before it is asked for something.
+// It starts no more workers than it may, and none before it is asked for something.
 type Remote struct {
 	pool   *sandbox.Pool
 	limits sandbox.Limits
@@ -40,7 +42,7 @@ func NewRemote(cfg RemoteConfig) (*Remote, error) {
 		return nil, err
 	}
 	limits := withDefaults(cfg.Limits)
-	pool, err := sandbox.New(sandbox.Config{Command: cfg.Command, Limits: limits, Idle: cfg.Idle})
+	pool, err := sandbox.New(sandbox.Config{Command: cfg.Command, Limits: limits, Idle: cfg.Idle, Size: cfg.Workers})
 	return &Remote{pool, limits, c}, err
 }
 

@@ -21,12 +21,13 @@ import (
 
 // reply is a Result on its way, or an error.
 type reply struct {
-	Objects  []object
-	Hooks    []hook
-	Warnings []string
-	Ignore   []api.IgnoreRule
-	Read     []string
-	Err      *failure
+	Objects   []object
+	Hooks     []hook
+	Warnings  []string
+	Ignore    []api.IgnoreRule
+	Read      []string
+	Mentioned []string
+	Err       *failure
 }
 
 type object struct {
@@ -148,7 +149,7 @@ func (t text) Error() string { return t.words }
 func (t text) Unwrap() error { return t.cause }
 
 func replyOf(r Result, err error) reply {
-	out := reply{Warnings: r.Warnings, Ignore: r.Ignore, Read: r.Read, Err: failureOf(err)}
+	out := reply{Warnings: r.Warnings, Ignore: r.Ignore, Read: r.Read, Mentioned: r.Mentioned, Err: failureOf(err)}
 	for _, o := range r.Objects {
 		out.Objects = append(out.Objects, object{o.Object, o.File, o.Line})
 	}
@@ -159,7 +160,7 @@ func replyOf(r Result, err error) reply {
 }
 
 func (r reply) result() (Result, error) {
-	out := Result{Warnings: r.Warnings, Ignore: r.Ignore, Read: r.Read}
+	out := Result{Warnings: r.Warnings, Ignore: r.Ignore, Read: r.Read, Mentioned: r.Mentioned}
 	for _, o := range r.Objects {
 		if o.Object == nil {
 			return Result{}, errors.New("a worker sent an object without content")
