@@ -62,7 +62,7 @@ func readCluster(tree api.Tree, name string) (api.Cluster, error) {
 }
 
 func unknownCluster(tree api.Tree, name string) error {
-	names, err := clusterNames(tree)
+	names, err := ClusterNames(tree)
 	if err != nil {
 		return err
 	}

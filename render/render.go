@@ -202,7 +202,7 @@ func (r *Renderer) renderAll(ctx context.Context, p *pass, here []resolved) ([]a
 // Clusters returns the clusters of a fleet repository, sorted by name.
 // Clusters whose file is bad are left out, and joined in the error.
 func Clusters(tree api.Tree) ([]api.Cluster, error) {
-	names, err := clusterNames(tree)
+	names, err := ClusterNames(tree)
 	if err != nil {
 		return nil, err
 	}
@@ -219,8 +219,8 @@ func Clusters(tree api.Tree) ([]api.Cluster, error) {
 	return out, errors.Join(errs...)
 }
 
-// clusterNames lists the directories of clusters/ that hold a cluster.yaml.
-func clusterNames(tree api.Tree) ([]string, error) {
+// ClusterNames lists the directories of clusters/ that hold a cluster.yaml, whatever is in it. They are sorted.
+func ClusterNames(tree api.Tree) ([]string, error) {
 	entries, err := tree.ReadDir(clustersDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

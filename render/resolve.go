@@ -39,7 +39,7 @@ type resolved struct {
 func resolve(
 	tree api.Tree, fleet api.Fleet, cluster api.Cluster, all []*found, holders map[string]string,
 ) (here []resolved, stopped map[string]error, warnings []string, err error) {
-	names, err := clusterNames(tree)
+	names, err := ClusterNames(tree)
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -34,7 +35,9 @@ type RendererConfig struct {
 	Limits sandbox.Limits
 	// RefusedDir keeps which bundles ended their own rendering; empty means that a restart forgets it.
 	RefusedDir string
-	Log        *slog.Logger
+	// Fleet is for whoever renders many clusters: as many workers as there are processors, and nothing is forgotten in between.
+	Fleet bool
+	Log   *slog.Logger
 }
 
 // NewRenderer makes the renderer that agents use, and commands that show what an agent would do.
@@ -52,12 +55,16 @@ func NewRenderer(cfg RendererConfig) (Checked, error) {
 	if err != nil {
 		return Checked{}, err
 	}
-	rc := render.Config{Keys: keys, Charts: charts, RefusedDir: cfg.RefusedDir}
+	rc := render.Config{Keys: keys, Charts: charts, RefusedDir: cfg.RefusedDir, KeepAll: cfg.Fleet}
 	if len(cfg.Worker) == 0 {
 		r, err := render.New(rc)
 		return Checked{Renderer: r}, err
 	}
-	workers, err := engine.NewRemote(engine.RemoteConfig{Command: cfg.Worker, Limits: cfg.Limits})
+	wc := engine.RemoteConfig{Command: cfg.Worker, Limits: cfg.Limits}
+	if cfg.Fleet {
+		wc.Workers = max(2, runtime.GOMAXPROCS(0))
+	}
+	workers, err := engine.NewRemote(wc)
 	if err != nil {
 		return Checked{}, err
 	}

@@ -70,7 +70,14 @@ func (f repository) snapshot(ctx context.Context, log *slog.Logger) (api.Snapsho
 // Charts from outside the repository are kept in the user's cache directory,
 // and fetched with the credentials of $FLOTILLA_CHART_CREDENTIALS, a file like Docker's config.json.
 // $FLOTILLA_RENDER_LIMITS is what --render-limits is for an agent.
-func newRenderer(ageKeyFiles []string) (agent.Checked, error) {
+func newRenderer(ageKeyFiles []string) (agent.Checked, error) { return rendererOf(ageKeyFiles, false) }
+
+// newFleetRenderer is newRenderer for a command that renders many clusters.
+func newFleetRenderer(ageKeyFiles []string) (agent.Checked, error) {
+	return rendererOf(ageKeyFiles, true)
+}
+
+func rendererOf(ageKeyFiles []string, fleet bool) (agent.Checked, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = os.TempDir()
@@ -84,7 +91,7 @@ func newRenderer(ageKeyFiles []string) (agent.Checked, error) {
 		return agent.Checked{}, err
 	}
 	return agent.NewRenderer(agent.RendererConfig{
-		AgeKeyFiles: ageKeyFiles, CacheDir: filepath.Join(cache, "flotilla"), Worker: worker, Limits: limits,
+		AgeKeyFiles: ageKeyFiles, CacheDir: filepath.Join(cache, "flotilla"), Worker: worker, Limits: limits, Fleet: fleet,
 		ChartCredentialsFile: os.Getenv("FLOTILLA_CHART_CREDENTIALS"),
 	})
 }
@@ -97,9 +104,12 @@ func newRender() *cobra.Command {
 		keys    []string
 		kubever string
 		more    []string
+		all     bool
+		explain bool
+		out     output
 	)
 	cmd := &cobra.Command{
-		Use:        "render --repo DIR-or-URL --cluster NAME",
+		Use:        "render --repo DIR-or-URL {--cluster NAME | --all}",
 		SuggestFor: []string{"build", "template", "manifest", "check"},
 		Short:      "Print what Git says a cluster should hold",
 		Long: `Print, as YAML, the objects that the fleet repository describes for one cluster.
@@ -107,21 +117,35 @@ func newRender() *cobra.Command {
 No cluster is asked. Charts see the kinds of Kubernetes itself, those whose CustomResourceDefinitions
 are in the repository, as on a cluster that has them, and those of --api-versions.
 Secrets are decrypted with the age keys given by --age-key
-and printed with their values masked, unless --show-secrets is set.`,
+and printed with their values masked, unless --show-secrets is set.
+
+With --all every cluster is rendered, and a bundle that comes out the same on several clusters is printed once, with their names.
+With --explain as well it says instead how often each bundle was rendered, and in which inputs the renderings differ:
+clusters for which the same is read (files, variables, chart) share one.`,
 		Example: `  flotilla render --repo . --cluster prod-eu
-  flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2`,
+  flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2
+  flotilla render --all --explain`,
 		Args: noArgsBut(func(string) string { return "--cluster" }),
 	}
 	repo.flags(cmd)
-	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
+	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster")
+	cmd.Flags().BoolVar(&all, "all", false, "all clusters, and what they have in common once")
+	cmd.Flags().BoolVar(&explain, "explain", false, "with --all: say how often each bundle is rendered, and why")
+	out.among(cmd, "yaml", "table", "json")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().StringVar(&kubever, "kube-version", "", "Kubernetes version that charts see")
 	cmd.Flags().StringSliceVar(&more, "api-versions", nil, "API versions that charts see beside the usual ones, such as example.com/v1 or example.com/v1/Thing")
 	show := cmd.Flags().Bool("show-secrets", false, "print the values of Secrets")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cluster == "" {
-			return usagef("--cluster is needed: the name of a directory below clusters/%s", seeHelp(cmd))
+		if cluster == "" && !all {
+			return usagef("--cluster is needed, the name of a directory below clusters/, or --all%s", seeHelp(cmd))
+		}
+		if cluster != "" && all {
+			return usagef("--cluster and --all exclude each other%s", seeHelp(cmd))
+		}
+		if !explain && cmd.Flags().Changed("output") || explain && !all {
+			return usagef("--output belongs to --explain, and that to --all%s", seeHelp(cmd))
 		}
 		if kubever != "" {
 			if _, err := utilversion.ParseGeneric(kubever); err != nil {
@@ -134,11 +158,21 @@ and printed with their values masked, unless --show-secrets is set.`,
 			return err
 		}
 		defer done()
-		renderer, err := newRenderer(keys)
+		renderer, err := rendererOf(keys, all)
 		if err != nil {
 			return err
 		}
 		defer renderer.Close()
+		if all {
+			fleet, err := renderClusters(cmd.Context(), renderer, snap, nil, sight{kubever, more})
+			if err != nil {
+				return err
+			}
+			if explain {
+				return explainSharing(cmd, out, fleet, bundle)
+			}
+			return printFleet(outOf(cmd), errOf(cmd), fleet, bundle, maskOf(*show))
+		}
 		rendering, err := renderSettled(cmd.Context(), renderer, snap, cluster, kubever, more)
 		if err != nil {
 			return err
