@@ -12,6 +12,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
@@ -586,7 +587,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	}
 	r.Metrics.corrected(since, at)
 	r.Log.Info("drift corrected", "bundle", b.name, "object", t.id, "episode", e.ID, "manager", e.By.Manager)
-	r.publish.event(apply.EventRequest{Bundle: b.name, Object: e.Object, Type: "Normal", Reason: "Corrected", Message: "drift corrected: " + summary(e)})
+	r.publish.event(cluster.EventRequest{Bundle: b.name, Object: e.Object, Type: "Normal", Reason: "Corrected", Message: "drift corrected: " + summary(e)})
 	if (v.Write != nil || v.Strip != nil) && t.rendered.Spec.Drift.AsksForExtra() {
 		// Writing our fields does not touch those that others added, and taking those away must have left ours.
 		r.mu.Lock()
@@ -640,7 +641,7 @@ func (r *Reconciler) opened(e api.Episode, since, now time.Time) {
 	r.Metrics.detected(e.Class, since, now)
 	r.Log.Info("drift", "bundle", e.Bundle, "object", e.Object.ID(), "class", e.Class, "episode", e.ID,
 		"manager", e.By.Manager, "fields", len(e.Fields)+e.FieldsOmitted, "outcome", e.Outcome)
-	r.publish.event(apply.EventRequest{Bundle: e.Bundle, Object: e.Object, Type: "Warning", Reason: "Drifted", Message: summary(e)})
+	r.publish.event(cluster.EventRequest{Bundle: e.Bundle, Object: e.Object, Type: "Warning", Reason: "Drifted", Message: summary(e)})
 }
 
 // summary is one line about an episode, without any value.

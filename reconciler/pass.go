@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -584,7 +583,7 @@ func (r *Reconciler) bundleLocked(name string) *bundle {
 	if b == nil {
 		b = newBundle(name)
 		r.bundles[name], r.names = b, nil
-		r.applySets[apply.ApplySetID(name)] = name
+		r.applySets[plan.ApplySetID(name)] = name
 	}
 	return b
 }

@@ -328,7 +328,7 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) e
 	}
 	delete(r.bundles, b.name)
 	r.names = nil
-	delete(r.applySets, apply.ApplySetID(b.name))
+	delete(r.applySets, plan.ApplySetID(b.name))
 	r.recordRemovedLocked(b.name, episodes...)
 	r.Log.Info("bundle removed", "bundle", b.name, "pruned", pruned)
 	r.doneLocked(b)

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // scheduleLoop starts bundles when they may run, and ends when all that it started have ended.
@@ -213,8 +213,8 @@ func (r *Reconciler) watchLocked() {
 			add(e.Object)
 		}
 	}
-	add(apply.ReportRef()) // orders are written there
-	add(apply.LeaseRef())  // and challenges there
+	add(cluster.ReportRef()) // orders are written there
+	add(cluster.LeaseRef())  // and challenges there
 	r.Watch.SetKinds(slices.SortedFunc(maps.Keys(kinds), func(a, b schema.GroupVersionKind) int {
 		return cmp.Compare(a.String(), b.String())
 	}))

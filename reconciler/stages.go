@@ -9,6 +9,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 )
 
@@ -60,8 +61,8 @@ type Applier interface {
 	RemoveExtra(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured) error
 	PublishStatus(ctx context.Context, status api.BundleStatus, entries []api.InventoryEntry) error
 	DeleteStatus(ctx context.Context, bundle string) error
-	PublishReport(ctx context.Context, r apply.ClusterReport) error
-	Event(ctx context.Context, e apply.EventRequest)
+	PublishReport(ctx context.Context, r cluster.Report) error
+	Event(ctx context.Context, e cluster.EventRequest)
 }
 
 // Health says how the objects of a bundle fare.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
@@ -333,7 +334,7 @@ func (r *Reconciler) announce(ctx context.Context, name string, res apply.Result
 	}
 	cs := res.Changes
 	if n := cs.Count(api.Created, api.Updated, api.Recreated, api.Pruned); n > 0 {
-		r.publish.event(apply.EventRequest{Bundle: name, Type: "Normal", Reason: "Applied", Message: fmt.Sprintf(
+		r.publish.event(cluster.EventRequest{Bundle: name, Type: "Normal", Reason: "Applied", Message: fmt.Sprintf(
 			"%d created, %d updated, %d pruned", cs.Count(api.Created), cs.Count(api.Updated, api.Recreated), cs.Count(api.Pruned))})
 	}
 }
@@ -348,7 +349,7 @@ type publisher struct {
 	mu      sync.Mutex
 	dirty   map[string]time.Time // bundle -> when it may be written
 	passing time.Time            // when the last phase that may pass is written
-	events  []apply.EventRequest
+	events  []cluster.EventRequest
 	// reportAt is when the cluster's report may be written; zero if it need not be.
 	reportAt time.Time
 	// written is the report as it was last written. Only run uses it.
@@ -406,7 +407,7 @@ func (p *publisher) report() {
 	wake(p.wake)
 }
 
-func (p *publisher) event(e apply.EventRequest) {
+func (p *publisher) event(e cluster.EventRequest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.events) < maxEvents {
@@ -416,7 +417,7 @@ func (p *publisher) event(e apply.EventRequest) {
 }
 
 func (p *publisher) failed(bundle string, err error) {
-	p.event(apply.EventRequest{Bundle: bundle, Type: "Warning", Reason: "Failed", Message: err.Error()})
+	p.event(cluster.EventRequest{Bundle: bundle, Type: "Warning", Reason: "Failed", Message: err.Error()})
 }
 
 // run writes until ctx ends.
@@ -440,7 +441,7 @@ func (p *publisher) run(ctx context.Context) {
 }
 
 // take returns what may be written now, and when the rest may.
-func (p *publisher) take() (due []string, events []apply.EventRequest, report bool, next time.Duration) {
+func (p *publisher) take() (due []string, events []cluster.EventRequest, report bool, next time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := p.r.Now()
@@ -468,7 +469,7 @@ func (p *publisher) take() (due []string, events []apply.EventRequest, report bo
 func (p *publisher) writeReport(ctx context.Context) {
 	report := p.r.report()
 	// Strings, numbers and times always marshal.
-	now, _ := json.Marshal(apply.ClusterReport{Status: report.Status.Content(), Drift: report.Drift})
+	now, _ := json.Marshal(cluster.Report{Status: report.Status.Content(), Drift: report.Drift})
 	if bytes.Equal(now, p.written) {
 		return
 	}
@@ -485,10 +486,10 @@ func (p *publisher) writeReport(ctx context.Context) {
 }
 
 // report is what the agent tells on the cluster itself.
-func (r *Reconciler) report() apply.ClusterReport {
+func (r *Reconciler) report() cluster.Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := apply.ClusterReport{Status: r.status}
+	out := cluster.Report{Status: r.status}
 	for _, b := range r.bundles {
 		for _, e := range b.open {
 			e.LastSeen = time.Time{} // bookkeeping is not worth a write
@@ -499,7 +500,7 @@ func (r *Reconciler) report() apply.ClusterReport {
 	return out
 }
 
-func (p *publisher) write(ctx context.Context, due []string, events []apply.EventRequest) {
+func (p *publisher) write(ctx context.Context, due []string, events []cluster.EventRequest) {
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, publishers)
 	for _, name := range due {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // SetSuspensions replaces the set of suspensions on the cluster, ends in the API server's time. It takes effect at once:
@@ -118,7 +119,7 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 	for _, s := range after {
 		if !holds(before, s) {
 			r.Log.Info("suspended", "suspension", s.Name, "scope", s.Scope.String(), "until", s.Until, "reason", s.Reason, "actor", s.Actor)
-			r.publish.event(apply.EventRequest{
+			r.publish.event(cluster.EventRequest{
 				Type: "Normal", Reason: "Suspended",
 				Message: fmt.Sprintf("%s until %s by %q: %s", s.Scope, s.Until.Format(time.RFC3339), s.Actor, s.Reason),
 			})
@@ -127,7 +128,7 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 	for _, s := range before {
 		if !holds(after, s) {
 			r.Log.Info("resumed", "suspension", s.Name, "scope", s.Scope.String())
-			r.publish.event(apply.EventRequest{
+			r.publish.event(cluster.EventRequest{
 				Type: "Normal", Reason: "Resumed",
 				Message: fmt.Sprintf("%s (%s)", s.Scope, s.Name),
 			})

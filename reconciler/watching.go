@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // Saw takes an event of the watch. It returns at once.
@@ -110,7 +110,7 @@ func (r *Reconciler) lookAgain(b *bundle) {
 func (r *Reconciler) lookForStrays(b *bundle) {
 	now := r.Now()
 	r.Watch.Objects(func(ref api.ObjectRef, s Seen) {
-		if s.PartOf == apply.ApplySetID(b.name) {
+		if s.PartOf == plan.ApplySetID(b.name) {
 			r.queue.add(ref.ID(), now)
 		}
 	})

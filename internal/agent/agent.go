@@ -28,7 +28,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/redact"
 	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/reconciler"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
@@ -93,7 +93,7 @@ type Agent struct {
 
 	store      *store.Store
 	source     *git.Source
-	applier    *apply.Applier
+	target     *Target
 	tracker    *health.Tracker
 	watch      *watch.Watcher
 	scalers    *watch.Watcher // of the cluster's autoscalers, whoever made them
@@ -108,8 +108,8 @@ type Agent struct {
 }
 
 var (
-	reportID = apply.ReportRef().ID()
-	leaseID  = apply.LeaseRef().ID()
+	reportID = cluster.ReportRef().ID()
+	leaseID  = cluster.LeaseRef().ID()
 )
 
 // New opens the store and wires the stages. It does not talk to the cluster yet.
@@ -174,8 +174,8 @@ func (a *Agent) openStages() error {
 	}
 	a.teardown.Push("workers", func() error { renderer.Close(); return nil })
 	metrics := reconciler.NewMetrics(a.registry)
-	if a.applier, err = apply.New(apply.Config{
-		REST: a.cfg.REST, Log: log("apply"), AgentVersion: a.cfg.Version, Now: a.now, DryRan: metrics.DryRan,
+	if a.target, err = Connect(TargetConfig{
+		REST: a.cfg.REST, Log: log("apply"), Version: a.cfg.Version, Now: a.now, DryRan: metrics.DryRan,
 	}); err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (a *Agent) openStages() error {
 	}
 	a.scalers.SetKinds([]schema.GroupVersionKind{{Group: "autoscaling", Version: "v2", Kind: "HorizontalPodAutoscaler"}})
 	a.reconciler, err = reconciler.New(reconciler.Config{
-		Cluster: a.cfg.Cluster, Source: a.source, Renderer: renderer, Applier: a.applier,
+		Cluster: a.cfg.Cluster, Source: a.source, Renderer: renderer, Applier: a.target,
 		Health: a.tracker, Watch: watcher{a.watch}, Detective: detective{a.cfg.Cluster, a.cfg.Fights, a.persons.Name}, Store: keeper{a.store},
 		Log: log("reconciler"), Now: a.now, Metrics: metrics, Adopted: a.persons.Adopt,
 		Identity: api.ClusterStatus{
@@ -288,7 +288,7 @@ func (a *Agent) work(ctx context.Context, hub *client.Client) error {
 	g.Go(func() error { return a.healthNews(ctx) })
 	g.Go(func() error { return a.orders(ctx) })
 	g.Go(func() error {
-		a.persons.Keep(ctx, stamper{a.applier}, a.cfg.Log)
+		a.persons.Keep(ctx, stamper{a.target}, a.cfg.Log)
 		return nil
 	})
 	g.Go(func() error { return a.reconciler.Run(ctx) })
@@ -311,7 +311,7 @@ func (a *Agent) work(ctx context.Context, hub *client.Client) error {
 func (a *Agent) release(ctx context.Context) {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
 	defer cancel()
-	if err := a.applier.ReleaseLease(end, a.store.AgentID()); err != nil {
+	if err := a.target.ReleaseLease(end, a.store.AgentID()); err != nil {
 		a.cfg.Log.Warn("release the lease", "error", err)
 	}
 }
@@ -322,9 +322,9 @@ const releaseWithin = 3 * time.Second
 // prepare waits for the cluster, installs what the agent needs there, and takes the cluster's lease.
 func (a *Agent) prepare(ctx context.Context) error {
 	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		err := a.applier.Bootstrap(ctx)
+		err := a.target.Bootstrap(ctx)
 		if err == nil {
-			err = a.applier.AcquireLease(ctx, a.store.AgentID())
+			err = a.target.AcquireLease(ctx, a.store.AgentID())
 		}
 		if err == nil {
 			a.leased.Store(new(a.now()))
@@ -357,7 +357,7 @@ func (a *Agent) healthNews(ctx context.Context) error {
 
 // holdLease says by the clock that this agent lives, and answers other agents that ask. It fails when one has taken over.
 func (a *Agent) holdLease(ctx context.Context) error {
-	renew := time.NewTicker(apply.RenewEvery)
+	renew := time.NewTicker(cluster.RenewEvery)
 	defer renew.Stop()
 	for {
 		var err error
@@ -365,9 +365,9 @@ func (a *Agent) holdLease(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-renew.C:
-			err = a.applier.RenewLease(ctx, a.store.AgentID(), a.reconciler.Reached())
+			err = a.target.RenewLease(ctx, a.store.AgentID(), a.reconciler.Reached())
 		case <-a.challenged:
-			err = a.applier.AnswerLease(ctx, a.store.AgentID())
+			err = a.target.AnswerLease(ctx, a.store.AgentID())
 		}
 		if err == nil {
 			a.leased.Store(new(a.now()))
@@ -386,7 +386,7 @@ func (a *Agent) holdLease(ctx context.Context) error {
 // the time in it is of the clock of whoever gave it, and says nothing.
 // An order from before this agent's start needs no obeying: a start looks at everything.
 func (a *Agent) orders(ctx context.Context) error {
-	last, _, err := a.applier.SyncOrder(ctx)
+	last, _, err := a.target.SyncOrder(ctx)
 	if err != nil && api.KindOf(err) != api.Stalled && ctx.Err() == nil { // stalled: no agent was here before
 		a.cfg.Log.Warn("the last order to sync cannot be read, and may be obeyed once more", "error", err)
 	}
@@ -396,7 +396,7 @@ func (a *Agent) orders(ctx context.Context) error {
 			return nil
 		case <-a.ordered:
 		}
-		order, bundle, err := a.applier.SyncOrder(ctx)
+		order, bundle, err := a.target.SyncOrder(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
 				a.cfg.Log.Warn("read the order to sync", "error", err)

@@ -23,7 +23,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
 func TestMain(m *testing.M) { os.Exit(agenttest.Main(m)) }
@@ -302,7 +301,7 @@ func TestAgent_recordsDriftAfterALostStore(t *testing.T) {
 func TestAgent_obeysOrdersWhateverTheirClock(t *testing.T) {
 	r := newRig(t, app())
 	r.Ready("app", "")
-	ahead, err := apply.New(apply.Config{
+	ahead, err := agent.Connect(agent.TargetConfig{
 		REST: controlplanetest.RESTConfigOf(t, r.Plane), Now: func() time.Time { return time.Now().Add(time.Hour) },
 	})
 	if err != nil {
@@ -321,7 +320,7 @@ func TestAgent_obeysOrdersWhateverTheirClock(t *testing.T) {
 	}
 	for _, order := range []struct {
 		name string
-		by   *apply.Applier
+		by   *agent.Target
 	}{{"first", ahead}, {"second", r.Applier}, {"third", ahead}} {
 		quota := &corev1.ResourceQuota{
 			ObjectMeta: metav1.ObjectMeta{Name: order.name},

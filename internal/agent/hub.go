@@ -179,7 +179,7 @@ func (a *Agent) command(ctx context.Context, c client.Command) (any, error) {
 		if err := s.Validate(a.now(), a.reconciler.SuspendMax()); err != nil {
 			return nil, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
 		}
-		return a.applier.Suspend(ctx, s)
+		return a.target.Suspend(ctx, s)
 	case client.CommandResume:
 		return a.resume(ctx, c.Name)
 	default:
@@ -199,7 +199,7 @@ func (a *Agent) resume(ctx context.Context, name string) (resumed, error) {
 			return resumed{}, err
 		}
 	}
-	all, err := a.applier.Suspensions(ctx)
+	all, err := a.target.Suspensions(ctx)
 	if err != nil && len(all) == 0 { // one that cannot be understood is among them, and ends too
 		return resumed{}, err
 	}
@@ -209,7 +209,7 @@ func (a *Agent) resume(ctx context.Context, name string) (resumed, error) {
 		if name != "" && s.Name != name {
 			continue
 		}
-		if err := a.applier.Resume(ctx, s.Name); err != nil {
+		if err := a.target.Resume(ctx, s.Name); err != nil {
 			errs = append(errs, err)
 			continue
 		}

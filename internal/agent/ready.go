@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/reconciler"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // vitals is what /readyz judges by.
@@ -28,7 +28,7 @@ type vitals struct {
 
 // How long an answer counts as one of lately.
 const (
-	leaseLately      = 3*apply.RenewEvery + 10*time.Second
+	leaseLately      = 3*cluster.RenewEvery + 10*time.Second
 	repositoryLately = 5 * time.Minute
 )
 

@@ -14,7 +14,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/drift/watch"
 	"github.com/flotilla-fleet/flotilla/reconciler"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/sources/git"
@@ -24,7 +23,7 @@ import (
 var (
 	_ reconciler.Source    = (*git.Source)(nil)
 	_ reconciler.Renderer  = (*render.Renderer)(nil)
-	_ reconciler.Applier   = (*apply.Applier)(nil)
+	_ reconciler.Applier   = (*Target)(nil)
 	_ reconciler.Health    = (*health.Tracker)(nil)
 	_ reconciler.Watch     = watcher{}
 	_ reconciler.Detective = detective{}
@@ -108,7 +107,7 @@ func (d detective) Leave(desired, live *unstructured.Unstructured, neighbours []
 }
 
 // stamper is where drift/persons keeps its admission policy.
-type stamper struct{ *apply.Applier }
+type stamper struct{ *Target }
 
 // Stands implements persons.Cluster.
 func (s stamper) Stands(ctx context.Context, objs []*unstructured.Unstructured) (bool, error) {

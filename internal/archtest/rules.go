@@ -80,13 +80,13 @@ var owners = []owner{
 	{
 		deps:   []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/dynamic", "k8s.io/client-go/metadata"},
 		except: informers,
-		owners: append([]string{"reconciler/apply"}, readers...),
+		owners: readers,
 	},
 	{
 		deps:   []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime"},
 		except: informers,
 		// The agent and the commands build a rest.Config and hand it down.
-		owners: []string{"reconciler/kube", "reconciler/apply", "reconciler/health", "drift/watch", "internal/agent", "internal/cli"},
+		owners: []string{"reconciler/kube", "reconciler/health", "drift/watch", "internal/agent", "internal/cli"},
 	},
 }
 

@@ -22,7 +22,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/bootstrap"
 	"github.com/flotilla-fleet/flotilla/internal/install"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
 
@@ -90,7 +89,7 @@ func (b *bootstrapping) run(cmd *cobra.Command, credentials string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("--author %q is not NAME <ADDRESS>", b.author)}
 	}
-	var applier *apply.Applier
+	var applier *agent.Target
 	var facts api.ClusterFacts
 	var before api.ClusterStatus
 	if !b.noPush {
@@ -146,7 +145,7 @@ func (b *bootstrapping) run(cmd *cobra.Command, credentials string) error {
 }
 
 // cluster connects, and refuses a cluster on which no agent can be.
-func (b *bootstrapping) cluster(cmd *cobra.Command) (*apply.Applier, api.ClusterFacts, error) {
+func (b *bootstrapping) cluster(cmd *cobra.Command) (*agent.Target, api.ClusterFacts, error) {
 	applier, err := b.kube.applier(quiet(cmd))
 	if err != nil {
 		return nil, api.ClusterFacts{}, err
@@ -238,7 +237,7 @@ func (b *bootstrapping) message() string {
 }
 
 // check renders the agent as a commit has it, and finds out whether it can be installed. It has no applier if nothing is to be.
-func (b *bootstrapping) check(ctx context.Context, applier *apply.Applier, r deploy.Renderer, made api.Snapshot, facts api.ClusterFacts) error {
+func (b *bootstrapping) check(ctx context.Context, applier *agent.Target, r deploy.Renderer, made api.Snapshot, facts api.ClusterFacts) error {
 	rendering, err := r.Render(ctx, made, b.agent.cluster, facts)
 	if err != nil {
 		return fmt.Errorf("cannot render the repository: %w", err)
@@ -262,7 +261,7 @@ func (b *bootstrapping) check(ctx context.Context, applier *apply.Applier, r dep
 }
 
 // plan says what changes on the cluster. An agent that manages itself is left to itself: only its Secret is written.
-func (b *bootstrapping) plan(ctx context.Context, applier *apply.Applier) ([]install.Step, error) {
+func (b *bootstrapping) plan(ctx context.Context, applier *agent.Target) ([]install.Step, error) {
 	live, err := applier.Live(ctx, b.component.Workload())
 	if err != nil {
 		return nil, err

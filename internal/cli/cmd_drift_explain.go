@@ -8,13 +8,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -99,7 +100,7 @@ cluster reports. The API server answers a dry run; nothing is written. Values of
 
 // whatIsApplied renders what the cluster should be: of what is given, or else of what its agent reports,
 // and of that the revision from which the object's own bundle was applied. Other bundles may have come further, or less far.
-func whatIsApplied(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string, keys []string, named namedObject) (api.Rendering, error) {
+func whatIsApplied(cmd *cobra.Command, applier *agent.Target, repo repository, cluster string, keys []string, named namedObject) (api.Rendering, error) {
 	given := cmd.Flags().Changed("repo")
 	if given && cluster != "" {
 		return renderFor(cmd, applier, repo, cluster, keys)
@@ -149,7 +150,7 @@ func whatIsApplied(cmd *cobra.Command, applier *apply.Applier, repo repository, 
 }
 
 // renderFor renders a cluster with what the live one is capable of.
-func renderFor(cmd *cobra.Command, applier *apply.Applier, repo repository, cluster string, keys []string) (api.Rendering, error) {
+func renderFor(cmd *cobra.Command, applier *agent.Target, repo repository, cluster string, keys []string) (api.Rendering, error) {
 	snap, done, err := repo.snapshot(cmd.Context(), quiet(cmd))
 	if err != nil {
 		if !cmd.Flags().Changed("repo") {
@@ -174,7 +175,7 @@ func renderFor(cmd *cobra.Command, applier *apply.Applier, repo repository, clus
 	return applier.Resolve(cmd.Context(), r), nil
 }
 
-func explain(ctx context.Context, applier *apply.Applier, r api.Rendering, named namedObject) (explanation, error) {
+func explain(ctx context.Context, applier *agent.Target, r api.Rendering, named namedObject) (explanation, error) {
 	b, o, err := declared(r, named)
 	if err != nil {
 		return explanation{}, err
@@ -206,7 +207,7 @@ const maxLooks = 5
 
 // lookAt asks all of an object that an explanation needs, as the agent does where additions are looked for.
 // Refused is why the API server would not put Git's object in the place of the live one.
-func lookAt(ctx context.Context, applier *apply.Applier, r api.Rendering, b api.RenderedBundle, o *unstructured.Unstructured) (in drift.Input, refused, err error) {
+func lookAt(ctx context.Context, applier *agent.Target, r api.Rendering, b api.RenderedBundle, o *unstructured.Unstructured) (in drift.Input, refused, err error) {
 	for range maxLooks {
 		ins := applier.Inspect(ctx, b, o)
 		if ins.Err != nil {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // happened is one thing that happened to an object or a bundle.
@@ -288,7 +288,7 @@ func tells(e api.Episode, at time.Time) bool {
 	return near(e.Began()) || slices.ContainsFunc(e.Rounds, func(r api.Round) bool { return near(r.Began) })
 }
 
-func ofEvent(cluster string, e apply.Happening) happened {
+func ofEvent(cluster string, e cluster.Happening) happened {
 	h := happened{At: e.At, Cluster: cluster, What: strings.ToLower(e.Reason), Message: e.Message}
 	switch e.Object.Kind {
 	case "BundleDeployment":

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -18,7 +20,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/deploy"
 	"github.com/flotilla-fleet/flotilla/internal/install"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // installation is what the two install commands have in common.
@@ -340,7 +342,7 @@ func overlay(dst, src map[string]any) {
 // print writes the definitions and the chart's objects as YAML.
 func (i *installation) print(w *terminal.Printer, objects []*unstructured.Unstructured) error {
 	if i.component == install.Agent {
-		for _, crd := range apply.CRDs() {
+		for _, crd := range cluster.CRDs() {
 			w.Printf("---\n%s", terminal.Laid(crd))
 		}
 	}
@@ -367,7 +369,7 @@ func printStep(w *terminal.Printer, s install.Step) {
 	w.Printf("%s %s %s\n", stepSigns[s.Action], s.Object, s.Action)
 }
 
-func (i *installation) apply(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, steps []install.Step) error {
+func (i *installation) apply(ctx context.Context, talk *terminal.Printer, applier *agent.Target, steps []install.Step) error {
 	before, err := agentReport(ctx, applier)
 	if err != nil {
 		return err
@@ -376,7 +378,7 @@ func (i *installation) apply(ctx context.Context, talk *terminal.Printer, applie
 }
 
 // applyAfter is apply, where before is what an agent had reported before anything was changed for it.
-func (i *installation) applyAfter(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, steps []install.Step, before api.ClusterStatus) error {
+func (i *installation) applyAfter(ctx context.Context, talk *terminal.Printer, applier *agent.Target, steps []install.Step, before api.ClusterStatus) error {
 	if err := install.Apply(ctx, applier, i.component, steps, func(s install.Step) { printStep(talk, s) }); err != nil {
 		return err
 	}
@@ -390,8 +392,8 @@ func (i *installation) applyAfter(ctx context.Context, talk *terminal.Printer, a
 }
 
 // agentReport is what the agent last told on the cluster; zero if it never told anything.
-func agentReport(ctx context.Context, applier *apply.Applier) (api.ClusterStatus, error) {
-	live, err := applier.Live(ctx, apply.ReportRef())
+func agentReport(ctx context.Context, applier *agent.Target) (api.ClusterStatus, error) {
+	live, err := applier.Live(ctx, cluster.ReportRef())
 	if err != nil || live == nil {
 		return api.ClusterStatus{}, err
 	}
@@ -403,7 +405,7 @@ func agentReport(ctx context.Context, applier *apply.Applier) (api.ClusterStatus
 const installPoll = time.Second
 
 // await tells how the component comes up, a line for each change, until it is ready or the time is up.
-func (i *installation) await(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, before api.ClusterStatus, unchanged bool) error {
+func (i *installation) await(ctx context.Context, talk *terminal.Printer, applier *agent.Target, before api.ClusterStatus, unchanged bool) error {
 	end := time.Now().Add(i.wait)
 	said := ""
 	for {
@@ -434,7 +436,7 @@ func (i *installation) await(ctx context.Context, talk *terminal.Printer, applie
 	}
 }
 
-func (i *installation) progress(ctx context.Context, applier *apply.Applier, before api.ClusterStatus, unchanged bool) (install.Progress, error) {
+func (i *installation) progress(ctx context.Context, applier *agent.Target, before api.ClusterStatus, unchanged bool) (install.Progress, error) {
 	workload, err := applier.Live(ctx, i.component.Workload())
 	if err != nil || i.component == install.Hub {
 		return install.HubProgress(workload), err

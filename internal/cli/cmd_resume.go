@@ -10,11 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
 func newResume() *cobra.Command {
@@ -183,7 +184,7 @@ func known(all api.Suspensions) string {
 }
 
 // confirm shows what drifted in the scopes, and asks whether to correct it, or to adopt it first.
-func confirm(ctx context.Context, in io.Reader, talk *terminal.Printer, applier *apply.Applier, all, chosen api.Suspensions) error {
+func confirm(ctx context.Context, in io.Reader, talk *terminal.Printer, applier *agent.Target, all, chosen api.Suspensions) error {
 	report, err := applier.Report(ctx)
 	if err != nil {
 		return err

@@ -11,14 +11,14 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // clusterState is what status says of one cluster.
 type clusterState struct {
 	// Agent says whether the rest is of now.
-	Agent apply.Life `json:"agent"`
-	apply.ClusterReport
+	Agent cluster.Life `json:"agent"`
+	cluster.Report
 	Bundles []api.BundleStatus `json:"bundles"`
 }
 
@@ -74,7 +74,7 @@ that is said first, and the exit code is 3.`,
 			return err
 		}
 		var s clusterState
-		if s.ClusterReport, err = applier.Report(cmd.Context()); err != nil {
+		if s.Report, err = applier.Report(cmd.Context()); err != nil {
 			return err
 		}
 		if s.Bundles, err = applier.BundleStatuses(cmd.Context()); err != nil {
@@ -95,7 +95,7 @@ that is said first, and the exit code is 3.`,
 }
 
 // atWork returns an error if what the agent of a cluster told may not be so any more.
-func atWork(l apply.Life) error {
+func atWork(l cluster.Life) error {
 	if l.Works() {
 		return nil
 	}
@@ -106,19 +106,19 @@ func atWork(l apply.Life) error {
 }
 
 // lifeLine says how an agent fares. Only one that is not at work is in capitals.
-func lifeLine(l apply.Life) string {
+func lifeLine(l cluster.Life) string {
 	sign := "no sign of life is known"
 	if !l.LastSign.IsZero() {
 		sign = "last sign of life " + seconds(l.Age) + " ago"
 	}
 	switch l.State {
-	case apply.LifeSilent:
+	case cluster.LifeSilent:
 		return "THE AGENT DOES NOT ANSWER: " + sign
-	case apply.LifeStopped:
+	case cluster.LifeStopped:
 		return "THE AGENT HAS STOPPED: " + sign
-	case apply.LifeRestarting:
+	case cluster.LifeRestarting:
 		return fmt.Sprintf("THE AGENT ENDS AGAIN AND AGAIN: started %d times within an hour after it had not ended properly, %s", len(l.UncleanStarts), sign)
-	case apply.LifeUnknown:
+	case cluster.LifeUnknown:
 		return "agent: " + sign + "; this one does not tell whether it lives"
 	default:
 		return "agent: " + sign

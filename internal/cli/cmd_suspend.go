@@ -8,11 +8,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
 // scopeFlags choose what a suspension covers.
@@ -131,7 +132,7 @@ A bundle or an object that flotilla does not have on the cluster is refused, for
 const confirmWithin = 3 * time.Second
 
 // confirmed waits a moment until the agent tells that it holds the suspension, and says if it does not, or ends it sooner.
-func confirmed(ctx context.Context, w *terminal.Printer, applier *apply.Applier, made api.Suspension) error {
+func confirmed(ctx context.Context, w *terminal.Printer, applier *agent.Target, made api.Suspension) error {
 	for begun := time.Now(); time.Since(begun) < confirmWithin; {
 		report, err := applier.Report(ctx)
 		if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == "NoAgent" {
@@ -160,12 +161,12 @@ func confirmed(ctx context.Context, w *terminal.Printer, applier *apply.Applier,
 }
 
 // applier returns what writes to the chosen cluster.
-func (k kube) applier(log *slog.Logger) (*apply.Applier, error) {
+func (k kube) applier(log *slog.Logger) (*agent.Target, error) {
 	cfg, err := k.rest()
 	if err != nil {
 		return nil, err
 	}
-	return apply.New(apply.Config{REST: cfg, Log: log, AgentVersion: version})
+	return agent.Connect(agent.TargetConfig{REST: cfg, Log: log, Version: version})
 }
 
 // quiet logs warnings only: commands speak for themselves.

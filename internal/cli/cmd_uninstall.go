@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -20,7 +22,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/persons"
 	"github.com/flotilla-fleet/flotilla/internal/install"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // removal is what the two uninstall commands have in common.
@@ -148,7 +150,7 @@ func (r removal) run(cmd *cobra.Command) error {
 const hushWithin = time.Minute
 
 // hush keeps an agent that manages itself from putting back what is taken away.
-func hush(ctx context.Context, applier *apply.Applier) error {
+func hush(ctx context.Context, applier *agent.Target) error {
 	s, err := applier.Suspend(ctx, api.Suspension{
 		Scope: api.Scope{Bundles: []string{deploy.Bundle}}, Reason: "flotilla uninstall agent", Until: time.Now().Add(time.Hour),
 	})
@@ -178,7 +180,7 @@ func hush(ctx context.Context, applier *apply.Applier) error {
 }
 
 // suspended refuses to delete what a suspension holds.
-func (r removal) suspended(ctx context.Context, applier *apply.Applier) error {
+func (r removal) suspended(ctx context.Context, applier *agent.Target) error {
 	if !r.objects {
 		return nil
 	}
@@ -239,7 +241,7 @@ func agree(in io.Reader, talk *terminal.Printer) error {
 // takeoverWithin is how long an agent has to end: its Pod's grace period, and the time for a challenge.
 const takeoverWithin = time.Minute
 
-func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured, owned, own map[string][]api.InventoryEntry) error {
+func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *agent.Target, objects []*unstructured.Unstructured, owned, own map[string][]api.InventoryEntry) error {
 	if err := applier.RemoveOwn(ctx, []*unstructured.Unstructured{named(r.component.Workload())}); err != nil {
 		return err
 	}
@@ -268,8 +270,8 @@ func (r removal) agent(ctx context.Context, talk *terminal.Printer, applier *app
 }
 
 // takeover waits for the agent's end, on a cluster on which there was one.
-func (r removal) takeover(ctx context.Context, applier *apply.Applier) error {
-	lease, err := applier.Live(ctx, apply.LeaseRef())
+func (r removal) takeover(ctx context.Context, applier *agent.Target) error {
+	lease, err := applier.Live(ctx, cluster.LeaseRef())
 	if err != nil || lease == nil {
 		return err
 	}
@@ -281,7 +283,7 @@ func (r removal) takeover(ctx context.Context, applier *apply.Applier) error {
 // agentsOwn are the objects that an agent makes beside its bundles'.
 func agentsOwn() ([]*unstructured.Unstructured, error) {
 	var out []*unstructured.Unstructured
-	for _, crd := range apply.CRDs() {
+	for _, crd := range cluster.CRDs() {
 		o := &unstructured.Unstructured{}
 		if err := yaml.Unmarshal(crd, &o.Object); err != nil {
 			return nil, err
@@ -289,7 +291,7 @@ func agentsOwn() ([]*unstructured.Unstructured, error) {
 		out = append(out, o)
 	}
 	out = append(out, persons.StampPolicy("", "")...)
-	return append(out, named(apply.ReportRef()), named(apply.LeaseRef())), nil
+	return append(out, named(cluster.ReportRef()), named(cluster.LeaseRef())), nil
 }
 
 // named is an object of which only the name counts: it is to be deleted.
@@ -301,7 +303,7 @@ func named(ref api.ObjectRef) *unstructured.Unstructured {
 	return o
 }
 
-func (r removal) hub(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
+func (r removal) hub(ctx context.Context, talk *terminal.Printer, applier *agent.Target, objects []*unstructured.Unstructured) error {
 	if r.data {
 		claim := named(api.ObjectRef{Version: "v1", Kind: "PersistentVolumeClaim", Namespace: api.SystemNamespace, Name: "data-flotilla-hub-0"})
 		objects = append([]*unstructured.Unstructured{claim}, objects...)
@@ -310,7 +312,7 @@ func (r removal) hub(ctx context.Context, talk *terminal.Printer, applier *apply
 }
 
 // household deletes flotilla's own objects, and the namespace if nothing else of flotilla's is in it.
-func (r removal) household(ctx context.Context, talk *terminal.Printer, applier *apply.Applier, objects []*unstructured.Unstructured) error {
+func (r removal) household(ctx context.Context, talk *terminal.Printer, applier *agent.Target, objects []*unstructured.Unstructured) error {
 	keep, err := r.namespaceStays(ctx, applier)
 	if err != nil {
 		return err
@@ -336,7 +338,7 @@ func (r removal) household(ctx context.Context, talk *terminal.Printer, applier 
 }
 
 // namespaceStays says why flotilla's namespace is kept; empty if it goes.
-func (r removal) namespaceStays(ctx context.Context, applier *apply.Applier) (string, error) {
+func (r removal) namespaceStays(ctx context.Context, applier *agent.Target) (string, error) {
 	other := install.Hub
 	if r.component == install.Hub {
 		other = install.Agent

@@ -25,7 +25,7 @@ import (
 
 // differ knows what a pass knows before it decides.
 type differ struct {
-	applier *apply.Applier
+	applier *agent.Target
 	talk    *terminal.Printer
 	r       api.Rendering
 	// claims: object ID -> bundles that declare it

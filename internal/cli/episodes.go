@@ -16,7 +16,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
 // driftSource is where episodes come from: the hub, or the report of a cluster's agent.
@@ -287,10 +287,10 @@ func (p parsed) hasBundle(cluster string, bundles []api.BundleStatus) error {
 	return noBundle(p.bundle, cluster, bundles)
 }
 
-func (s *driftSource) report(cmd *cobra.Command) (apply.ClusterReport, error) {
+func (s *driftSource) report(cmd *cobra.Command) (cluster.Report, error) {
 	applier, err := s.k.applier(quiet(cmd))
 	if err != nil {
-		return apply.ClusterReport{}, withHint(err, "or ask the hub about the whole fleet: --hub URL")
+		return cluster.Report{}, withHint(err, "or ask the hub about the whole fleet: --hub URL")
 	}
 	return applier.Report(cmd.Context())
 }

@@ -6,15 +6,16 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 )
 
 // lookup makes a scope exact by what the cluster has.
 type lookup struct {
 	talk    *terminal.Printer
-	applier *apply.Applier
+	applier *agent.Target
 	// force takes what is not there as it was typed.
 	force bool
 }

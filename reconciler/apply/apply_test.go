@@ -12,6 +12,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 func TestNewObjectsCostOneRequestAndUnchangedOnesNone(t *testing.T) {
@@ -27,7 +28,7 @@ func TestNewObjectsCostOneRequestAndUnchangedOnesNone(t *testing.T) {
 	}
 	live := r.get("ConfigMap", "a")
 	for k, want := range map[string]string{
-		api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: apply.ApplySetID(r.bundle), api.LabelBundle: r.bundle,
+		api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(r.bundle), api.LabelBundle: r.bundle,
 	} {
 		if got := live.GetLabels()[k]; got != want {
 			t.Errorf("label %s = %q, want %q", k, got, want)

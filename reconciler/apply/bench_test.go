@@ -46,10 +46,7 @@ func benchBundle(ns, name, image string) []*unstructured.Unstructured {
 func BenchmarkInstall(b *testing.B) {
 	const bundles = 200
 	cfg := controlplanetest.RESTConfig(b)
-	a, err := apply.New(apply.Config{REST: cfg})
-	if err != nil {
-		b.Fatal(err)
-	}
+	a := connect(b, connection{rest: cfg})
 	if err := a.Bootstrap(b.Context()); err != nil {
 		b.Fatal(err)
 	}

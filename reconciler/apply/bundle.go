@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -116,10 +117,10 @@ func (a *Applier) Apply(ctx context.Context, req Request) Result {
 	if err != nil {
 		return Result{Changes: api.ChangeSet{Bundle: req.Bundle.Name}, Inventory: req.Inventory, Err: err}
 	}
-	if err := a.announceKinds(ctx, req); err != nil {
+	if err := a.parents.Announce(ctx, req.Bundle, req.Revision, req.Inventory); err != nil {
 		return Result{
 			Changes: api.ChangeSet{Bundle: req.Bundle.Name}, Inventory: req.Inventory,
-			Err: Classify(bundleRef(req.Bundle.Name), "", err),
+			Err: err,
 		}
 	}
 	stages := plan.Stages(r.objects)
@@ -143,7 +144,7 @@ func (a *Applier) Apply(ctx context.Context, req Request) Result {
 // run is one Apply while it goes on.
 type run struct {
 	a       *Applier
-	c       *client
+	c       *kube.Client
 	req     Request
 	objects []*unstructured.Unstructured
 	// before: object ID -> entry of the inventory before the run
@@ -170,7 +171,7 @@ func (a *Applier) newRun(req Request) (*run, error) {
 	if req.Bundle.Err != nil {
 		return nil, req.Bundle.Err
 	}
-	c, err := a.clientFor(req.Bundle.Spec.ServiceAccount)
+	c, err := a.server.As(req.Bundle.Spec.ServiceAccount)
 	if err != nil {
 		return nil, err
 	}
@@ -184,10 +185,10 @@ func (a *Applier) newRun(req Request) (*run, error) {
 	for _, e := range req.Inventory {
 		r.before[e.Object.ID()] = e
 	}
-	local := map[schema.GroupVersionKind]mapping{}
+	local := map[schema.GroupVersionKind]kube.Mapping{}
 	for _, o := range req.Bundle.Objects {
-		if isCRD(api.RefOf(o)) {
-			maps.Copy(local, kindsOf(o))
+		if kube.IsCRD(api.RefOf(o)) {
+			maps.Copy(local, kube.KindsOf(o))
 		}
 	}
 	r.objects = make([]*unstructured.Unstructured, 0, len(req.Bundle.Objects))
@@ -195,7 +196,7 @@ func (a *Applier) newRun(req Request) (*run, error) {
 	for _, o := range req.Bundle.Objects {
 		// An object whose digest is the applied one was resolved when it was applied.
 		if !r.settled(o) {
-			o = a.resolve(o, req.Bundle.Spec.Namespace, local)
+			o = a.server.Scoped(o, req.Bundle.Spec.Namespace, local)
 		}
 		id := api.RefOf(o).ID()
 		if seen[id] {
@@ -218,7 +219,7 @@ func (r *run) admit() error {
 	}
 	all := slices.Clone(r.objects)
 	for _, h := range r.req.Bundle.Hooks {
-		all = append(all, r.a.resolve(h.Object, r.req.Bundle.Spec.Namespace, nil))
+		all = append(all, r.a.server.Scoped(h.Object, r.req.Bundle.Spec.Namespace, nil))
 	}
 	for _, o := range all {
 		ref := api.RefOf(o)
@@ -249,7 +250,7 @@ func (r *run) stage(ctx context.Context, objs []*unstructured.Unstructured) {
 			r.done(plan.Step{Object: api.RefOf(o), Action: api.Failed, Reason: "waits for another object", Err: err}, nil)
 			continue
 		}
-		if isCRD(api.RefOf(o)) {
+		if kube.IsCRD(api.RefOf(o)) {
 			crds = append(crds, o)
 		}
 		release, err := r.a.acquire(ctx)
@@ -283,7 +284,7 @@ func (r *run) admitted(ctx context.Context, objs, webhooks []*unstructured.Unstr
 		ref := api.RefOf(hook)
 		if o := r.outcomes[ref.ID()]; o.step.Err != nil {
 			err = &api.Error{
-				Kind: api.Waiting, Reason: "DependencyFailed", After: waitAgain,
+				Kind: api.Waiting, Reason: "DependencyFailed", After: kube.WaitAgain,
 				Err: fmt.Errorf("waits for %s, which admits it and could not be applied", ref),
 			}
 		}
@@ -317,7 +318,7 @@ func (r *run) awaitServed(ctx context.Context, webhooks []*unstructured.Unstruct
 		}) {
 			continue
 		}
-		err := r.req.Waiting.during(bounded, func(ctx context.Context) error { return r.a.own.awaitEndpoint(ctx, at[0], at[1]) })
+		err := r.req.Waiting.during(bounded, func(ctx context.Context) error { return r.a.server.Own.AwaitEndpoint(ctx, at[0], at[1]) })
 		if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonSuperseded || ctx.Err() != nil {
 			return cmp.Or(err, ctx.Err())
 		}
@@ -366,7 +367,7 @@ func (r *run) blocked(in plan.Input) error {
 	default:
 		return nil
 	}
-	return &api.Error{Kind: api.Waiting, Reason: "DependencyFailed", After: waitAgain, File: r.origin(ref), Err: fmt.Errorf("%s: %w", ref, err)}
+	return &api.Error{Kind: api.Waiting, Reason: "DependencyFailed", After: kube.WaitAgain, File: r.origin(ref), Err: fmt.Errorf("%s: %w", ref, err)}
 }
 
 // done notes what became of an object. entry is nil where nothing new is known of it.
@@ -374,12 +375,12 @@ func (r *run) done(s plan.Step, entry *api.InventoryEntry) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.Err != nil {
-		s.Err = Classify(s.Object, r.origin(s.Object), s.Err)
+		s.Err = kube.Classify(s.Object, r.origin(s.Object), s.Err)
 		r.errs = append(r.errs, s.Err)
-		if isNamespace(s.Object) {
+		if kube.IsNamespace(s.Object) {
 			r.badNamespaces[s.Object.Name] = true
 		}
-		if isCRD(s.Object) {
+		if kube.IsCRD(s.Object) {
 			r.badKindsOf(s.Object)
 		}
 	}
@@ -392,7 +393,7 @@ func (r *run) done(s plan.Step, entry *api.InventoryEntry) {
 func (r *run) badKindsOf(ref api.ObjectRef) {
 	for _, o := range r.objects {
 		if api.RefOf(o).ID() == ref.ID() {
-			for gvk := range kindsOf(o) {
+			for gvk := range kube.KindsOf(o) {
 				r.badKinds[gvk.GroupKind()] = true
 			}
 		}
@@ -407,9 +408,6 @@ func (r *run) fail(err error) {
 	r.errs = append(r.errs, err)
 }
 
-// establishTimeout bounds the wait for a CRD; the API server usually needs less than a second.
-const establishTimeout = 30 * time.Second
-
 // establish waits until instances of a CRD can be created.
 func (r *run) establish(ctx context.Context, crd *unstructured.Unstructured) {
 	ref := api.RefOf(crd)
@@ -421,11 +419,11 @@ func (r *run) establish(ctx context.Context, crd *unstructured.Unstructured) {
 	default:
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, establishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, kube.EstablishTimeout)
 	defer cancel()
-	r.a.kinds.learn(crd)
-	if err := r.a.awaitEstablished(ctx, ref); err != nil {
-		o.step.Err = &api.Error{Kind: api.Waiting, Reason: "NotEstablished", After: waitAgain, Err: fmt.Errorf("%s is not established: %w", ref, err)}
+	r.a.server.Kinds.Learn(crd)
+	if err := r.a.server.AwaitEstablished(ctx, ref); err != nil {
+		o.step.Err = &api.Error{Kind: api.Waiting, Reason: "NotEstablished", After: kube.WaitAgain, Err: fmt.Errorf("%s is not established: %w", ref, err)}
 		r.done(o.step, o.entry)
 	}
 }
@@ -470,7 +468,7 @@ func (r *run) result() Result {
 	res.Changes.Changes = append(res.Changes.Changes, r.extra...)
 	slices.SortFunc(res.Inventory, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
 	slices.SortFunc(r.errs, func(x, y error) int { return compareText(x.Error(), y.Error()) })
-	res.Err = join(r.errs)
+	res.Err = kube.Join(r.errs)
 	return res
 }
 
@@ -483,9 +481,3 @@ func compareText(a, b string) int {
 	}
 	return 0
 }
-
-func bundleRef(name string) api.ObjectRef {
-	return api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindBundleDeployment, Namespace: api.SystemNamespace, Name: name}
-}
-
-var errGone = errors.New("it disappeared meanwhile")

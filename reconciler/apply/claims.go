@@ -21,7 +21,7 @@ func (w *writer) takeOver(ctx context.Context, how plan.TakeOver) (bool, error) 
 	if err != nil || patches == nil {
 		return false, err
 	}
-	now, err := w.c.patch(ctx, w.at, types.JSONPatchType, patches)
+	now, err := w.c.Patch(ctx, w.at, types.JSONPatchType, patches)
 	if err != nil {
 		return true, err
 	}
@@ -80,13 +80,13 @@ func (w *writer) versionMoved(ctx context.Context, err error) bool {
 	if from == "" || w.in.Live == nil {
 		return false
 	}
-	entries, ok := plan.MoveVersion(w.in.Live.GetManagedFields(), from, w.at.ref.GVK().GroupVersion().String())
+	entries, ok := plan.MoveVersion(w.in.Live.GetManagedFields(), from, w.at.Ref.GVK().GroupVersion().String())
 	if !ok {
 		return false
 	}
 	patch, err := managedFieldsPatch(w.in.Live, ssa.NewPatchReplace("/metadata/managedFields", entries))
 	if err == nil {
-		_, err = w.c.patch(ctx, w.at, types.JSONPatchType, patch)
+		_, err = w.c.Patch(ctx, w.at, types.JSONPatchType, patch)
 	}
 	return err == nil || apierrors.IsConflict(err)
 }
@@ -100,7 +100,7 @@ func (w *writer) madeRoom(ctx context.Context, err error) bool {
 	if err == nil || w.in.Live == nil || w.rooms >= maxRooms || !apierrors.IsInvalid(err) && !plan.Duplicate(err) {
 		return false
 	}
-	whole, gerr := w.c.get(ctx, w.at, "")
+	whole, gerr := w.c.Get(ctx, w.at, "")
 	if gerr != nil || whole.GetUID() != w.in.Live.GetUID() {
 		return false
 	}
@@ -115,7 +115,7 @@ func (w *writer) madeRoom(ctx context.Context, err error) bool {
 		return false
 	}
 	w.rooms++
-	now, perr := w.c.patch(ctx, w.at, types.JSONPatchType, patch)
+	now, perr := w.c.Patch(ctx, w.at, types.JSONPatchType, patch)
 	if perr != nil {
 		return apierrors.IsConflict(perr)
 	}
@@ -156,7 +156,7 @@ func (w *writer) giveBack(ctx context.Context) {
 	}
 	patch, err := managedFieldsPatch(w.in.Live, ssa.NewPatchReplace("/metadata/managedFields", w.claims))
 	if err == nil {
-		_, _ = w.c.patch(ctx, w.at, types.JSONPatchType, patch) // somebody wrote meanwhile: then the claims are what they made them
+		_, _ = w.c.Patch(ctx, w.at, types.JSONPatchType, patch) // somebody wrote meanwhile: then the claims are what they made them
 	}
 	w.claims = nil
 }

@@ -3,9 +3,6 @@ package apply
 import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-
-	"github.com/flotilla-fleet/flotilla/api"
 )
 
 // sameContent reports whether two states of an object say the same in all that Git can set.
@@ -33,8 +30,4 @@ func content(o *unstructured.Unstructured) map[string]any {
 		}
 	}
 	return out
-}
-
-func groupResource(ref api.ObjectRef) schema.GroupResource {
-	return schema.GroupResource{Group: ref.Group, Resource: ref.Kind}
 }

@@ -42,10 +42,7 @@ func TestConcurrencyIsLimited(t *testing.T) {
 	counted := &inFlight{}
 	cfg := rest.CopyConfig(controlplanetest.RESTConfig(t))
 	cfg.Wrap(counted.wrap)
-	a, err := apply.New(apply.Config{REST: cfg, Concurrency: limit})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := connect(t, connection{rest: cfg, concurrency: limit})
 	var docs [2][]string
 	for i := range 40 {
 		docs[i%2] = append(docs[i%2], configMap(fmt.Sprint("m", i), "one"))

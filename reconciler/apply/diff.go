@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -137,7 +138,7 @@ func (h *hooks) differences(when moment) []Difference {
 	var out []Difference
 	phase := h.phases[when]
 	for _, hook := range h.at(when) {
-		ref := api.RefOf(h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil))
+		ref := api.RefOf(h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace, nil))
 		d := Difference{Hook: phase, Step: plan.Step{Object: ref, Next: plan.Write, Action: api.Created, Reason: string(phase) + " hook"}}
 		if h.r.req.Held != nil {
 			if s, ok := h.r.req.Held(ref); ok {
@@ -155,7 +156,7 @@ func (a *Applier) diffObject(ctx context.Context, r *run, req DiffRequest, o *un
 	held := in.Held
 	in.Held = nil
 	d := a.foresee(ctx, r, req, in)
-	d.Step.Err = Classify(d.Step.Object, r.origin(d.Step.Object), d.Step.Err)
+	d.Step.Err = kube.Classify(d.Step.Object, r.origin(d.Step.Object), d.Step.Err)
 	if d.Step.Action == api.Failed && d.DryRun == nil {
 		d.Err = d.Step.Err
 	}
@@ -170,7 +171,7 @@ func (a *Applier) foresee(ctx context.Context, r *run, req DiffRequest, in plan.
 		return d
 	}
 	ref := d.Step.Object
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
 		if crd := req.definition(ref); crd != nil {
 			return a.foreseeKind(ctx, r, req, in, crd)
@@ -191,7 +192,7 @@ func (a *Applier) foresee(ctx context.Context, r *run, req DiffRequest, in plan.
 			return d
 		}
 	}
-	d.Step = failed(ref, apierrors.NewConflict(groupResource(ref), ref.Name, fmt.Errorf("somebody else changes it all the time")))
+	d.Step = failed(ref, apierrors.NewConflict(kube.GroupResource(ref), ref.Name, fmt.Errorf("somebody else changes it all the time")))
 	return d
 }
 
@@ -217,7 +218,7 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		d.Step = failed(s.Object, err)
 		return d, false
 	}
-	out, err := w.c.apply(ctx, w.at, raw, patchMode{dryRun: true, whole: true})
+	out, err := w.c.Apply(ctx, w.at, raw, kube.Mode{DryRun: true, Whole: true})
 	switch {
 	case apierrors.IsConflict(err):
 		return d, true
@@ -227,13 +228,13 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		return unasked(d), false
 	case (apierrors.IsInvalid(err) || plan.Duplicate(err)) && s.Next == plan.Done:
 		// Nothing would be sent: it only cannot be compared in the ordinary way.
-		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun != nil {
+		if d.DryRun = asNew(ctx, w.c, w.at, sent); d.DryRun != nil {
 			d.Refused = err
 		}
 		return d, false
 	case w.in.Live != nil && (claimsDropped(err) != "" || hasRoom(w.in, err)):
 		// The claims of others would be dealt with first.
-		if d.DryRun = w.c.asNew(ctx, w.at, sent); d.DryRun == nil {
+		if d.DryRun = asNew(ctx, w.c, w.at, sent); d.DryRun == nil {
 			d.Step = failed(s.Object, err)
 			return d, false
 		}
@@ -249,7 +250,7 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 			d.Refused = err
 			if s.Next == plan.Verify {
 				// Git did not change it: whether anybody did, and not only admission, a comparison tells.
-				d.DryRun = w.c.asNew(ctx, w.at, sent)
+				d.DryRun = asNew(ctx, w.c, w.at, sent)
 			}
 		}
 		var ok bool
@@ -258,7 +259,7 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 		}
 		return d, false
 	}
-	d.DryRun = out.object
+	d.DryRun = out.Object
 	if d.Live == nil || s.Next == plan.Done {
 		return d, false
 	}
@@ -277,7 +278,7 @@ func (w *writer) foresee(ctx context.Context, req DiffRequest) (d Difference, ag
 // comingNamespace reports whether the revision has a namespace.
 func (r DiffRequest) comingNamespace(name string) bool {
 	return slices.ContainsFunc(r.Coming, func(o *unstructured.Unstructured) bool {
-		return isNamespace(api.RefOf(o)) && o.GetName() == name
+		return kube.IsNamespace(api.RefOf(o)) && o.GetName() == name
 	})
 }
 
@@ -325,7 +326,7 @@ func (w *writer) afterTakeOver(ctx context.Context, how plan.TakeOver, dry *unst
 		return dry, nil
 	}
 	var fresh any // the object as the server makes it of nothing but Git
-	if o := w.c.asNew(ctx, w.at, w.body); o != nil {
+	if o := asNew(ctx, w.c, w.at, w.body); o != nil {
 		fresh = o.Object
 	}
 	for p := range gone.All() {
@@ -424,13 +425,13 @@ func isItem(pe fieldpath.PathElement, item any) bool {
 	return false
 }
 
-func (a *Applier) diffPrune(ctx context.Context, c *client, in plan.PruneInput) Difference {
+func (a *Applier) diffPrune(ctx context.Context, c *kube.Client, in plan.PruneInput) Difference {
 	s := plan.Prune(in)
 	if s.Next != plan.Look {
 		return Difference{Step: s}
 	}
 	var err error
-	_, in.Live, err = a.identity(ctx, c, in.Entry.Object, metadataOnly)
+	_, in.Live, err = a.server.Find(ctx, c, in.Entry.Object, kube.MetadataOnly)
 	switch {
 	case err == nil:
 		in.Sight = plan.Present
@@ -440,6 +441,6 @@ func (a *Applier) diffPrune(ctx context.Context, c *client, in plan.PruneInput) 
 		in.Sight, in.Cause = plan.Unknown, err
 	}
 	d := Difference{Step: plan.Prune(in), Inspection: Inspection{Live: in.Live}}
-	d.Step.Err = Classify(d.Step.Object, "", d.Step.Err)
+	d.Step.Err = kube.Classify(d.Step.Object, "", d.Step.Err)
 	return d
 }

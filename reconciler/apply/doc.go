@@ -1,8 +1,8 @@
-// Package apply is the only writer to Kubernetes.
+// Package apply is the only writer of what is in Git.
 //
 // It carries out what package plan decides, with server-side apply under the field manager "flotilla":
-// Apply and Prune for a bundle in a pass, Inspect and Correct for drift, Diff for people,
-// and it keeps flotilla's own objects: BundleDeployments, Suspensions, Events and the agent's Lease.
+// Apply and Prune for a bundle in a pass, Inspect and Correct for drift, Diff for people.
+// What flotilla itself has on a cluster, the BundleDeployments among it, is kept by package cluster.
 //
 // It promises
 //   - about one request per new object, and none for an object that Git did not change;

@@ -49,7 +49,7 @@ func TestInspectAndCorrect(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"key": "1", "added": "x"}, data(live)); diff != "" {
 		t.Errorf("corrected (-want +got):\n%s", diff)
 	}
-	if e.ResourceVersion != live.GetResourceVersion() || e.Digest != apply.Digest(desired) || live.GetLabels()[api.LabelPartOf] != apply.ApplySetID(r.bundle) {
+	if e.ResourceVersion != live.GetResourceVersion() || e.Digest != apply.Digest(desired) || live.GetLabels()[api.LabelPartOf] != plan.ApplySetID(r.bundle) {
 		t.Errorf("entry %+v of %v", e, live.GetLabels())
 	}
 

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -34,6 +35,9 @@ const (
 	annotationHook     = api.Group + "/hook-of"
 	annotationHelmHook = "helm.sh/hook"
 )
+
+// hookMemory is what is noted of a bundle's hooks; see Parents.
+type hookMemory struct{ ran, begun string }
 
 // hooks runs a bundle's hooks, once per change of the bundle.
 type hooks struct {
@@ -69,12 +73,12 @@ const (
 // newHooks finds out whether the bundle's hooks are due.
 func (a *Applier) newHooks(ctx context.Context, r *run) (*hooks, error) {
 	h := &hooks{r: r, change: r.req.Bundle.Digest}
-	memory, installed, err := a.status.hookMemory(ctx, a, r.req.Bundle.Name)
+	installed, err := h.recall(ctx)
 	if err != nil {
 		h.unknown = true
-		return h, Classify(bundleRef(r.req.Bundle.Name), "", err)
+		return h, err
 	}
-	h.memory = memory
+	memory := h.memory
 	switch {
 	case !anyOf(r.req.Bundle.Hooks, installPhases, upgradePhases), h.change != "" && h.done():
 	case memory.ran == "" && !installed && r.req.Renamed:
@@ -112,7 +116,7 @@ func (a *Applier) removalHooks(ctx context.Context, req Request, when moment) ([
 		return nil, err == nil, err
 	}
 	ok := h.run(ctx, when)
-	return r.extra, ok, join(r.errs)
+	return r.extra, ok, kube.Join(r.errs)
 }
 
 // newRemoval finds out whether the hooks of a bundle's removal are due.
@@ -121,14 +125,19 @@ func (a *Applier) newRemoval(ctx context.Context, r *run) (*hooks, error) {
 	if !anyOf(r.req.Bundle.Hooks, removalPhases) {
 		return h, nil
 	}
-	var err error
-	if h.memory, _, err = a.status.hookMemory(ctx, a, r.req.Bundle.Name); err != nil {
-		return nil, Classify(bundleRef(r.req.Bundle.Name), "", err)
+	if _, err := h.recall(ctx); err != nil {
+		return nil, err
 	}
 	if !h.done() { // or they ran, and that was not recorded
 		h.phases = removalPhases
 	}
 	return h, nil
+}
+
+// recall reads what is noted of the bundle's hooks. It reports whether the bundle was ever applied to the end.
+func (h *hooks) recall(ctx context.Context) (installed bool, err error) {
+	h.memory.ran, h.memory.begun, installed, err = h.r.a.parents.HooksRan(ctx, h.r.req.Bundle.Name)
+	return installed, err
 }
 
 // done reports whether the hooks ran to their end for this change, and for no other one since: that may have been
@@ -199,8 +208,8 @@ func (h *hooks) remember(ctx context.Context, now hookMemory) bool {
 	if now == h.memory {
 		return true
 	}
-	if err := h.r.a.status.setHookMemory(ctx, h.r.a, h.r.req.Bundle.Name, now); err != nil {
-		h.r.fail(Classify(bundleRef(h.r.req.Bundle.Name), "", err))
+	if err := h.r.a.parents.NoteHooks(ctx, h.r.req.Bundle.Name, now.ran, now.begun); err != nil {
+		h.r.fail(err)
 		return false
 	}
 	h.memory = now
@@ -229,7 +238,7 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, when moment) bool {
 	}
 	switch {
 	case err != nil:
-		err = Classify(ref, "", err)
+		err = kube.Classify(ref, "", err)
 		h.note(api.Change{Object: ref, Action: api.Failed, Reason: string(phase) + " hook", Error: err.Error()})
 		h.r.fail(err)
 		return false
@@ -243,15 +252,15 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, when moment) bool {
 
 // homeless says of a hook of a removal that its namespace is gone, or going: nothing can be made there.
 func (h *hooks) homeless(ctx context.Context, hook api.Hook) (why string, err error) {
-	name := api.RefOf(h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)).Namespace
+	name := api.RefOf(h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)).Namespace
 	if name == "" {
 		return "", nil
 	}
-	at, err := h.r.a.kinds.place(api.ObjectRef{Version: "v1", Kind: "Namespace", Name: name})
+	at, err := h.r.a.server.Kinds.Place(api.ObjectRef{Version: "v1", Kind: "Namespace", Name: name})
 	if err != nil {
 		return "", err
 	}
-	live, err := h.r.a.own.get(ctx, at, metadataOnly)
+	live, err := h.r.a.server.Own.Get(ctx, at, kube.MetadataOnly)
 	switch {
 	case apierrors.IsNotFound(err), err == nil && live.GetDeletionTimestamp() != nil:
 		return fmt.Sprintf("its namespace %q is gone", name), nil
@@ -278,8 +287,8 @@ func (h *hooks) one(ctx context.Context, hook api.Hook) (skipped string, err err
 	if len(policies) == 0 {
 		policies = []string{beforeHookCreation}
 	}
-	obj := h.r.a.resolve(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)
-	at, err := h.r.a.kinds.place(api.RefOf(obj))
+	obj := h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)
+	at, err := h.r.a.server.Kinds.Place(api.RefOf(obj))
 	if err != nil {
 		return "", err
 	}
@@ -296,17 +305,17 @@ func (h *hooks) one(ctx context.Context, hook api.Hook) (skipped string, err err
 	if err != nil {
 		return "", err
 	}
-	if _, err := h.r.c.apply(ctx, at, raw, patchMode{}); err != nil {
+	if _, err := h.r.c.Apply(ctx, at, raw, kube.Mode{}); err != nil {
 		return "", err
 	}
-	if ends(at.ref) {
-		err = h.wait(ctx, func(ctx context.Context) error { return h.r.c.await(ctx, at, finished) })
+	if ends(at.Ref) {
+		err = h.wait(ctx, func(ctx context.Context) error { return h.r.c.Await(ctx, at, finished) })
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = &api.Error{Kind: api.Stalled, Reason: "HookTimeout", Err: fmt.Errorf("hook %s did not end in %s", at.ref, h.r.req.Bundle.Spec.WaitTimeout())}
+		err = &api.Error{Kind: api.Stalled, Reason: "HookTimeout", Err: fmt.Errorf("hook %s did not end in %s", at.Ref, h.r.req.Bundle.Spec.WaitTimeout())}
 	}
 	if e, ok := errors.AsType[*api.Error](err); ok && e.Reason == reasonSuperseded {
-		return "", fmt.Errorf("hook %s: %w", at.ref, err)
+		return "", fmt.Errorf("hook %s: %w", at.Ref, err)
 	}
 	if (err == nil && slices.Contains(policies, hookSucceeded)) || (err != nil && slices.Contains(policies, hookFailed)) {
 		if rerr := h.clear(unbounded, at); err == nil {
@@ -342,8 +351,8 @@ func ends(ref api.ObjectRef) bool {
 // a Job or a Pod, and of other kinds what we made as a hook.
 // What is nobody's hook is refused: neither may it be lost, nor would a Job that has ended run again.
 // It returns why the hook is to be passed over, if it is.
-func (h *hooks) makeRoom(ctx context.Context, at place, replace bool) (skipped string, err error) {
-	live, err := h.r.c.get(ctx, at, metadataOnly)
+func (h *hooks) makeRoom(ctx context.Context, at kube.Place, replace bool) (skipped string, err error) {
+	live, err := h.r.c.Get(ctx, at, kube.MetadataOnly)
 	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
@@ -352,23 +361,23 @@ func (h *hooks) makeRoom(ctx context.Context, at place, replace bool) (skipped s
 	}
 	// A protected kind is not deleted anyway, and is taken over as an ordinary object is.
 	set := live.GetLabels()[api.LabelPartOf]
-	if !h.own(live) && (set != "" || !plan.Protected(at.ref)) {
+	if !h.own(live) && (set != "" || !plan.Protected(at.Ref)) {
 		return "", &api.Error{
 			Kind: api.Forbidden, Reason: "HookNameTaken",
-			Err:  fmt.Errorf("%s exists and is no hook: it is not written over", at.ref),
+			Err:  fmt.Errorf("%s exists and is no hook: it is not written over", at.Ref),
 			Hint: "delete it, or give it the annotation " + annotationHelmHook + " to let the hook have its name",
 		}
 	}
 	why := keeps(live)
 	switch {
-	case why == api.AnnotationReconcile && !ends(at.ref):
+	case why == api.AnnotationReconcile && !ends(at.Ref):
 		return why + ": disabled on the live object", nil
-	case why != "" && ends(at.ref) && replace:
+	case why != "" && ends(at.Ref) && replace:
 		return "", &api.Error{
-			Kind: api.Forbidden, Reason: "HookKept", Err: fmt.Errorf("hook %s cannot run: the one of the last time has %s: disabled", at.ref, why),
+			Kind: api.Forbidden, Reason: "HookKept", Err: fmt.Errorf("hook %s cannot run: the one of the last time has %s: disabled", at.Ref, why),
 			Hint: "delete it, or take the annotation away",
 		}
-	case why != "" || !replace || !ends(at.ref) && !h.marked(live):
+	case why != "" || !replace || !ends(at.Ref) && !h.marked(live):
 		return "", nil // it is written over
 	}
 	if err := h.remove(ctx, at, live); err != nil {
@@ -378,10 +387,10 @@ func (h *hooks) makeRoom(ctx context.Context, at place, replace bool) (skipped s
 }
 
 // clear deletes the hook's object after it has ended, unless that is to stay.
-func (h *hooks) clear(ctx context.Context, at place) error {
+func (h *hooks) clear(ctx context.Context, at kube.Place) error {
 	ctx, cancel := context.WithTimeout(ctx, goneTimeout)
 	defer cancel()
-	live, err := h.r.c.get(ctx, at, metadataOnly)
+	live, err := h.r.c.Get(ctx, at, kube.MetadataOnly)
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -406,7 +415,7 @@ func keeps(live *unstructured.Unstructured) string {
 func (h *hooks) own(live *unstructured.Unstructured) bool {
 	switch live.GetLabels()[api.LabelPartOf] {
 	case "":
-	case ApplySetID(h.r.req.Bundle.Name):
+	case plan.ApplySetID(h.r.req.Bundle.Name):
 		return true
 	default:
 		return false
@@ -429,18 +438,18 @@ func (h *hooks) marked(live *unstructured.Unstructured) bool {
 }
 
 // remove deletes an object that is a hook's, and waits until it is gone. A protected kind is never deleted.
-func (h *hooks) remove(ctx context.Context, at place, live *unstructured.Unstructured) error {
-	if plan.Protected(at.ref) {
+func (h *hooks) remove(ctx context.Context, at kube.Place, live *unstructured.Unstructured) error {
+	if plan.Protected(at.Ref) {
 		return nil
 	}
-	left, err := h.r.c.deleteOnly(ctx, at, live.GetUID(), "")
+	left, err := h.r.c.DeleteOnly(ctx, at, live.GetUID(), "")
 	if apierrors.IsNotFound(err) || err == nil && (left == nil || left.GetDeletionTimestamp() == nil) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return h.wait(ctx, func(ctx context.Context) error { return h.r.c.awaitGone(ctx, at) })
+	return h.wait(ctx, func(ctx context.Context) error { return h.r.c.AwaitGone(ctx, at) })
 }
 
 // finished reports whether a hook has ended. Kinds that do not run end at once.

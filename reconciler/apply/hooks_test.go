@@ -16,6 +16,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // pauses counts the waits.
@@ -103,7 +104,7 @@ func TestHookReplacesOnlyHooks(t *testing.T) {
 		{"foreign", configMap("foreign", "theirs"), configMap("foreign", "ours"), false, "foreign"},
 		{"foreign-job", job("foreign-job", ""), job("foreign-job", ""), false, "foreign-job"},
 		{
-			"member", `{apiVersion: v1, kind: ConfigMap, metadata: {name: member, namespace: NS, labels: {applyset.kubernetes.io/part-of: ` + apply.ApplySetID("another") + `}, ` + hookMark + `}}`,
+			"member", `{apiVersion: v1, kind: ConfigMap, metadata: {name: member, namespace: NS, labels: {applyset.kubernetes.io/part-of: ` + plan.ApplySetID("another") + `}, ` + hookMark + `}}`,
 			configMap("member", "ours"), false, "member",
 		},
 		{
@@ -111,7 +112,7 @@ func TestHookReplacesOnlyHooks(t *testing.T) {
 			`{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: claim, namespace: NS, ` + hookMark + `}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`, false, "",
 		},
 		{
-			"their-claim", `{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: their-claim, namespace: NS, labels: {applyset.kubernetes.io/part-of: ` + apply.ApplySetID("another") + `}}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
+			"their-claim", `{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: their-claim, namespace: NS, labels: {applyset.kubernetes.io/part-of: ` + plan.ApplySetID("another") + `}}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`,
 			`{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: their-claim, namespace: NS}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}}`, false, "their-claim",
 		},
 		{
@@ -394,7 +395,7 @@ func TestHooksRanSurvivesAPublication(t *testing.T) {
 		t.Fatal(err, res.Err)
 	}
 	ran := r.get("Job", "hook")
-	for _, a := range []*apply.Applier{r.Applier, newApplier(t, r.calls.wrap)} {
+	for _, a := range []*target{r.target, newApplier(t, r.calls.wrap)} {
 		if res := a.Apply(t.Context(), apply.Request{Bundle: b, Inventory: res.Inventory}); res.Err != nil {
 			t.Fatal(res.Err)
 		}

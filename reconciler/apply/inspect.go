@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -32,7 +33,7 @@ type Inspection struct {
 
 // asNew asks with a dry run what the object would be if it were created under a name that nobody uses.
 // It returns nil if that is refused too.
-func (c *client) asNew(ctx context.Context, at place, body *unstructured.Unstructured) *unstructured.Unstructured {
+func asNew(ctx context.Context, c *kube.Client, at kube.Place, body *unstructured.Unstructured) *unstructured.Unstructured {
 	const room = 40 // for the suffix, and what a controller adds to a name
 	other := body.DeepCopy()
 	other.SetName(body.GetName()[:min(len(body.GetName()), room)] + "-flotilla-dry-run")
@@ -41,17 +42,17 @@ func (c *client) asNew(ctx context.Context, at place, body *unstructured.Unstruc
 	if err != nil {
 		return nil
 	}
-	beside, err := at.at.Named(other.GetName())
+	beside, err := at.At.Named(other.GetName())
 	if err != nil {
 		return nil
 	}
-	out, err := c.apply(ctx, place{at.ref, beside}, raw, patchMode{dryRun: true, whole: true})
+	out, err := c.Apply(ctx, kube.Place{Ref: at.Ref, At: beside}, raw, kube.Mode{DryRun: true, Whole: true})
 	if err != nil {
 		return nil
 	}
-	out.object.SetName(body.GetName())
-	giveBack(out.object)
-	return out.object
+	out.Object.SetName(body.GetName())
+	giveBack(out.Object)
+	return out.Object
 }
 
 // withoutAddresses takes from a Service what only one of them can have. The function that it returns gives that back to what came of it.
@@ -91,21 +92,21 @@ func withoutAddresses(o *unstructured.Unstructured) func(*unstructured.Unstructu
 // Nothing is written and nothing is deleted, immutable fields or not.
 func (a *Applier) Inspect(ctx context.Context, bundle api.RenderedBundle, desired *unstructured.Unstructured) Inspection {
 	ref := api.RefOf(desired)
-	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	c, err := a.server.As(bundle.Spec.ServiceAccount)
 	if err != nil {
 		return Inspection{Err: err}
 	}
 	release, err := a.acquire(ctx)
 	if err != nil {
-		return Inspection{Err: Classify(ref, "", err)}
+		return Inspection{Err: kube.Classify(ref, "", err)}
 	}
 	defer release()
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
-		return Inspection{Err: Classify(ref, bundle.Origin[ref.ID()], err)}
+		return Inspection{Err: kube.Classify(ref, bundle.Origin[ref.ID()], err)}
 	}
 	in := a.inspectAs(ctx, c, at, bundle.Name, desired)
-	in.Err = Classify(ref, bundle.Origin[ref.ID()], in.Err)
+	in.Err = kube.Classify(ref, bundle.Origin[ref.ID()], in.Err)
 	return in
 }
 
@@ -116,11 +117,11 @@ func (a *Applier) InspectExtra(ctx context.Context, bundle api.RenderedBundle, r
 	if apierrors.IsNotFound(err) {
 		return Inspection{}
 	}
-	return Inspection{Live: live, Err: Classify(ref, "", err)}
+	return Inspection{Live: live, Err: kube.Classify(ref, "", err)}
 }
 
 func (a *Applier) read(ctx context.Context, bundle api.RenderedBundle, ref api.ObjectRef) (*unstructured.Unstructured, error) {
-	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	c, err := a.server.As(bundle.Spec.ServiceAccount)
 	if err != nil {
 		return nil, err
 	}
@@ -129,30 +130,30 @@ func (a *Applier) read(ctx context.Context, bundle api.RenderedBundle, ref api.O
 		return nil, err
 	}
 	defer release()
-	_, live, err := a.identity(ctx, c, ref, "")
+	_, live, err := a.server.Find(ctx, c, ref, "")
 	return live, err
 }
 
 // inspectAs is Inspect for one who holds a slot and a client already.
-func (a *Applier) inspectAs(ctx context.Context, c *client, at place, bundle string, desired *unstructured.Unstructured) Inspection {
+func (a *Applier) inspectAs(ctx context.Context, c *kube.Client, at kube.Place, bundle string, desired *unstructured.Unstructured) Inspection {
 	in, err := a.inspect(ctx, c, at, bundle, desired)
 	if in.Live != nil && (apierrors.IsInvalid(err) || plan.Duplicate(err) || claimsDropped(err) != "") {
-		if in.DryRun = c.asNew(ctx, at, in.Desired); in.DryRun != nil {
-			in.Refused, err = Classify(at.ref, "", err), nil
+		if in.DryRun = asNew(ctx, c, at, in.Desired); in.DryRun != nil {
+			in.Refused, err = kube.Classify(at.Ref, "", err), nil
 		}
 	}
-	in.Err = Classify(at.ref, "", err)
+	in.Err = kube.Classify(at.Ref, "", err)
 	return in
 }
 
-func (a *Applier) inspect(ctx context.Context, c *client, at place, bundle string, desired *unstructured.Unstructured) (Inspection, error) {
+func (a *Applier) inspect(ctx context.Context, c *kube.Client, at kube.Place, bundle string, desired *unstructured.Unstructured) (Inspection, error) {
 	body, err := prepare(desired, bundle)
 	if err != nil {
 		return Inspection{}, err
 	}
 	in := Inspection{Desired: body}
 	for range maxTries {
-		live, err := c.get(ctx, at, "")
+		live, err := c.Get(ctx, at, "")
 		if apierrors.IsNotFound(err) {
 			return in, nil // a dry run would tell no more: who denies it does not make the object be there
 		}
@@ -164,10 +165,10 @@ func (a *Applier) inspect(ctx context.Context, c *client, at place, bundle strin
 		if err != nil {
 			return in, err
 		}
-		out, err := c.apply(ctx, at, raw, patchMode{dryRun: true, whole: true})
+		out, err := c.Apply(ctx, at, raw, kube.Mode{DryRun: true, Whole: true})
 		switch {
 		case err == nil:
-			in.DryRun = out.object
+			in.DryRun = out.Object
 			return in, nil
 		case apierrors.IsConflict(err):
 			in.Live = nil
@@ -175,7 +176,7 @@ func (a *Applier) inspect(ctx context.Context, c *client, at place, bundle strin
 			return in, fmt.Errorf("dry run: %w", err)
 		}
 	}
-	return in, apierrors.NewConflict(groupResource(at.ref), at.ref.Name, fmt.Errorf("somebody else changes it all the time"))
+	return in, apierrors.NewConflict(kube.GroupResource(at.Ref), at.Ref.Name, fmt.Errorf("somebody else changes it all the time"))
 }
 
 // Correct writes one drifted object back to what Git says and returns its new inventory entry.
@@ -186,7 +187,7 @@ func (a *Applier) Correct(ctx context.Context, bundle api.RenderedBundle, desire
 	ref := api.RefOf(desired)
 	e, err := a.correct(ctx, bundle, desired, live)
 	if err != nil {
-		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+		return api.InventoryEntry{}, kube.Classify(ref, bundle.Origin[ref.ID()], err)
 	}
 	e.Origin = bundle.Origin[ref.ID()]
 	return e, nil
@@ -194,7 +195,7 @@ func (a *Applier) Correct(ctx context.Context, bundle api.RenderedBundle, desire
 
 func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desired, live *unstructured.Unstructured) (api.InventoryEntry, error) {
 	ref := api.RefOf(desired)
-	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	c, err := a.server.As(bundle.Spec.ServiceAccount)
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
@@ -203,7 +204,7 @@ func (a *Applier) correct(ctx context.Context, bundle api.RenderedBundle, desire
 		return api.InventoryEntry{}, err
 	}
 	defer release()
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
@@ -248,16 +249,16 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
-	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
 	if w.versionMoved(ctx, err) {
 		// The object has another resourceVersion now: it is to be looked at again.
-		err = apierrors.NewConflict(groupResource(w.at.ref), w.at.ref.Name, err)
+		err = apierrors.NewConflict(kube.GroupResource(w.at.Ref), w.at.Ref.Name, err)
 	}
 	for w.madeRoom(ctx, err) {
 		if body, err = w.toSend(ctx, uid, w.in.Live.GetResourceVersion()); err != nil {
 			return api.InventoryEntry{}, err
 		}
-		out, err = w.c.apply(ctx, w.at, body, patchMode{})
+		out, err = w.c.Apply(ctx, w.at, body, kube.Mode{})
 	}
 	if err != nil {
 		w.giveBack(ctx)
@@ -266,7 +267,7 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		}
 		return api.InventoryEntry{}, w.crowding(ctx, err)
 	}
-	w.keep(out.meta)
+	w.keep(out.Meta)
 	return *w.entry, nil
 }
 

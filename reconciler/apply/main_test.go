@@ -27,13 +27,15 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 func TestMain(m *testing.M) { os.Exit(controlplanetest.Main(m)) }
 
 // rig is an Applier on the shared control plane, with a bundle name and a namespace of its own.
 type rig struct {
-	*apply.Applier
+	*target
 	t      *testing.T
 	dyn    dynamic.Interface
 	ns     string
@@ -50,7 +52,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{Applier: a, t: t, dyn: dyn, ns: ns, bundle: "b-" + ns, calls: calls}
+	r := &rig{target: a, t: t, dyn: dyn, ns: ns, bundle: "b-" + ns, calls: calls}
 	// Discovery and the list of BundleDeployments are read once per agent; they are not what tests count.
 	if res := a.Apply(t.Context(), apply.Request{Bundle: r.rendered()}); res.Err != nil {
 		t.Fatal(res.Err)
@@ -64,16 +66,45 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
+// target is a cluster, with all that flotilla does there.
+type target struct {
+	*kube.Server
+	*cluster.Client
+	*apply.Applier
+}
+
+// connection says what a test's target has that others have not.
+type connection struct {
+	rest        *rest.Config
+	now         func() time.Time
+	challenge   time.Duration
+	concurrency int
+}
+
+func connect(tb testing.TB, c connection) *target {
+	tb.Helper()
+	server, err := kube.Connect(kube.Config{REST: c.rest, Now: c.now})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	own, err := cluster.New(cluster.Config{Server: server, Challenge: c.challenge, Now: c.now})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	a, err := apply.New(apply.Config{Server: server, Parents: own, Concurrency: c.concurrency})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &target{server, own, a}
+}
+
 var bootstrap sync.Once
 
-func newApplier(t *testing.T, wrap func(http.RoundTripper) http.RoundTripper) *apply.Applier {
+func newApplier(t *testing.T, wrap func(http.RoundTripper) http.RoundTripper) *target {
 	t.Helper()
 	cfg := rest.CopyConfig(controlplanetest.RESTConfig(t))
 	cfg.Wrap(wrap)
-	a, err := apply.New(apply.Config{REST: cfg})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := connect(t, connection{rest: cfg})
 	bootstrap.Do(func() {
 		if err := a.Bootstrap(t.Context()); err != nil {
 			t.Fatal(err)

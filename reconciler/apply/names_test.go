@@ -11,6 +11,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // Whatever a name says, it never is a way to another object: a request is made for what the name belongs to, or none at all.
@@ -58,7 +59,7 @@ func TestNamesThatArePathsReachNothingElse(t *testing.T) {
 			},
 			"remove extra": func(ctx context.Context) {
 				o := obj()
-				o.SetLabels(map[string]string{api.LabelPartOf: apply.ApplySetID(r.bundle)})
+				o.SetLabels(map[string]string{api.LabelPartOf: plan.ApplySetID(r.bundle)})
 				_ = r.RemoveExtra(ctx, api.RenderedBundle{Name: r.bundle}, o)
 			},
 			"autoscalers": func(ctx context.Context) {

@@ -2,8 +2,10 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -11,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -19,9 +22,9 @@ const maxTries = 5
 
 // object brings one object to what plan decides. It returns the step as it ended,
 // and the inventory entry where one is known.
-func (a *Applier) object(ctx context.Context, c *client, in plan.Input, req Request) (plan.Step, *api.InventoryEntry) {
+func (a *Applier) object(ctx context.Context, c *kube.Client, in plan.Input, req Request) (plan.Step, *api.InventoryEntry) {
 	ref := api.RefOf(in.Desired)
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
 		return failed(ref, err), nil
 	}
@@ -41,14 +44,14 @@ func (a *Applier) object(ctx context.Context, c *client, in plan.Input, req Requ
 			return s, w.entry
 		}
 	}
-	return failed(ref, apierrors.NewConflict(groupResource(ref), ref.Name, fmt.Errorf("somebody else changes it all the time"))), nil
+	return failed(ref, apierrors.NewConflict(kube.GroupResource(ref), ref.Name, fmt.Errorf("somebody else changes it all the time"))), nil
 }
 
 // writer carries out the steps for one object.
 type writer struct {
 	a    *Applier
-	c    *client
-	at   place
+	c    *kube.Client
+	at   kube.Place
 	in   plan.Input
 	body *unstructured.Unstructured
 	spec api.BundleSpec
@@ -92,7 +95,7 @@ func (w *writer) step(ctx context.Context, s plan.Step) (plan.Step, bool) {
 
 // look reads the live object. Anything but an object and "not found" is Unknown, never Absent.
 func (w *writer) look(ctx context.Context) {
-	accept := metadataOnly
+	accept := kube.MetadataOnly
 	if w.needsWhole() {
 		accept = ""
 	}
@@ -101,7 +104,7 @@ func (w *writer) look(ctx context.Context) {
 
 // lookAt is look, at as much as accept says.
 func (w *writer) lookAt(ctx context.Context, accept string) {
-	live, err := w.c.get(ctx, w.at, accept)
+	live, err := w.c.Get(ctx, w.at, accept)
 	switch {
 	case err == nil && accept != "" && w.left != nil && plan.ScaledElsewhere(live):
 		w.lookAt(ctx, "")
@@ -116,7 +119,7 @@ func (w *writer) lookAt(ctx context.Context, accept string) {
 
 // needsWhole reports whether the metadata alone is not enough to go on.
 func (w *writer) needsWhole() bool {
-	return w.in.Compare == plan.CompareAll || len(plan.RulesFor(w.at.ref, w.in.Drift)) > 0 ||
+	return w.in.Compare == plan.CompareAll || len(plan.RulesFor(w.at.Ref, w.in.Drift)) > 0 ||
 		(w.left != nil && (plan.MayLeave(w.body) || w.in.Entry != nil && w.in.Entry.Scaled))
 }
 
@@ -127,10 +130,10 @@ func (w *writer) tryCreate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	if err != nil {
 		return failed(s.Object, err), false
 	}
-	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
 	switch {
 	case err == nil:
-		w.keep(out.meta)
+		w.keep(out.Meta)
 		return s, false
 	case apierrors.IsConflict(err):
 		w.look(ctx)
@@ -148,9 +151,9 @@ func (w *writer) tryUpdate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	if err != nil {
 		return failed(s.Object, err), false
 	}
-	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
 	if err != nil {
-		if kind, reason := kindOf(err); kind == api.Transient && reason != "Conflict" {
+		if kind, reason := kube.KindOf(err); kind == api.Transient && reason != kube.ReasonConflict {
 			return failed(s.Object, err), false // a look would only be more to do for an API server that has too much
 		}
 		was := w.in.AsLeft
@@ -161,10 +164,10 @@ func (w *writer) tryUpdate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 		}
 		return s, true
 	}
-	if out.meta.ResourceVersion == w.in.AsLeft {
+	if out.Meta.ResourceVersion == w.in.AsLeft {
 		s.Action, s.Reason = api.Unchanged, "already as in Git"
 	}
-	w.keep(out.meta)
+	w.keep(out.Meta)
 	return s, false
 }
 
@@ -193,13 +196,13 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	if err != nil {
 		return failed(s.Object, err), false
 	}
-	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
 	switch {
 	case err == nil:
-		if w.in.Live != nil && !taken && out.meta.ResourceVersion == w.in.Live.GetResourceVersion() {
+		if w.in.Live != nil && !taken && out.Meta.ResourceVersion == w.in.Live.GetResourceVersion() {
 			s.Action, s.Reason = api.Unchanged, "already as in Git"
 		}
-		if w.keep(out.meta); w.in.Sight == plan.Present {
+		if w.keep(out.Meta); w.in.Sight == plan.Present {
 			w.compareSoon()
 		}
 		return s, false
@@ -218,7 +221,7 @@ func (w *writer) testify(ctx context.Context) error {
 	if w.testified || w.witness == nil || w.in.Entry == nil || w.asLeft() {
 		return nil
 	}
-	old := w.witness.Applied(w.at.ref)
+	old := w.witness.Applied(w.at.Ref)
 	if old == nil || Digest(old) != w.in.Entry.Digest {
 		return nil // what was applied is not known
 	}
@@ -226,7 +229,7 @@ func (w *writer) testify(ctx context.Context) error {
 	if k := api.KindOf(in.Err); k == api.Transient || k == api.Waiting || ctx.Err() != nil {
 		return in.Err
 	}
-	err := w.witness.Found(ctx, w.at.ref, in)
+	err := w.witness.Found(ctx, w.at.Ref, in)
 	w.testified = err == nil
 	return err
 }
@@ -250,7 +253,7 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	if err != nil {
 		return failed(s.Object, err), false
 	}
-	out, err := w.c.apply(ctx, w.at, body, patchMode{dryRun: true, whole: true})
+	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{DryRun: true, Whole: true})
 	if apierrors.IsConflict(err) || w.versionMoved(ctx, err) || w.madeRoom(ctx, err) {
 		w.look(ctx)
 		return s, true
@@ -264,7 +267,7 @@ func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
 	if err != nil {
 		return w.rejected(ctx, s, err), false
 	}
-	if sameContent(w.in.Live, out.object) {
+	if sameContent(w.in.Live, out.Object) {
 		w.keepLive()
 		s.Action, s.Reason = api.Unchanged, "as in Git"
 		return s, false
@@ -292,7 +295,7 @@ func (w *writer) rejected(ctx context.Context, s plan.Step, cause error) plan.St
 func (w *writer) crowding(ctx context.Context, cause error) error {
 	in := w.in
 	if apierrors.IsInvalid(cause) && in.Live != nil {
-		if whole, err := w.c.get(ctx, w.at, ""); err == nil {
+		if whole, err := w.c.Get(ctx, w.at, ""); err == nil {
 			in.Live = whole
 		}
 	}
@@ -310,22 +313,22 @@ func (w *writer) recreate(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, recreateTimeout)
 	defer cancel()
-	err := w.c.delete(ctx, w.at, w.in.Live.GetUID())
+	err := w.c.Delete(ctx, w.at, w.in.Live.GetUID())
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("recreate: delete: %w", err)
 	}
-	if err := w.c.awaitGone(ctx, w.at); err != nil {
+	if err := w.c.AwaitGone(ctx, w.at); err != nil {
 		return fmt.Errorf("recreate: wait until the old object is gone: %w", err)
 	}
 	body, err := marshal(w.body, "", onlyIfAbsent)
 	if err != nil {
 		return err
 	}
-	out, err := w.c.apply(ctx, w.at, body, patchMode{})
+	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
 	if err != nil {
 		return fmt.Errorf("recreate: create: %w", err)
 	}
-	w.keep(out.meta)
+	w.keep(out.Meta)
 	return nil
 }
 
@@ -335,7 +338,7 @@ func (w *writer) yielding(ctx context.Context) (*unstructured.Unstructured, erro
 	if w.in.Live == nil {
 		return w.body, nil
 	}
-	rules := plan.RulesFor(w.at.ref, w.in.Drift)
+	rules := plan.RulesFor(w.at.Ref, w.in.Drift)
 	if w.left != nil && (plan.MayLeave(w.body) || plan.ScaledElsewhere(w.in.Live)) {
 		paths, err := w.left(ctx, w.body, w.in.Live)
 		if err != nil {
@@ -366,29 +369,29 @@ func (w *writer) toSend(ctx context.Context, uid, rv string) ([]byte, error) {
 // It reports whether to try again, which the callers do a few times within a second or so.
 // For a namespace that is not there nobody waits here: it may never come.
 func (w *writer) kindAppears(ctx context.Context, err error) bool {
-	switch _, reason := kindOf(err); reason {
-	case "KindMissing":
-		w.a.kinds.forget(w.at.ref.GVK().GroupKind())
-	case "NamespaceMissing":
-		ns := api.ObjectRef{Version: "v1", Kind: "Namespace", Name: w.at.ref.Namespace}
-		at, err := placeOf(ns, "namespaces")
+	switch _, reason := kube.KindOf(err); reason {
+	case kube.ReasonKindMissing:
+		w.a.server.Kinds.Forget(w.at.Ref.GVK().GroupKind())
+	case kube.ReasonNamespaceMissing:
+		ns := api.ObjectRef{Version: "v1", Kind: "Namespace", Name: w.at.Ref.Namespace}
+		at, err := kube.PlaceOf(ns, "namespaces")
 		if err != nil {
 			return false
 		}
-		live, err := w.a.own.get(ctx, at, metadataOnly)
+		live, err := w.a.server.Own.Get(ctx, at, kube.MetadataOnly)
 		if err != nil || live.GetDeletionTimestamp() != nil {
 			return false
 		}
 	default:
 		return false
 	}
-	return pause(ctx, 200*time.Millisecond) == nil
+	return kube.Pause(ctx, 200*time.Millisecond) == nil
 }
 
 // keep notes what the server answered.
-func (w *writer) keep(m answer) {
+func (w *writer) keep(m kube.Answer) {
 	w.entry = &api.InventoryEntry{
-		Object: w.at.ref, UID: string(m.UID), Digest: w.in.Digest,
+		Object: w.at.Ref, UID: string(m.UID), Digest: w.in.Digest,
 		ResourceVersion: m.ResourceVersion, Generation: m.Generation, MetaDigest: api.MetaDigest(&m),
 		Claimed: api.ClaimedAt(&m), Plain: plan.Plain(&m, w.in.Bundle, w.in.Drift), Scaled: w.scaled,
 	}
@@ -419,7 +422,7 @@ func (w *writer) passOver() {
 // keepLive notes the live object, as what was applied.
 func (w *writer) keepLive() {
 	l := w.in.Live
-	w.keep(answer{
+	w.keep(kube.Answer{
 		UID: l.GetUID(), ResourceVersion: l.GetResourceVersion(), Generation: l.GetGeneration(),
 		Labels: l.GetLabels(), Annotations: l.GetAnnotations(),
 		Finalizers: l.GetFinalizers(), OwnerReferences: l.GetOwnerReferences(), ManagedFields: l.GetManagedFields(),
@@ -434,13 +437,20 @@ func failed(ref api.ObjectRef, err error) plan.Step {
 	return plan.Step{Object: ref, Action: api.Failed, Reason: "the API server refused it", Err: err}
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
+// acceptable asks with a dry run, under another name, whether the API server would create the object.
+// Only an error that the object itself causes counts.
+func (a *Applier) acceptable(ctx context.Context, c *kube.Client, p kube.Place, obj *unstructured.Unstructured) error {
+	probe := obj.DeepCopy()
+	probe.SetName("")
+	probe.SetGenerateName("flotilla-check-")
+	_, err := c.Create(ctx, p.At.Collection(), probe.Object, "All")
+	var status apierrors.APIStatus
+	if err == nil || !errors.As(err, &status) {
+		return err
+	}
+	// What the object now holds (an address, a port) is free once it is gone.
+	if strings.Contains(err.Error(), "already allocated") {
 		return nil
 	}
+	return err
 }

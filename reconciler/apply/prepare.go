@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // serverFields of the metadata belong to the API server and are never sent.
@@ -34,7 +36,7 @@ func prepare(obj *unstructured.Unstructured, bundle string) (*unstructured.Unstr
 	}
 	labels[api.LabelManagedBy] = api.ManagedBy
 	if bundle != "" {
-		labels[api.LabelPartOf] = ApplySetID(bundle)
+		labels[api.LabelPartOf] = plan.ApplySetID(bundle)
 		labels[api.LabelBundle] = bundle
 	}
 	md["labels"] = labels
@@ -63,7 +65,7 @@ func encodeStringData(secret map[string]any) error {
 	for k, v := range plain {
 		s, ok := v.(string)
 		if !ok {
-			return &api.Error{Kind: api.Stalled, Reason: "Invalid", Field: "stringData." + k, Err: fmt.Errorf("the value is not a string")}
+			return &api.Error{Kind: api.Stalled, Reason: kube.ReasonInvalid, Field: "stringData." + k, Err: fmt.Errorf("the value is not a string")}
 		}
 		data[k] = base64.StdEncoding.EncodeToString([]byte(s))
 	}

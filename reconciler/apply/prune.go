@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -43,7 +41,7 @@ const goneTimeout = 45 * time.Second
 // What could not be deleted, or may not, or is not gone in time, stays in Result.Inventory.
 func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 	res := Result{Changes: api.ChangeSet{Bundle: req.Bundle}}
-	c, err := a.clientFor(req.Spec.ServiceAccount)
+	c, err := a.server.As(req.Spec.ServiceAccount)
 	if err != nil {
 		res.Inventory, res.Err = req.Entries, err
 		return res
@@ -61,7 +59,7 @@ func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 			s := r.step
 			change := api.Change{Object: s.Object, Action: s.Action, Reason: s.Reason}
 			if s.Err != nil {
-				s.Err = Classify(s.Object, "", s.Err)
+				s.Err = kube.Classify(s.Object, "", s.Err)
 				errs = append(errs, s.Err)
 				change.Error = s.Err.Error()
 				if stays == "" && (r.pending || plan.Custom(s.Object)) {
@@ -80,14 +78,14 @@ func (a *Applier) Prune(ctx context.Context, req PruneRequest) Result {
 		todo = todo[n:]
 	}
 	slices.SortFunc(res.Inventory, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
-	res.Err = join(errs)
+	res.Err = kube.Join(errs)
 	return res
 }
 
 // removal is what became of one entry.
 type removal struct {
 	step plan.Step
-	at   place
+	at   kube.Place
 	// live is the object as it was last seen; nil if it was not.
 	live *unstructured.Unstructured
 	// pending says that its deletion was accepted, and that it was not gone then.
@@ -96,7 +94,7 @@ type removal struct {
 
 // pruneStage deletes objects that do not wait for each other, and waits until they are gone.
 // Where something of an earlier stage stays, it deletes nothing.
-func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, entries []api.InventoryEntry, stays string) []removal {
+func (a *Applier) pruneStage(ctx context.Context, c *kube.Client, req PruneRequest, entries []api.InventoryEntry, stays string) []removal {
 	out := make([]removal, len(entries))
 	var wg sync.WaitGroup
 	for i, e := range entries {
@@ -132,9 +130,9 @@ func (a *Applier) pruneStage(ctx context.Context, c *client, req PruneRequest, e
 }
 
 // pruneObject looks at one object, asks plan, and deletes it if that is the answer.
-func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput) removal {
+func (a *Applier) pruneObject(ctx context.Context, c *kube.Client, in plan.PruneInput) removal {
 	for range maxTries {
-		at, live, err := a.identity(ctx, c, in.Entry.Object, metadataOnly)
+		at, live, err := a.server.Find(ctx, c, in.Entry.Object, kube.MetadataOnly)
 		switch {
 		case err == nil:
 			in.Sight, in.Live = plan.Present, live
@@ -147,7 +145,7 @@ func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput
 		if s.Next != plan.Delete {
 			return removal{step: s, at: at, live: in.Live, pending: s.Next == plan.Await && waitsToGo(in.Live)}
 		}
-		left, err := c.deleteOnly(ctx, at, live.GetUID(), "")
+		left, err := c.DeleteOnly(ctx, at, live.GetUID(), "")
 		switch {
 		case err == nil, apierrors.IsNotFound(err):
 			return removal{step: s, at: at, live: live, pending: waitsToGo(left)}
@@ -158,36 +156,7 @@ func (a *Applier) pruneObject(ctx context.Context, c *client, in plan.PruneInput
 		f.Reason = "could not be deleted"
 		return removal{step: f, at: at, live: live}
 	}
-	return removal{step: failed(in.Entry.Object, apierrors.NewConflict(groupResource(in.Entry.Object), in.Entry.Object.Name, errGone))}
-}
-
-// deleteOnly deletes an object if it still is the one that was seen; what is empty is not asked for.
-// It returns what is left of the object, nil if it is gone.
-func (c *client) deleteOnly(ctx context.Context, p place, uid types.UID, resourceVersion string) (*unstructured.Unstructured, error) {
-	propagation := metav1.DeletePropagationBackground
-	opts := metav1.DeleteOptions{
-		TypeMeta:          metav1.TypeMeta{APIVersion: "v1", Kind: "DeleteOptions"},
-		PropagationPolicy: &propagation, Preconditions: &metav1.Preconditions{},
-	}
-	if uid != "" {
-		opts.Preconditions.UID = &uid
-	}
-	if resourceVersion != "" {
-		opts.Preconditions.ResourceVersion = &resourceVersion
-	}
-	body, err := json.Marshal(opts)
-	if err != nil {
-		return nil, err
-	}
-	raw, _, err := send(ctx, p.at.On(c.rest.Delete()).SetHeader("Accept", metadataOnly).Body(body))
-	if err != nil {
-		return nil, err
-	}
-	left, err := decode(raw)
-	if err != nil || left.GetKind() == "Status" {
-		return nil, err
-	}
-	return left, nil
+	return removal{step: failed(in.Entry.Object, apierrors.NewConflict(kube.GroupResource(in.Entry.Object), in.Entry.Object.Name, kube.ErrGone))}
 }
 
 // waitsToGo reports whether what is left after a deletion is left to somebody's finalizer, and has to be waited for.
@@ -198,7 +167,7 @@ func waitsToGo(left *unstructured.Unstructured) bool {
 
 // awaitRemovals waits until the pending ones are gone, with one list and one watch for each kind and namespace,
 // and completes their steps.
-func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest, removals []removal) {
+func (a *Applier) awaitRemovals(ctx context.Context, c *kube.Client, req PruneRequest, removals []removal) {
 	waits, err := collectionAwaits(req.Bundle, removals)
 	if err != nil {
 		for i := range removals {
@@ -215,7 +184,7 @@ func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest
 		defer cancel()
 		errs := make(chan error, len(waits))
 		for _, w := range waits {
-			go func() { errs <- c.awaitAllGone(ctx, w) }()
+			go func() { errs <- c.AwaitAllGone(ctx, w) }()
 		}
 		var all []error
 		for range waits {
@@ -228,7 +197,7 @@ func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest
 		if !r.pending {
 			continue
 		}
-		if left := waits[r.at.at.Collection()].left[r.live.GetUID()]; left != nil {
+		if left := waits[r.at.At.Collection()].Left[r.live.GetUID()]; left != nil {
 			r.live = left
 			r.step = notGone(r.step.Object, left, err)
 			continue
@@ -238,26 +207,26 @@ func (a *Applier) awaitRemovals(ctx context.Context, c *client, req PruneRequest
 }
 
 // collectionAwaits groups the pending removals by their collections.
-func collectionAwaits(bundle string, removals []removal) (map[kube.Collection]*collectionAwait, error) {
-	ofBundle, err := kube.ByLabels(map[string]string{api.LabelPartOf: ApplySetID(bundle)})
+func collectionAwaits(bundle string, removals []removal) (map[kube.Collection]*kube.Going, error) {
+	ofBundle, err := kube.ByLabels(map[string]string{api.LabelPartOf: plan.ApplySetID(bundle)})
 	if err != nil {
 		return nil, err
 	}
-	waits := map[kube.Collection]*collectionAwait{}
+	waits := map[kube.Collection]*kube.Going{}
 	for _, r := range removals {
 		if !r.pending {
 			continue
 		}
-		in := r.at.at.Collection()
+		in := r.at.At.Collection()
 		w := waits[in]
 		if w == nil {
 			// For a single object this asks for no more rights than the object itself needs.
-			w = &collectionAwait{in: in, selector: kube.ByName(r.at.at.Name()), left: map[types.UID]*unstructured.Unstructured{}}
+			w = &kube.Going{In: in, Selector: kube.ByName(r.at.At.Name()), Left: map[types.UID]*unstructured.Unstructured{}}
 			waits[in] = w
 		} else {
-			w.selector = ofBundle
+			w.Selector = ofBundle
 		}
-		w.left[r.live.GetUID()] = r.live
+		w.Left[r.live.GetUID()] = r.live
 	}
 	return waits, nil
 }
@@ -265,7 +234,7 @@ func collectionAwaits(bundle string, removals []removal) (map[kube.Collection]*c
 // notGone is the step about an object whose deletion was accepted and that is still there. Nothing can take that back,
 // but what it needs to go must not be deleted before it.
 func notGone(ref api.ObjectRef, left *unstructured.Unstructured, cause error) plan.Step {
-	e := &api.Error{Kind: api.Waiting, Reason: "Terminating", After: waitAgain}
+	e := &api.Error{Kind: api.Waiting, Reason: "Terminating", After: kube.WaitAgain}
 	e.Err = fmt.Errorf("%s is being deleted, and waits for its finalizers %q", ref, left.GetFinalizers())
 	e.Hint = "they are removed by the controller that set them: see whether it runs"
 	if known, ok := errors.AsType[*api.Error](cause); ok && known.Reason == reasonSuperseded {
@@ -283,24 +252,24 @@ func (a *Applier) RemoveExtra(ctx context.Context, bundle api.RenderedBundle, li
 	ref := api.RefOf(live)
 	s := plan.RemoveExtra(bundle.Name, live)
 	if s.Next != plan.Delete {
-		return Classify(ref, "", s.Err)
+		return kube.Classify(ref, "", s.Err)
 	}
-	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	c, err := a.server.As(bundle.Spec.ServiceAccount)
 	if err != nil {
-		return Classify(ref, "", err)
+		return kube.Classify(ref, "", err)
 	}
 	release, err := a.acquire(ctx)
 	if err != nil {
-		return Classify(ref, "", err)
+		return kube.Classify(ref, "", err)
 	}
 	defer release()
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
-		return Classify(ref, "", err)
+		return kube.Classify(ref, "", err)
 	}
-	_, err = c.deleteOnly(ctx, at, live.GetUID(), live.GetResourceVersion())
+	_, err = c.DeleteOnly(ctx, at, live.GetUID(), live.GetResourceVersion())
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	return Classify(ref, "", err)
+	return kube.Classify(ref, "", err)
 }

@@ -17,12 +17,13 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // marked is the labels of an object that claims to be the bundle's.
 func (r *rig) marked() string {
 	return fmt.Sprintf("labels: {%s: %s, %s: %s, %s: %s}",
-		api.LabelManagedBy, api.ManagedBy, api.LabelPartOf, apply.ApplySetID(r.bundle), api.LabelBundle, r.bundle)
+		api.LabelManagedBy, api.ManagedBy, api.LabelPartOf, plan.ApplySetID(r.bundle), api.LabelBundle, r.bundle)
 }
 
 func TestRemoveExtraIsGuarded(t *testing.T) {
@@ -84,7 +85,7 @@ func TestRemoveExtraIsGuarded(t *testing.T) {
 
 // inventory is the whole inventory. It is asked for again like the agent does: it goes through the kinds of all bundles,
 // and one of a parallel test may not be served yet.
-func inventory(t *testing.T, a *apply.Applier) map[string][]api.InventoryEntry {
+func inventory(t *testing.T, a *target) map[string][]api.InventoryEntry {
 	t.Helper()
 	var all map[string][]api.InventoryEntry
 	var err error
@@ -346,7 +347,7 @@ func TestBuiltInNamespacesAreLetGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	label(`"` + apply.ApplySetID(r.bundle) + `"`)
+	label(`"` + plan.ApplySetID(r.bundle) + `"`)
 	defer label("null")
 	r.calls.setFault(func(req *http.Request) *http.Response {
 		if req.Method == http.MethodDelete {

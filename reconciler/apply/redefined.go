@@ -10,14 +10,15 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // definition is the CRD of the revision that defines an object's kind; nil if none does.
 func (r DiffRequest) definition(ref api.ObjectRef) *unstructured.Unstructured {
 	i := slices.IndexFunc(r.Coming, func(o *unstructured.Unstructured) bool {
-		_, defines := kindsOf(o)[ref.GVK()]
-		return defines && isCRD(api.RefOf(o))
+		_, defines := kube.KindsOf(o)[ref.GVK()]
+		return defines && kube.IsCRD(api.RefOf(o))
 	})
 	if i < 0 {
 		return nil
@@ -28,11 +29,11 @@ func (r DiffRequest) definition(ref api.ObjectRef) *unstructured.Unstructured {
 // liveDefinition reads the CRD as it is on the cluster; nil if it is not there.
 func (a *Applier) liveDefinition(ctx context.Context, crd *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	ref := api.RefOf(crd)
-	at, err := placeOf(ref, "customresourcedefinitions")
+	at, err := kube.PlaceOf(ref, "customresourcedefinitions")
 	if err != nil {
 		return nil, err
 	}
-	live, err := a.own.get(ctx, at, "")
+	live, err := a.server.Own.Get(ctx, at, "")
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -53,7 +54,7 @@ func (a *Applier) foreseeKind(ctx context.Context, r *run, req DiffRequest, in p
 	if err != nil {
 		return Difference{Step: failed(ref, err)}
 	}
-	at, live, err := a.identity(ctx, r.c, ref, "")
+	at, live, err := a.server.Find(ctx, r.c, ref, "")
 	switch {
 	case err == nil:
 		in.Sight, in.Live = plan.Present, live
@@ -79,12 +80,12 @@ func (a *Applier) foreseeKind(ctx context.Context, r *run, req DiffRequest, in p
 // redefined reports whether the API server may have refused an object only because it does not know yet
 // how the revision defines its kind.
 func (w *writer) redefined(ctx context.Context, req DiffRequest, err error) bool {
-	crd := req.definition(w.at.ref)
-	if _, reason := kindOf(err); crd == nil || reason != "SchemaMismatch" && reason != "Invalid" {
+	crd := req.definition(w.at.Ref)
+	if _, reason := kube.KindOf(err); crd == nil || reason != kube.ReasonSchemaMismatch && reason != kube.ReasonInvalid {
 		return false
 	}
 	live, err := w.a.liveDefinition(ctx, crd)
-	return err == nil && live != nil && !equality.Semantic.DeepEqual(schemaOf(crd, w.at.ref.Version), schemaOf(live, w.at.ref.Version))
+	return err == nil && live != nil && !equality.Semantic.DeepEqual(schemaOf(crd, w.at.Ref.Version), schemaOf(live, w.at.Ref.Version))
 }
 
 // schemaOf is the schema that a CRD has for a version.

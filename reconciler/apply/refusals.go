@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -37,7 +38,7 @@ func (r *refusals) note(in plan.Input, bundle string, s plan.Step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id := s.Object.ID()
-	if s.Action != api.Failed || api.KindOf(Classify(s.Object, "", s.Err)) != api.Stalled {
+	if s.Action != api.Failed || api.KindOf(kube.Classify(s.Object, "", s.Err)) != api.Stalled {
 		delete(r.known, id)
 		return
 	}

@@ -7,28 +7,29 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // Strip removes what others added to an object of ours, with a JSON patch (RFC 6902) that holds for
 // the object as it was compared and for no later one, and returns its new inventory entry.
 func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *unstructured.Unstructured, patch []byte) (api.InventoryEntry, error) {
 	ref := api.RefOf(live)
-	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	c, err := a.server.As(bundle.Spec.ServiceAccount)
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
 	release, err := a.acquire(ctx)
 	if err != nil {
-		return api.InventoryEntry{}, Classify(ref, "", err)
+		return api.InventoryEntry{}, kube.Classify(ref, "", err)
 	}
 	defer release()
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
-		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+		return api.InventoryEntry{}, kube.Classify(ref, bundle.Origin[ref.ID()], err)
 	}
-	now, err := c.patch(ctx, at, types.JSONPatchType, patch)
+	now, err := c.Patch(ctx, at, types.JSONPatchType, patch)
 	if err != nil {
-		return api.InventoryEntry{}, Classify(ref, bundle.Origin[ref.ID()], err)
+		return api.InventoryEntry{}, kube.Classify(ref, bundle.Origin[ref.ID()], err)
 	}
 	return api.InventoryEntry{
 		Object: ref, UID: string(now.UID), ResourceVersion: now.ResourceVersion, Generation: now.Generation,
@@ -41,25 +42,25 @@ func (a *Applier) Strip(ctx context.Context, bundle api.RenderedBundle, live *un
 // An object that changed since it was inspected is a conflict.
 func (a *Applier) Without(ctx context.Context, bundle api.RenderedBundle, in Inspection, patch []byte) (*unstructured.Unstructured, error) {
 	ref := api.RefOf(in.Live)
-	c, err := a.clientFor(bundle.Spec.ServiceAccount)
+	c, err := a.server.As(bundle.Spec.ServiceAccount)
 	if err != nil {
 		return nil, err
 	}
 	release, err := a.acquire(ctx)
 	if err != nil {
-		return nil, Classify(ref, "", err)
+		return nil, kube.Classify(ref, "", err)
 	}
 	defer release()
-	at, err := a.kinds.place(ref)
+	at, err := a.server.Kinds.Place(ref)
 	if err != nil {
-		return nil, Classify(ref, bundle.Origin[ref.ID()], err)
+		return nil, kube.Classify(ref, bundle.Origin[ref.ID()], err)
 	}
-	out, err := c.tryPatch(ctx, at, patch)
+	out, err := c.TryPatch(ctx, at, patch)
 	if err == nil {
 		return out, nil
 	}
-	if k, _ := kindOf(err); k == api.Transient || k == api.Waiting {
-		return nil, Classify(ref, bundle.Origin[ref.ID()], err)
+	if k, _ := kube.KindOf(err); k == api.Transient || k == api.Waiting {
+		return nil, kube.Classify(ref, bundle.Origin[ref.ID()], err)
 	}
-	return c.asNew(ctx, at, in.Desired), nil
+	return asNew(ctx, c, at, in.Desired), nil
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 func TestBootstrapAgainWritesNothing(t *testing.T) {
@@ -103,10 +105,7 @@ func TestSuspensionsSurviveAWrongClock(t *testing.T) {
 	}
 	defer func() { _ = r.Resume(t.Context(), s.Name) }()
 	ahead := func() time.Time { return time.Now().Add(48 * time.Hour) }
-	a, err := apply.New(apply.Config{REST: controlplanetest.RESTConfig(t), Now: ahead})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := connect(t, connection{rest: controlplanetest.RESTConfig(t), now: ahead})
 	all, err := a.Suspensions(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -124,10 +123,7 @@ func TestSuspendWithAWrongClock(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	slow := func() time.Time { return time.Now().Add(-12 * time.Minute) }
-	a, err := apply.New(apply.Config{REST: controlplanetest.RESTConfig(t), Now: slow})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := connect(t, connection{rest: controlplanetest.RESTConfig(t), now: slow})
 	order := api.Suspension{Scope: api.Scope{Bundles: []string{r.bundle}}, Reason: "INC-3", Actor: "ana", Until: slow().Add(10 * time.Minute)}
 	s, err := a.Suspend(t.Context(), order)
 	if err != nil {
@@ -179,7 +175,7 @@ func TestStatusIsWrittenOnceAndInventoryIsRebuilt(t *testing.T) {
 		return o
 	}
 	o := read()
-	if got := o.GetLabels()[api.LabelApplySetID]; got != apply.ApplySetID(r.bundle) {
+	if got := o.GetLabels()[api.LabelApplySetID]; got != plan.ApplySetID(r.bundle) {
 		t.Errorf("id label %q", got)
 	}
 	wantNotes := map[string]string{
@@ -343,24 +339,20 @@ func TestNewKindsAreAnnouncedFirst(t *testing.T) {
 
 func TestLease(t *testing.T) {
 	r := newRig(t) // makes the namespace
-	agent := func(challenge time.Duration) *apply.Applier {
+	agent := func(challenge time.Duration) *target {
 		cfg := rest.CopyConfig(controlplanetest.RESTConfig(t))
 		cfg.Wrap(r.calls.wrap)
-		a, err := apply.New(apply.Config{REST: cfg, Challenge: challenge})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a
+		return connect(t, connection{rest: cfg, challenge: challenge})
 	}
 	// Only the second holder falls silent: who challenges the first may wait for an answer that comes late.
-	one, two := agent(time.Second), agent(apply.DefaultChallenge)
+	one, two := agent(time.Second), agent(cluster.DefaultChallenge)
 	if err := one.AcquireLease(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
 	if err := one.AcquireLease(t.Context(), "one"); err != nil {
 		t.Errorf("the holder itself: %v", err)
 	}
-	life := func() apply.Life {
+	life := func() cluster.Life {
 		t.Helper()
 		l, err := r.Life(t.Context())
 		if err != nil {
@@ -369,14 +361,14 @@ func TestLease(t *testing.T) {
 		return l
 	}
 	starts := len(life().UncleanStarts)
-	if l := life(); l.State != apply.LifeAlive || l.Holder != "one" || starts == 0 || l.Age > 30 {
+	if l := life(); l.State != cluster.LifeAlive || l.Holder != "one" || starts == 0 || l.Age > 30 {
 		t.Errorf("of an agent that found its own lease, not given back: %+v", l)
 	}
 	reached := time.Now().Add(-time.Minute).UTC().Truncate(time.Second)
 	if err := one.RenewLease(t.Context(), "one", reached); err != nil {
 		t.Fatal(err)
 	}
-	if l := life(); l.State != apply.LifeAlive || l.Reached.Sub(reached).Abs() > 2*time.Second || len(l.UncleanStarts) != starts {
+	if l := life(); l.State != cluster.LifeAlive || l.Reached.Sub(reached).Abs() > 2*time.Second || len(l.UncleanStarts) != starts {
 		t.Errorf("of an agent that has renewed its lease: %+v", l)
 	}
 	if e := apiError(t, two.RenewLease(t.Context(), "two", reached)); e.Kind != api.Forbidden {
@@ -408,14 +400,14 @@ func TestLease(t *testing.T) {
 	if err := one.ReleaseLease(t.Context(), "one"); err != nil {
 		t.Fatal(err)
 	}
-	if l := life(); l.State != apply.LifeStopped || l.Reached.IsZero() {
+	if l := life(); l.State != cluster.LifeStopped || l.Reached.IsZero() {
 		t.Errorf("after the release: %+v", l)
 	}
 	r.calls.reset()
 	if err := two.AcquireLease(t.Context(), "two"); err != nil {
 		t.Errorf("after the release: %v", err)
 	}
-	if l := life(); l.State != apply.LifeAlive || len(l.UncleanStarts) != starts {
+	if l := life(); l.State != cluster.LifeAlive || len(l.UncleanStarts) != starts {
 		t.Errorf("who takes what was released has not come after a crash: %+v", l)
 	}
 	if n := r.calls.verbs()["PATCH"]; n != 0 {
@@ -443,7 +435,7 @@ func TestEventsAreBounded(t *testing.T) {
 	r := newRig(t)
 	ref := api.ObjectRef{Version: "v1", Kind: "ConfigMap", Namespace: r.ns, Name: "a"}
 	for range 5 {
-		r.Event(t.Context(), apply.EventRequest{Bundle: r.bundle, Object: ref, Type: "Warning", Reason: "Drifted", Message: "data.key"})
+		r.Event(t.Context(), cluster.EventRequest{Bundle: r.bundle, Object: ref, Type: "Warning", Reason: "Drifted", Message: "data.key"})
 	}
 	if n := r.calls.verbs()["POST"]; n != 1 {
 		t.Errorf("%d Events for one thing, want 1", n)
@@ -456,12 +448,12 @@ func TestEventsAreBounded(t *testing.T) {
 		t.Errorf("message %v", got)
 	}
 	for i := range 100 {
-		r.Event(t.Context(), apply.EventRequest{Object: ref, Type: "Normal", Reason: "Applied", Message: strings.Repeat("x", i)})
+		r.Event(t.Context(), cluster.EventRequest{Object: ref, Type: "Normal", Reason: "Applied", Message: strings.Repeat("x", i)})
 	}
 	if n := r.calls.verbs()["POST"]; n > 25 {
 		t.Errorf("%d Events written in a burst", n)
 	}
-	r.Event(t.Context(), apply.EventRequest{Object: ref, Type: "Warning", Reason: "Failed", Message: "late"})
+	r.Event(t.Context(), cluster.EventRequest{Object: ref, Type: "Warning", Reason: "Failed", Message: "late"})
 	list, err = r.dyn.Resource(resources["Event"]).Namespace(r.ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=Failed"})
 	if err != nil || len(list.Items) != 1 {
 		t.Errorf("a warning was lost in routine: %v, %d", err, len(list.Items))

@@ -1,6 +1,19 @@
-// Package kube says where an API server has things. It promises that no name, wherever it comes from, reaches a
-// place other than its own: each part of an address is checked before it becomes one segment of a URL's path,
-// and the address of an object never is that of a collection. It never sends a request and never reads an answer.
+// Package kube is the way to one API server: where it has things, what it serves, and the requests to it.
+//
+// It promises that no name, wherever it comes from, reaches a place other than its own: each part of an address is
+// checked before it becomes one segment of a URL's path, and the address of an object never is that of a collection.
+// It promises, too, that every error says what it asks for: stop, wait, or try again (see Classify).
+// It never decides about an object, and never says by itself what is written.
+//
+//	kube.go        addresses, and what narrows a list
+//	server.go      the connection, and who speaks
+//	client.go      requests as one identity, and the server's clock
+//	await.go       waiting by a list and a watch
+//	kinds.go       under which address a kind is served, and which namespace an object has
+//	find.go        an object in whatever version it is served
+//	facts.go       what rendering may know of the cluster
+//	fairness.go    sparing an API server that does not spare itself
+//	errors.go      what an answer asks for
 package kube
 
 import (

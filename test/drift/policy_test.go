@@ -16,7 +16,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // labelled is a ConfigMap by hand that carries labels, as YAML between braces.
@@ -27,13 +27,13 @@ func labelled(name, labels string) string {
 // An object with our full marks that is not in Git is extra; one with marks that only look like ours is nobody's business.
 func TestExtraObjects(t *testing.T) {
 	r := start(t, marked(files{"app/bundle.yaml": bundle("drift: {extra: report}")}))
-	set := apply.ApplySetID(r.Text("NS-app"))
+	set := plan.ApplySetID(r.Text("NS-app"))
 	strangers := []string{
 		labelled("no-manager", "applyset.kubernetes.io/part-of: "+set),
 		labelled("other-manager", "app.kubernetes.io/managed-by: Helm, applyset.kubernetes.io/part-of: "+set),
 		labelled("no-set", "app.kubernetes.io/managed-by: flotilla"),
 		labelled("other-set", "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: applyset-x-v1"),
-		labelled("other-bundle", "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: "+apply.ApplySetID("nobody")),
+		labelled("other-bundle", "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: "+plan.ApplySetID("nobody")),
 		configMap("plain", "x"),
 	}
 	for _, s := range strangers {
@@ -182,7 +182,7 @@ func TestDriftAnnotationWhereExtraIsRemoved(t *testing.T) {
 	r.is("cm/c", "data.key", "one")
 	r.is("cm/c", "metadata.annotations.flotilla|dev/ssa", "<nil>")
 	// For what Git does not have, nobody else speaks either. What deletes nothing is another matter.
-	set := "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: " + apply.ApplySetID(r.Text("NS-app"))
+	set := "app.kubernetes.io/managed-by: flotilla, applyset.kubernetes.io/part-of: " + plan.ApplySetID(r.Text("NS-app"))
 	for name, order := range map[string]string{"extra": "drift: ignore", "kept": "prune: disabled"} {
 		r.create("cm/", strings.Replace(labelled(name, set), "labels:", "annotations: {flotilla.dev/"+order+"}, labels:", 1))
 	}

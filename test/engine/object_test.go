@@ -19,7 +19,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 func TestObject_declaredByTwoBundles(t *testing.T) {
@@ -64,7 +64,7 @@ func TestObject_movedBetweenBundles(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if want := apply.ApplySetID(r.NS + "-" + bundle); m.Labels[api.LabelPartOf] != want {
+			if want := plan.ApplySetID(r.NS + "-" + bundle); m.Labels[api.LabelPartOf] != want {
 				return fmt.Errorf("it belongs to %s", m.Labels[api.LabelBundle])
 			}
 			if m.UID != uids[name] {

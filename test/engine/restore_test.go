@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 func TestRestore_editsAndDeletedFields(t *testing.T) {
@@ -90,7 +90,7 @@ func TestRestore_objectAndItsNamespace(t *testing.T) {
 // markers are the labels of an object that belongs to a bundle.
 func markers(bundle string) map[string]string {
 	return map[string]string{
-		api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: apply.ApplySetID(bundle), api.LabelBundle: bundle,
+		api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(bundle), api.LabelBundle: bundle,
 	}
 }
 

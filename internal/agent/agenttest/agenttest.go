@@ -33,7 +33,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
 	"github.com/flotilla-fleet/flotilla/internal/sandbox"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/render/engine"
 )
 
@@ -74,7 +73,7 @@ type Rig struct {
 	// Kube writes as the field manager kubectl-edit. It does not go through the proxy, and neither do the other two.
 	Kube    kubernetes.Interface
 	Dynamic dynamic.Interface
-	Applier *apply.Applier
+	Applier *agent.Target
 	// Patience is how long Eventually waits: the constant of that name, unless a test of very many objects sets it.
 	Patience time.Duration
 
@@ -143,7 +142,7 @@ func New(t testing.TB, cfg Config) *Rig {
 	if r.Dynamic, err = dynamic.NewForConfig(direct); err != nil {
 		t.Fatal(err)
 	}
-	if r.Applier, err = apply.New(apply.Config{REST: direct}); err != nil {
+	if r.Applier, err = agent.Connect(agent.TargetConfig{REST: direct}); err != nil {
 		t.Fatal(err)
 	}
 	files := map[string]string{"clusters/one/cluster.yaml": clusterYAML}

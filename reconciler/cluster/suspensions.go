@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"cmp"
@@ -48,15 +48,15 @@ type suspensionSpec struct {
 //
 // Ends are given in our own time: if our clock differs from the API server's, they are moved,
 // so that a wrong clock on our side neither ends nor prolongs a suspension.
-func (a *Applier) Suspensions(ctx context.Context) (api.Suspensions, error) {
+func (c *Client) Suspensions(ctx context.Context) (api.Suspensions, error) {
 	in, err := suspensions()
 	if err != nil {
 		return nil, err
 	}
 	var out api.Suspensions
 	var bad []error
-	err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
-		s, err := a.suspension(o)
+	err = c.server.Own.List(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
+		s, err := c.suspension(o)
 		if err != nil {
 			bad = append(bad, err)
 		}
@@ -66,27 +66,23 @@ func (a *Applier) Suspensions(ctx context.Context) (api.Suspensions, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, Classify(api.ObjectRef{Group: api.Group, Kind: api.KindSuspension, Name: "*"}, "", err)
+		return nil, kube.Classify(api.ObjectRef{Group: api.Group, Kind: api.KindSuspension, Name: "*"}, "", err)
 	}
 	slices.SortFunc(out, func(x, y api.Suspension) int { return strings.Compare(x.Name, y.Name) })
 	return out, errors.Join(bad...)
 }
 
 // suspension reads one Suspension object, its end in our own time.
-func (a *Applier) suspension(o *unstructured.Unstructured) (api.Suspension, error) {
+func (c *Client) suspension(o *unstructured.Unstructured) (api.Suspension, error) {
 	s, err := api.DecodeSuspension(o)
-	s.Until = s.Until.Add(-a.clock.Skew())
+	s.Until = s.Until.Add(-c.server.ClockSkew())
 	return s, err
 }
-
-// ClockSkew is what to add to this machine's time to get the API server's; zero where they agree.
-// Ends of suspensions that were read elsewhere are in the server's time.
-func (a *Applier) ClockSkew() time.Duration { return a.clock.Skew() }
 
 // Suspend creates a suspension and returns it as stored.
 // Without a name it gets one; without an actor, the name that the API server knows us by.
 // The end is given in our own time. One that has ended by the API server's time is an error.
-func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension, error) {
+func (c *Client) Suspend(ctx context.Context, s api.Suspension) (api.Suspension, error) {
 	if err := cmp.Or(s.Scope.Validate(), s.CheckNames()); err != nil {
 		return api.Suspension{}, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
 	}
@@ -96,24 +92,24 @@ func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension
 	}
 	// The end is moved into the API server's time, which any answer tells, even a refusal.
 	// Where there is none, the create below says why.
-	_, _, _ = send(ctx, kube.ServerVersion(a.own.rest.Get()))
+	_, _ = c.server.Version(ctx)
 	if s.Actor == "" {
-		s.Actor = a.whoAmI(ctx)
+		s.Actor = c.whoAmI(ctx)
 	}
 	obj := suspensionObject{
 		APIVersion: api.APIVersion, Kind: api.KindSuspension,
 		Metadata: suspensionMeta{Name: s.Name},
-		Spec:     suspensionSpec{Scope: s.Scope, Reason: s.Reason, Until: s.Until.Add(a.clock.Skew()).UTC().Truncate(time.Second), Actor: s.Actor},
+		Spec:     suspensionSpec{Scope: s.Scope, Reason: s.Reason, Until: s.Until.Add(c.server.ClockSkew()).UTC().Truncate(time.Second), Actor: s.Actor},
 	}
 	if s.Name == "" {
 		obj.Metadata.GenerateName = "suspension-"
 	}
 	ref := api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindSuspension, Name: s.Name}
-	raw, err := a.own.create(ctx, in, obj, "")
+	raw, err := c.server.Own.Create(ctx, in, obj, "")
 	if err != nil {
-		return api.Suspension{}, Classify(ref, "", err)
+		return api.Suspension{}, kube.Classify(ref, "", err)
 	}
-	stored, err := decode(raw)
+	stored, err := kube.Decode(raw)
 	if err != nil {
 		return api.Suspension{}, err
 	}
@@ -127,40 +123,40 @@ func (a *Applier) Suspend(ctx context.Context, s api.Suspension) (api.Suspension
 	}
 	if err != nil {
 		// What holds nothing, or not what was meant, must not stay behind.
-		return api.Suspension{}, errors.Join(err, a.Resume(ctx, made.Name))
+		return api.Suspension{}, errors.Join(err, c.Resume(ctx, made.Name))
 	}
-	return a.suspension(stored)
+	return c.suspension(stored)
 }
 
 // Resume deletes a suspension. One that is gone already is no error.
-func (a *Applier) Resume(ctx context.Context, name string) error {
+func (c *Client) Resume(ctx context.Context, name string) error {
 	ref := api.ObjectRef{Group: api.Group, Version: api.Version, Kind: api.KindSuspension, Name: name}
 	err := api.CheckSuspensionName(name)
 	if err != nil {
 		return err
 	}
-	at, err := placeOf(ref, "suspensions")
+	at, err := kube.PlaceOf(ref, "suspensions")
 	if err == nil {
-		err = a.own.delete(ctx, at, "")
+		err = c.server.Own.Delete(ctx, at, "")
 	}
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	return Classify(ref, "", err)
+	return kube.Classify(ref, "", err)
 }
 
 // whoAmI is the user name that the API server knows us by; empty if it does not tell.
-func (a *Applier) whoAmI(ctx context.Context) string {
+func (c *Client) whoAmI(ctx context.Context) string {
 	reviews, err := kube.Address{Group: "authentication.k8s.io", Version: "v1", Resource: "selfsubjectreviews"}.Collection()
 	if err != nil {
 		return ""
 	}
-	raw, err := a.own.create(ctx, reviews,
+	raw, err := c.server.Own.Create(ctx, reviews,
 		map[string]any{"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}, "")
 	if err != nil {
 		return ""
 	}
-	o, err := decode(raw)
+	o, err := kube.Decode(raw)
 	if err != nil {
 		return ""
 	}

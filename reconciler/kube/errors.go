@@ -1,4 +1,4 @@
-package apply
+package kube
 
 import (
 	"context"
@@ -21,8 +21,22 @@ import (
 // When something that resolves itself is tried again: soon, where it most often takes no longer than a start
 // of a Pod or a write by another bundle. Whoever tries again and again does so less and less often.
 const (
-	waitAgain = 5 * time.Second
+	WaitAgain = 5 * time.Second
 	waitSoon  = time.Second
+)
+
+// Reasons of errors that somebody asks for.
+const (
+	// ReasonKindMissing: nothing serves the object's kind, or not in its version.
+	ReasonKindMissing = "KindMissing"
+	// ReasonNamespaceMissing: there is no such namespace.
+	ReasonNamespaceMissing = "NamespaceMissing"
+	// ReasonSchemaMismatch: the object does not fit its schema.
+	ReasonSchemaMismatch = "SchemaMismatch"
+	// ReasonInvalid: the API server found something wrong with the object.
+	ReasonInvalid = "Invalid"
+	// ReasonConflict: the object changed meanwhile.
+	ReasonConflict = "Conflict"
 )
 
 // untyped is how server-side apply says that an object does not fit its schema; it comes as an internal error.
@@ -43,15 +57,15 @@ func Classify(ref api.ObjectRef, origin string, err error) error {
 		return &c
 	}
 	e := &api.Error{File: origin}
-	e.Kind, e.Reason = kindOf(err)
+	e.Kind, e.Reason = KindOf(err)
 	switch e.Reason {
-	case "KindMissing":
+	case ReasonKindMissing:
 		e.Hint = "no CRD or API server offers this kind yet"
-	case "SchemaMismatch":
+	case ReasonSchemaMismatch:
 		if m := untyped.FindStringSubmatch(err.Error()); m != nil {
 			e.Field = strings.TrimPrefix(m[1], ".")
 		}
-	case "Invalid":
+	case ReasonInvalid:
 		var st apierrors.APIStatus
 		if errors.As(err, &st) && st.Status().Details != nil && len(st.Status().Details.Causes) > 0 {
 			if f := st.Status().Details.Causes[0].Field; f != "<nil>" {
@@ -61,13 +75,13 @@ func Classify(ref api.ObjectRef, origin string, err error) error {
 	}
 	if e.Err = fmt.Errorf("%s: %w", ref, err); isSecret(ref) && !valueless[e.Reason] {
 		e.Err = fmt.Errorf("%s: %s", ref, withheld(err))
-		if e.Reason == "SchemaMismatch" {
+		if e.Reason == ReasonSchemaMismatch {
 			e.Hint = "values below data are strings of base64; plain text goes below stringData, as a string too"
 		}
 	}
 	if e.Kind == api.Waiting {
-		e.After = waitAgain
-		if e.Reason == "WebhookNotReady" || e.Reason == "NamespaceMissing" {
+		e.After = WaitAgain
+		if e.Reason == "WebhookNotReady" || e.Reason == ReasonNamespaceMissing {
 			e.After = waitSoon
 		}
 	}
@@ -78,8 +92,8 @@ func isSecret(ref api.ObjectRef) bool { return ref.Group == "" && ref.Kind == "S
 
 // valueless are the reasons of errors that repeat nothing of what an object holds.
 var valueless = map[string]bool{
-	"Cancelled": true, "WebhookNotReady": true, "KindMissing": true, "NamespaceMissing": true, "NamespaceTerminating": true, "KindTerminating": true,
-	"QuotaExceeded": true, "AccessDenied": true, "Conflict": true, "TooManyRequests": true, "Timeout": true, "Unreachable": true, "NotFound": true,
+	"Cancelled": true, "WebhookNotReady": true, ReasonKindMissing: true, ReasonNamespaceMissing: true, "NamespaceTerminating": true, "KindTerminating": true,
+	"QuotaExceeded": true, "AccessDenied": true, ReasonConflict: true, "TooManyRequests": true, "Timeout": true, "Unreachable": true, "NotFound": true,
 }
 
 // withheld is an error about a Secret in words that may be shown: the API server, and what it asks, quote the values that they refuse.
@@ -96,8 +110,8 @@ func withheld(err error) string {
 	return instead
 }
 
-// kindOf is the table from the API server's answers to kinds.
-func kindOf(err error) (api.ErrorKind, string) {
+// KindOf is the table from the API server's answers to kinds.
+func KindOf(err error) (api.ErrorKind, string) {
 	msg := err.Error()
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -105,11 +119,11 @@ func kindOf(err error) (api.ErrorKind, string) {
 	case strings.Contains(msg, "failed calling webhook"):
 		return api.Waiting, "WebhookNotReady"
 	case strings.Contains(msg, "failed to create typed patch object"):
-		return api.Stalled, "SchemaMismatch"
+		return api.Stalled, ReasonSchemaMismatch
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err) && strings.Contains(msg, "could not find the requested resource"):
-		return api.Waiting, "KindMissing"
+		return api.Waiting, ReasonKindMissing
 	case apierrors.IsNotFound(err) && strings.Contains(msg, `namespaces "`):
-		return api.Waiting, "NamespaceMissing"
+		return api.Waiting, ReasonNamespaceMissing
 	case apierrors.HasStatusCause(err, corev1NamespaceTerminating):
 		return api.Waiting, "NamespaceTerminating"
 	case apierrors.IsForbidden(err) && strings.Contains(msg, "custom resource definition is terminating"):
@@ -121,12 +135,12 @@ func kindOf(err error) (api.ErrorKind, string) {
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
 		return api.Forbidden, "AccessDenied"
 	case apierrors.IsInvalid(err):
-		return api.Stalled, "Invalid"
+		return api.Stalled, ReasonInvalid
 	case apierrors.IsBadRequest(err), apierrors.IsMethodNotSupported(err), apierrors.IsRequestEntityTooLargeError(err),
 		apierrors.IsUnsupportedMediaType(err), apierrors.IsNotAcceptable(err):
 		return api.Stalled, "Refused"
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err):
-		return api.Transient, "Conflict"
+		return api.Transient, ReasonConflict
 	case apierrors.IsTooManyRequests(err):
 		return api.Transient, "TooManyRequests"
 	case apierrors.IsServerTimeout(err), apierrors.IsTimeout(err), errors.Is(err, context.DeadlineExceeded):
@@ -152,9 +166,9 @@ func unreachable(err error) bool {
 // worst orders kinds by which one a whole bundle's error should show.
 var worst = map[api.ErrorKind]int{api.Internal: 5, api.Transient: 4, api.Waiting: 3, api.Forbidden: 2, api.Stalled: 1}
 
-// join makes one error of the errors of a bundle's objects. Its kind is the one that is tried again soonest:
+// Join makes one error of the errors of a bundle's objects. Its kind is the one that is tried again soonest:
 // as long as one object's error may go away by itself, the bundle is tried again.
-func join(errs []error) error {
+func Join(errs []error) error {
 	if len(errs) == 0 {
 		return nil
 	}
@@ -206,3 +220,5 @@ func (e *objectsError) Error() string {
 
 // Unwrap returns the objects' errors.
 func (e *objectsError) Unwrap() []error { return e.errs }
+
+var ErrGone = errors.New("it disappeared meanwhile")

@@ -1,4 +1,4 @@
-package apply_test
+package kube_test
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // An error about a Secret says what is wrong where, and never a value; one about anything else says all.
@@ -39,8 +39,8 @@ func TestClassifyWithholdsValuesOfSecrets(t *testing.T) {
 		"of no API server": {errors.New("somewhere a pipe broke"), "Unexpected", "", false},
 	} {
 		for _, ref := range []api.ObjectRef{{Version: "v1", Kind: "Secret", Namespace: "ns", Name: "s"}, {Group: "x.io", Version: "v1", Kind: "Secret", Namespace: "ns", Name: "s"}} {
-			err := apply.Classify(ref, "app/s.yaml", fmt.Errorf("recreate: create: %w", tt.err))
-			e := apiError(t, err)
+			err := kube.Classify(ref, "app/s.yaml", fmt.Errorf("recreate: create: %w", tt.err))
+			e := classified(t, err)
 			if e.Reason != tt.reason || e.Field != tt.field || e.File != "app/s.yaml" || !strings.Contains(err.Error(), ref.String()+": recreate: create: ") {
 				t.Errorf("%s: %+v: %v", name, e, err)
 			}
@@ -64,8 +64,18 @@ func TestClassifyWaitsForWhatGoes(t *testing.T) {
 		"KindTerminating":      apierrors.NewForbidden(things, "one", errors.New("create not allowed while custom resource definition is terminating")),
 		"KindMissing":          &apierrors.StatusError{ErrStatus: metav1.Status{Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound, Message: "the server could not find the requested resource"}},
 	} {
-		if e := apiError(t, apply.Classify(ref, "app/x.yaml", err)); e.Kind != api.Waiting || e.Reason != reason || e.After <= 0 {
+		if e := classified(t, kube.Classify(ref, "app/x.yaml", err)); e.Kind != api.Waiting || e.Reason != reason || e.After <= 0 {
 			t.Errorf("%s: %+v", reason, e)
 		}
 	}
+}
+
+// classified is the first api.Error in err.
+func classified(t *testing.T, err error) *api.Error {
+	t.Helper()
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
+		t.Fatalf("error %v is not an api.Error", err)
+	}
+	return e
 }

@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 //go:embed crds/suspensions.yaml
@@ -23,8 +24,8 @@ func CRDs() [][]byte { return [][]byte{suspensionCRD, bundleDeploymentCRD} }
 
 // Bootstrap makes sure that flotilla's namespace and CRDs are there and served.
 // A namespace that is there is left as it is: its labels belong to whoever installed it.
-func (a *Applier) Bootstrap(ctx context.Context) error {
-	if err := a.ensureNamespace(ctx); err != nil {
+func (c *Client) Bootstrap(ctx context.Context) error {
+	if err := c.ensureNamespace(ctx); err != nil {
 		return err
 	}
 	var crds []*unstructured.Unstructured
@@ -36,29 +37,29 @@ func (a *Applier) Bootstrap(ctx context.Context) error {
 		crds = append(crds, crd)
 	}
 	for _, crd := range crds {
-		if err := a.own.ensure(ctx, a.kinds, crd); err != nil {
-			return Classify(api.RefOf(crd), "", fmt.Errorf("bootstrap: %w", err))
+		if err := c.ensure(ctx, crd); err != nil {
+			return kube.Classify(api.RefOf(crd), "", fmt.Errorf("bootstrap: %w", err))
 		}
-		a.kinds.learn(crd)
+		c.server.Kinds.Learn(crd)
 	}
 	// The API server establishes them at the same time.
 	for _, crd := range crds {
 		ref := api.RefOf(crd)
-		if err := a.awaitEstablished(ctx, ref); err != nil {
-			return Classify(ref, "", fmt.Errorf("bootstrap: wait until it is established: %w", err))
+		if err := c.server.AwaitEstablished(ctx, ref); err != nil {
+			return kube.Classify(ref, "", fmt.Errorf("bootstrap: wait until it is established: %w", err))
 		}
 	}
 	return nil
 }
 
 // ensureNamespace makes flotilla's namespace where it is missing.
-func (a *Applier) ensureNamespace(ctx context.Context) error {
+func (c *Client) ensureNamespace(ctx context.Context) error {
 	ns := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": api.SystemNamespace},
 	}}
-	live, err := a.Live(ctx, api.RefOf(ns))
+	live, err := c.server.Live(ctx, api.RefOf(ns))
 	if err == nil && live == nil {
-		err = Classify(api.RefOf(ns), "", a.own.ensure(ctx, a.kinds, ns))
+		err = kube.Classify(api.RefOf(ns), "", c.ensure(ctx, ns))
 	}
 	if err != nil {
 		return fmt.Errorf("bootstrap: %w", err)
@@ -67,8 +68,8 @@ func (a *Applier) ensureNamespace(ctx context.Context) error {
 }
 
 // ensure applies an object of flotilla's own. Server-side apply writes nothing if nothing changes.
-func (c *client) ensure(ctx context.Context, k *kinds, obj *unstructured.Unstructured) error {
-	at, err := k.place(api.RefOf(obj))
+func (c *Client) ensure(ctx context.Context, obj *unstructured.Unstructured) error {
+	at, err := c.server.Kinds.Place(api.RefOf(obj))
 	if err != nil {
 		return err
 	}
@@ -76,6 +77,6 @@ func (c *client) ensure(ctx context.Context, k *kinds, obj *unstructured.Unstruc
 	if err != nil {
 		return err
 	}
-	_, err = c.apply(ctx, at, body, patchMode{})
+	_, err = c.server.Own.Apply(ctx, at, body, kube.Mode{})
 	return err
 }

@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"strings"
@@ -10,7 +10,7 @@ import (
 
 // The condition has room for a few objects only. How many more there are is told, however long the messages of the few are.
 func TestConditions_tellHowManyMore(t *testing.T) {
-	a := &Applier{now: time.Now}
+	c := &Client{now: time.Now}
 	long := strings.Repeat("no ", 1000)
 	for name, tt := range map[string]struct {
 		status api.BundleStatus
@@ -24,15 +24,15 @@ func TestConditions_tellHowManyMore(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tt.status.Drifted, tt.status.Objects = 9, 9
 			var d bundleDeployment
-			d.Status.Conditions = a.conditions(tt.status, nil)
+			d.Status.Conditions = c.conditions(tt.status, nil)
 			read := d.bundleStatus()
 			told := strings.Join(append(read.Uncorrected, read.Contested...), "\n")
 			if !strings.Contains(told, tt.more) || (tt.more == "") != !strings.Contains(told, "more") {
 				t.Errorf("it tells %q", told)
 			}
-			for _, c := range d.Status.Conditions {
-				if len(c.Message) > maxMessage+len(" …") {
-					t.Errorf("a message of %d bytes", len(c.Message))
+			for _, told := range d.Status.Conditions {
+				if len(told.Message) > maxMessage+len(" …") {
+					t.Errorf("a message of %d bytes", len(told.Message))
 				}
 			}
 		})

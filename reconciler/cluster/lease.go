@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -27,6 +28,8 @@ const (
 	// DefaultChallenge is how long a holder has to answer.
 	DefaultChallenge = 10 * time.Second
 	challengePoll    = 250 * time.Millisecond
+	// releaseTries bounds how often a release is tried that challenges conflict with.
+	releaseTries = 5
 )
 
 // leaseTime is how Leases write their times.
@@ -60,27 +63,27 @@ func LeaseRef() api.ObjectRef {
 	return api.ObjectRef{Group: "coordination.k8s.io", Version: "v1", Kind: "Lease", Namespace: api.SystemNamespace, Name: leaseName}
 }
 
-func leasePlace() (place, error) { return placeOf(LeaseRef(), "leases") }
+func leasePlace() (kube.Place, error) { return kube.PlaceOf(LeaseRef(), "leases") }
 
 // AcquireLease makes this agent the only one on the cluster.
 // The holder itself has it at once. Another agent gets it when the holder released it or does not answer a challenge;
 // otherwise the error's kind is Forbidden and names the holder.
-func (a *Applier) AcquireLease(ctx context.Context, identity string) error {
-	return Classify(LeaseRef(), "", a.acquireLease(ctx, identity))
+func (c *Client) AcquireLease(ctx context.Context, identity string) error {
+	return kube.Classify(LeaseRef(), "", c.acquireLease(ctx, identity))
 }
 
-func (a *Applier) acquireLease(ctx context.Context, identity string) error {
-	l, found, err := a.readLease(ctx)
+func (c *Client) acquireLease(ctx context.Context, identity string) error {
+	l, found, err := c.readLease(ctx)
 	if err != nil {
 		return err
 	}
 	unclean := l.Spec.HolderIdentity != "" // nobody has given it back
 	if holder := l.Spec.HolderIdentity; holder != "" && holder != identity {
-		if l, found, err = a.challenge(ctx, identity, l); err != nil {
+		if l, found, err = c.challenge(ctx, identity, l); err != nil {
 			return err
 		}
 	}
-	now := a.serverNow()
+	now := c.serverNow()
 	if unclean && l.Spec.HolderIdentity != "" {
 		l.startedUnclean(parseTime(leaseTime, now))
 	}
@@ -92,11 +95,11 @@ func (a *Applier) acquireLease(ctx context.Context, identity string) error {
 		}
 	}
 	l.Spec.HolderIdentity, l.Spec.RenewTime = identity, now
-	return a.writeLease(ctx, l, found)
+	return c.writeLease(ctx, l, found)
 }
 
 // challenge asks the holder whether it lives. It returns the lease as it is when there was no answer.
-func (a *Applier) challenge(ctx context.Context, identity string, held lease) (lease, bool, error) {
+func (c *Client) challenge(ctx context.Context, identity string, held lease) (lease, bool, error) {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]string{annotationChallenge: identity}}})
 	if err != nil {
 		return lease{}, false, err
@@ -105,13 +108,13 @@ func (a *Applier) challenge(ctx context.Context, identity string, held lease) (l
 	if err != nil {
 		return lease{}, false, err
 	}
-	if _, err := a.own.patch(ctx, at, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
+	if _, err := c.server.Own.Patch(ctx, at, types.MergePatchType, patch); err != nil && !apierrors.IsNotFound(err) {
 		return lease{}, false, err
 	}
-	ctxWait, cancel := context.WithTimeout(ctx, a.challengeFor)
+	ctxWait, cancel := context.WithTimeout(ctx, c.challengeFor)
 	defer cancel()
 	for {
-		l, found, err := a.readLease(ctx)
+		l, found, err := c.readLease(ctx)
 		switch {
 		case err != nil:
 			return lease{}, false, err
@@ -124,11 +127,11 @@ func (a *Applier) challenge(ctx context.Context, identity string, held lease) (l
 				Hint: "stop it first",
 			}
 		}
-		if pause(ctxWait, challengePoll) != nil {
+		if kube.Pause(ctxWait, challengePoll) != nil {
 			if ctx.Err() != nil {
 				return lease{}, false, ctx.Err()
 			}
-			a.log.Warn("the agent that held this cluster does not answer", "holder", l.Spec.HolderIdentity)
+			c.log.Warn("the agent that held this cluster does not answer", "holder", l.Spec.HolderIdentity)
 			return l, found, nil
 		}
 	}
@@ -136,20 +139,20 @@ func (a *Applier) challenge(ctx context.Context, identity string, held lease) (l
 
 // AnswerLease answers a challenge. It is to be called whenever the watch sees the Lease change.
 // The error's kind is Forbidden when another agent holds the cluster: then this one must stop.
-func (a *Applier) AnswerLease(ctx context.Context, identity string) error {
-	l, found, err := a.readLease(ctx)
+func (c *Client) AnswerLease(ctx context.Context, identity string) error {
+	l, found, err := c.readLease(ctx)
 	switch {
 	case err != nil:
-		return Classify(LeaseRef(), "", err)
+		return kube.Classify(LeaseRef(), "", err)
 	case !found:
-		return a.AcquireLease(ctx, identity) // somebody deleted it
+		return c.AcquireLease(ctx, identity) // somebody deleted it
 	case l.Spec.HolderIdentity != identity:
 		return l.heldBy(identity)
 	case l.Metadata.Annotations[annotationChallenge] == "":
 		return nil
 	}
-	l.Spec.RenewTime = a.serverNow()
-	return Classify(LeaseRef(), "", a.writeLease(ctx, l, found))
+	l.Spec.RenewTime = c.serverNow()
+	return kube.Classify(LeaseRef(), "", c.writeLease(ctx, l, found))
 }
 
 // heldBy returns an error if another agent holds the lease.
@@ -166,29 +169,29 @@ func (l lease) heldBy(identity string) error {
 
 // ReleaseLease lets the next agent in at once. It does nothing if another one holds the lease.
 // A challenge that comes at the same moment changes the lease, so a conflict is tried again.
-func (a *Applier) ReleaseLease(ctx context.Context, identity string) error {
+func (c *Client) ReleaseLease(ctx context.Context, identity string) error {
 	for try := 1; ; try++ {
-		l, found, err := a.readLease(ctx)
+		l, found, err := c.readLease(ctx)
 		if err == nil && found && l.Spec.HolderIdentity == identity {
 			l.Spec.HolderIdentity = ""
-			err = a.writeLease(ctx, l, found)
+			err = c.writeLease(ctx, l, found)
 		}
 		switch {
 		case err == nil:
 			return nil
-		case !apierrors.IsConflict(err) || try == maxTries:
+		case !apierrors.IsConflict(err) || try == releaseTries:
 			return fmt.Errorf("release the lease: %w", err)
 		}
 	}
 }
 
 // readLease returns the lease; found is false if there is none.
-func (a *Applier) readLease(ctx context.Context) (l lease, found bool, err error) {
+func (c *Client) readLease(ctx context.Context) (l lease, found bool, err error) {
 	at, err := leasePlace()
 	if err != nil {
 		return lease{}, false, err
 	}
-	raw, _, err := send(ctx, at.at.On(a.own.rest.Get()))
+	raw, err := c.server.Own.Read(ctx, at)
 	switch {
 	case apierrors.IsNotFound(err):
 	case err != nil:
@@ -205,7 +208,7 @@ func (a *Applier) readLease(ctx context.Context) (l lease, found bool, err error
 }
 
 // writeLease stores the lease, on the condition that it is still the one that was read. An answered challenge goes away.
-func (a *Applier) writeLease(ctx context.Context, l lease, found bool) error {
+func (c *Client) writeLease(ctx context.Context, l lease, found bool) error {
 	// With these labels the agent's own watch sees challenges.
 	l.Metadata.Labels = map[string]string{api.LabelManagedBy: api.ManagedBy, api.LabelPartOf: plan.ApplySetID(agentsOwner)}
 	delete(l.Metadata.Annotations, annotationChallenge)
@@ -215,13 +218,13 @@ func (a *Applier) writeLease(ctx context.Context, l lease, found bool) error {
 		return err
 	}
 	if !found {
-		_, err := a.own.create(ctx, at.at.Collection(), l, "")
+		_, err := c.server.Own.Create(ctx, at.At.Collection(), l, "")
 		return err
 	}
-	return a.own.put(ctx, at, l)
+	return c.server.Own.Put(ctx, at, l)
 }
 
 // serverNow is the API server's time, so that agents with different clocks agree.
-func (a *Applier) serverNow() string {
-	return a.now().Add(a.clock.Skew()).UTC().Format(leaseTime)
+func (c *Client) serverNow() string {
+	return c.now().Add(c.server.ClockSkew()).UTC().Format(leaseTime)
 }

@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"context"
@@ -13,10 +13,10 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/kube"
+	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // bundleDeployments is where the BundleDeployments are.
@@ -90,11 +90,11 @@ type statusCache struct {
 	// kinds counts the BundleDeployments that name a kind: all kinds that Inventory looks through.
 	kinds map[string]int
 	// hooks: bundle -> which of its hooks ran
-	hooks map[string]hookMemory
+	hooks map[string]hooksRan
 }
 
 func newStatusCache() *statusCache {
-	return &statusCache{known: map[string]bundleDeployment{}, kinds: map[string]int{}, hooks: map[string]hookMemory{}}
+	return &statusCache{known: map[string]bundleDeployment{}, kinds: map[string]int{}, hooks: map[string]hooksRan{}}
 }
 
 // setLocked takes in a BundleDeployment as it is on the cluster.
@@ -127,7 +127,7 @@ func (d bundleDeployment) kinds() iter.Seq[string] {
 }
 
 // load reads the BundleDeployments once.
-func (s *statusCache) loadLocked(ctx context.Context, a *Applier) error {
+func (s *statusCache) loadLocked(ctx context.Context, server *kube.Server) error {
 	if s.loaded {
 		return nil
 	}
@@ -136,7 +136,7 @@ func (s *statusCache) loadLocked(ctx context.Context, a *Applier) error {
 		return err
 	}
 	var all []bundleDeployment
-	err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
+	err = server.Own.List(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
 		var d bundleDeployment
 		raw, err := json.Marshal(o.Object)
 		if err != nil || json.Unmarshal(raw, &d) != nil {
@@ -147,9 +147,9 @@ func (s *statusCache) loadLocked(ctx context.Context, a *Applier) error {
 	if err != nil {
 		return err
 	}
-	s.known, s.kinds, s.hooks = map[string]bundleDeployment{}, map[string]int{}, map[string]hookMemory{}
+	s.known, s.kinds, s.hooks = map[string]bundleDeployment{}, map[string]int{}, map[string]hooksRan{}
 	for _, d := range all {
-		s.hooks[d.Metadata.Name] = takeHookMemory(d.Metadata.Annotations)
+		s.hooks[d.Metadata.Name] = takeHooksRan(d.Metadata.Annotations)
 		s.setLocked(d)
 	}
 	s.loaded = true
@@ -169,20 +169,20 @@ func (s *statusCache) coversLocked(d bundleDeployment) bool {
 // PublishStatus writes a bundle's BundleDeployment, the parent of its ApplySet, if it would change.
 // That a bundle is being applied is not written for a parent that does not exist yet,
 // unless the ApplySet would otherwise hold kinds that a rebuilt inventory does not look for.
-func (a *Applier) PublishStatus(ctx context.Context, st api.BundleStatus, entries []api.InventoryEntry) error {
-	return Classify(bundleRef(st.Name), "", a.publish(ctx, st, entries))
+func (c *Client) PublishStatus(ctx context.Context, st api.BundleStatus, entries []api.InventoryEntry) error {
+	return kube.Classify(bundleRef(st.Name), "", c.publish(ctx, st, entries))
 }
 
-func (a *Applier) publish(ctx context.Context, st api.BundleStatus, entries []api.InventoryEntry) error {
-	a.status.mu.Lock()
-	if err := a.status.loadLocked(ctx, a); err != nil {
-		a.status.mu.Unlock()
+func (c *Client) publish(ctx context.Context, st api.BundleStatus, entries []api.InventoryEntry) error {
+	c.status.mu.Lock()
+	if err := c.status.loadLocked(ctx, c.server); err != nil {
+		c.status.mu.Unlock()
 		return err
 	}
-	old, exists := a.status.known[st.Name]
-	d := a.deployment(st, entries, old)
-	covered := a.status.coversLocked(d)
-	a.status.mu.Unlock()
+	old, exists := c.status.known[st.Name]
+	d := c.deployment(st, entries, old)
+	covered := c.status.coversLocked(d)
+	c.status.mu.Unlock()
 
 	if exists && equalJSON(d, old) {
 		return nil
@@ -190,10 +190,10 @@ func (a *Applier) publish(ctx context.Context, st api.BundleStatus, entries []ap
 	if !exists && st.Phase == api.PhaseApplying && st.Message == "" && covered {
 		return nil
 	}
-	return a.writeStatus(ctx, d)
+	return c.writeStatus(ctx, d)
 }
 
-func (a *Applier) writeStatus(ctx context.Context, d bundleDeployment) error {
+func (c *Client) writeStatus(ctx context.Context, d bundleDeployment) error {
 	body, err := json.Marshal(d)
 	if err != nil {
 		return err
@@ -202,60 +202,67 @@ func (a *Applier) writeStatus(ctx context.Context, d bundleDeployment) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.own.apply(ctx, at, body, patchMode{}); err != nil {
+	if _, err := c.server.Own.Apply(ctx, at, body, kube.Mode{}); err != nil {
 		return err
 	}
-	a.status.mu.Lock()
-	defer a.status.mu.Unlock()
-	a.status.setLocked(d)
+	c.status.mu.Lock()
+	defer c.status.mu.Unlock()
+	c.status.setLocked(d)
 	return nil
 }
 
-// announceKinds makes sure, before anything is written, that a rebuilt inventory would look
-// through all kinds that the bundle is about to have objects of.
-func (a *Applier) announceKinds(ctx context.Context, req Request) error {
-	a.status.mu.Lock()
-	if err := a.status.loadLocked(ctx, a); err != nil {
-		a.status.mu.Unlock()
+// Announce makes sure, before anything of a bundle is written, that a rebuilt inventory would look
+// through all kinds that the bundle is about to have objects of. owned is what it owns so far.
+func (c *Client) Announce(ctx context.Context, bundle api.RenderedBundle, revision string, owned []api.InventoryEntry) error {
+	return kube.Classify(bundleRef(bundle.Name), "", c.announce(ctx, bundle, revision, owned))
+}
+
+func (c *Client) announce(ctx context.Context, bundle api.RenderedBundle, revision string, owned []api.InventoryEntry) error {
+	c.status.mu.Lock()
+	if err := c.status.loadLocked(ctx, c.server); err != nil {
+		c.status.mu.Unlock()
 		return err
 	}
-	old, exists := a.status.known[req.Bundle.Name]
-	missing := slices.ContainsFunc(req.Bundle.Objects, func(o *unstructured.Unstructured) bool {
-		return a.status.kinds[groupKind(api.RefOf(o))] == 0
+	old, exists := c.status.known[bundle.Name]
+	missing := slices.ContainsFunc(bundle.Objects, func(o *unstructured.Unstructured) bool {
+		return c.status.kinds[groupKind(api.RefOf(o))] == 0
 	})
-	a.status.mu.Unlock()
+	c.status.mu.Unlock()
 	if !missing {
 		return nil
 	}
-	entries := slices.Clone(req.Inventory)
-	for _, o := range req.Bundle.Objects {
+	entries := slices.Clone(owned)
+	for _, o := range bundle.Objects {
 		entries = append(entries, api.InventoryEntry{Object: api.RefOf(o)})
 	}
-	d := a.deployment(api.BundleStatus{Name: req.Bundle.Name, Phase: api.PhaseApplying, DesiredRevision: req.Revision, Keep: !req.Bundle.Spec.PruneEnabled(), ServiceAccount: req.Bundle.Spec.ServiceAccount, Tenant: tenantOf(req.Bundle)}, entries, old)
+	d := c.deployment(api.BundleStatus{
+		Name: bundle.Name, Phase: api.PhaseApplying, DesiredRevision: revision, Keep: !bundle.Spec.PruneEnabled(),
+		ServiceAccount: bundle.Spec.ServiceAccount, Tenant: tenantOf(bundle),
+	}, entries, old)
 	if exists {
 		d.Status = old.Status
 	}
-	return a.writeStatus(ctx, d)
+	return c.writeStatus(ctx, d)
 }
 
 // DeleteStatus deletes the BundleDeployment of a bundle of which nothing is left.
-func (a *Applier) DeleteStatus(ctx context.Context, bundle string) error {
+func (c *Client) DeleteStatus(ctx context.Context, bundle string) error {
 	at, err := deploymentPlace(bundle)
 	if err == nil {
-		err = a.own.delete(ctx, at, "")
+		err = c.server.Own.Delete(ctx, at, "")
 	}
 	if err != nil && !apierrors.IsNotFound(err) {
-		return Classify(bundleRef(bundle), "", err)
+		return kube.Classify(bundleRef(bundle), "", err)
 	}
-	a.status.mu.Lock()
-	defer a.status.mu.Unlock()
-	a.status.removeLocked(bundle)
-	delete(a.status.hooks, bundle)
+	c.status.mu.Lock()
+	defer c.status.mu.Unlock()
+	c.status.removeLocked(bundle)
+	delete(c.status.hooks, bundle)
 	return nil
 }
 
 // deployment makes the BundleDeployment of a status; old is the one before, or zero.
-func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, old bundleDeployment) bundleDeployment {
+func (c *Client) deployment(st api.BundleStatus, entries []api.InventoryEntry, old bundleDeployment) bundleDeployment {
 	gks, namespaces := map[string]bool{}, map[string]bool{}
 	var handsOff []string
 	for _, e := range entries {
@@ -271,7 +278,7 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 		APIVersion: api.APIVersion, Kind: api.KindBundleDeployment,
 		Metadata: deploymentMeta{
 			Name: st.Name, Namespace: api.SystemNamespace,
-			Labels: map[string]string{api.LabelApplySetID: ApplySetID(st.Name), api.LabelManagedBy: api.ManagedBy},
+			Labels: map[string]string{api.LabelApplySetID: plan.ApplySetID(st.Name), api.LabelManagedBy: api.ManagedBy},
 			Annotations: map[string]string{
 				api.AnnotationTooling:    "flotilla/" + api.Version,
 				api.AnnotationGroupKinds: strings.Join(slices.Sorted(maps.Keys(gks)), ","),
@@ -282,7 +289,7 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 			Phase: string(st.Phase), Revision: st.AppliedRevision, DesiredRevision: st.DesiredRevision,
 			Objects: st.Objects, ReadyObjects: st.ReadyObjects, Drifted: st.Drifted, Unknown: st.Unknown,
 			Uncompared: st.Uncompared, Exempt: st.Exempt, ExemptOmitted: st.ExemptOmitted,
-			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: a.version, Error: errorOf(st),
+			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: c.version, Error: errorOf(st),
 		},
 	}
 	if st.Keep {
@@ -298,7 +305,7 @@ func (a *Applier) deployment(st api.BundleStatus, entries []api.InventoryEntry, 
 	if st.Tenant != "" {
 		d.Metadata.Annotations[annotationTenant] = st.Tenant
 	}
-	d.Status.Conditions = a.conditions(st, old.Status.Conditions)
+	d.Status.Conditions = c.conditions(st, old.Status.Conditions)
 	return d
 }
 
@@ -310,7 +317,7 @@ const (
 )
 
 // conditions are the three that people look at; their times move only when their status does.
-func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
+func (c *Client) conditions(st api.BundleStatus, old []condition) []condition {
 	ready := condition{Type: "Ready", Status: "False", Reason: camel(string(st.Phase)), Message: messageOf(st)}
 	switch {
 	case st.Phase == api.PhaseReady:
@@ -352,7 +359,7 @@ func (a *Applier) conditions(st api.BundleStatus, old []condition) []condition {
 	}
 	out := []condition{ready, drifted, suspended}
 	for i := range out {
-		out[i].LastTransitionTime = a.now().UTC().Truncate(time.Second)
+		out[i].LastTransitionTime = c.now().UTC().Truncate(time.Second)
 		for _, o := range old {
 			if o.Type == out[i].Type && o.Status == out[i].Status {
 				out[i].LastTransitionTime = o.LastTransitionTime
@@ -413,8 +420,8 @@ func groupKind(ref api.ObjectRef) string {
 	return ref.Kind + "." + ref.Group
 }
 
-func deploymentPlace(bundle string) (place, error) {
-	return placeOf(bundleRef(bundle), "bundledeployments")
+func deploymentPlace(bundle string) (kube.Place, error) {
+	return kube.PlaceOf(bundleRef(bundle), "bundledeployments")
 }
 
 func equalJSON(a, b bundleDeployment) bool {
@@ -459,29 +466,34 @@ const (
 	hooksManager         = api.FieldManager + "-hooks"
 )
 
-// hookMemory is what those annotations say.
-type hookMemory struct{ ran, begun string }
+// hooksRan is what those annotations say.
+type hooksRan struct{ ran, begun string }
 
-// takeHookMemory moves the memory out of annotations: it is no part of what is published.
-func takeHookMemory(annotations map[string]string) hookMemory {
-	m := hookMemory{annotations[annotationHooks], annotations[annotationHooksBegun]}
+// takeHooksRan moves the memory out of annotations: it is no part of what is published.
+func takeHooksRan(annotations map[string]string) hooksRan {
+	m := hooksRan{annotations[annotationHooks], annotations[annotationHooksBegun]}
 	delete(annotations, annotationHooks)
 	delete(annotations, annotationHooksBegun)
 	return m
 }
 
-// hookMemory returns which hooks of a bundle ran, and whether the bundle was ever applied to the end, with hooks or without.
-func (s *statusCache) hookMemory(ctx context.Context, a *Applier, bundle string) (m hookMemory, installed bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.loadLocked(ctx, a); err != nil {
-		return hookMemory{}, false, &api.Error{Kind: api.Transient, Reason: "HooksUnknown", Err: err}
+// HooksRan returns what NoteHooks noted last of a bundle, and whether the bundle was ever applied to the end, with hooks or without.
+func (c *Client) HooksRan(ctx context.Context, bundle string) (ran, begun string, installed bool, err error) {
+	c.status.mu.Lock()
+	defer c.status.mu.Unlock()
+	if err := c.status.loadLocked(ctx, c.server); err != nil {
+		return "", "", false, kube.Classify(bundleRef(bundle), "", &api.Error{Kind: api.Transient, Reason: "HooksUnknown", Err: err})
 	}
-	return s.hooks[bundle], s.known[bundle].Status.Revision != "", nil
+	m := c.status.hooks[bundle]
+	return m.ran, m.begun, c.status.known[bundle].Status.Revision != "", nil
 }
 
-// setHookMemory notes on the BundleDeployment which hooks of a bundle ran, and creates it if there is none yet.
-func (s *statusCache) setHookMemory(ctx context.Context, a *Applier, bundle string, m hookMemory) error {
+// NoteHooks notes on the BundleDeployment which hooks of a bundle ran, and creates it if there is none yet.
+func (c *Client) NoteHooks(ctx context.Context, bundle, ran, begun string) error {
+	return kube.Classify(bundleRef(bundle), "", c.noteHooks(ctx, bundle, hooksRan{ran, begun}))
+}
+
+func (c *Client) noteHooks(ctx context.Context, bundle string, m hooksRan) error {
 	annotations := map[string]string{}
 	for k, v := range map[string]string{annotationHooks: m.ran, annotationHooksBegun: m.begun} {
 		if v != "" {
@@ -492,7 +504,7 @@ func (s *statusCache) setHookMemory(ctx context.Context, a *Applier, bundle stri
 		"apiVersion": api.APIVersion, "kind": api.KindBundleDeployment,
 		"metadata": deploymentMeta{
 			Name: bundle, Namespace: api.SystemNamespace, Annotations: annotations,
-			Labels: map[string]string{api.LabelApplySetID: ApplySetID(bundle), api.LabelManagedBy: api.ManagedBy},
+			Labels: map[string]string{api.LabelApplySetID: plan.ApplySetID(bundle), api.LabelManagedBy: api.ManagedBy},
 		},
 	})
 	if err != nil {
@@ -502,13 +514,11 @@ func (s *statusCache) setHookMemory(ctx context.Context, a *Applier, bundle stri
 	if err != nil {
 		return err
 	}
-	_, _, err = send(ctx, at.at.On(a.own.rest.Patch(types.ApplyPatchType)).
-		Param("fieldManager", hooksManager).Param("force", "true").SetHeader("Accept", metadataOnly).Body(body))
-	if err != nil {
+	if _, err := c.server.Own.Apply(ctx, at, body, kube.Mode{Manager: hooksManager}); err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hooks[bundle] = m
+	c.status.mu.Lock()
+	defer c.status.mu.Unlock()
+	c.status.hooks[bundle] = m
 	return nil
 }

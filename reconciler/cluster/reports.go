@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
-// ClusterReport is what the agent tells, on the cluster itself, whoever asks without the hub:
+// Report is what the agent tells, on the cluster itself, whoever asks without the hub:
 // the ConfigMap flotilla-system/flotilla-agent.
 //
 //	data:
@@ -29,7 +29,7 @@ import (
 //	metadata:
 //	  annotations:
 //	    flotilla.dev/sync: "2026-11-21T10:00:00Z podinfo"   # an order; see OrderSync
-type ClusterReport struct {
+type Report struct {
 	Status api.ClusterStatus `json:"status"`
 	Drift  []api.Episode     `json:"drift"`
 	// DriftOmitted counts the open episodes that Drift leaves out.
@@ -37,7 +37,7 @@ type ClusterReport struct {
 }
 
 const (
-	// MaxReportedDrift bounds ClusterReport.Drift: the whole must stay far below etcd's limit for one object.
+	// MaxReportedDrift bounds Report.Drift: the whole must stay far below etcd's limit for one object.
 	MaxReportedDrift = 100
 	// maxDriftBytes bounds it as it is written: half of what a ConfigMap may hold, of which the status gets the rest.
 	maxDriftBytes = 512 << 10
@@ -51,15 +51,15 @@ const (
 	agentsOwner = "flotilla_agent" // no bundle can have this name; the label of what is the agent's own is made of it
 )
 
-// ReportRef is the object that holds the ClusterReport.
+// ReportRef is the object that holds the Report.
 func ReportRef() api.ObjectRef {
 	return api.ObjectRef{Version: "v1", Kind: "ConfigMap", Namespace: api.SystemNamespace, Name: reportName}
 }
 
-func reportPlace() (place, error) { return placeOf(ReportRef(), "configmaps") }
+func reportPlace() (kube.Place, error) { return kube.PlaceOf(ReportRef(), "configmaps") }
 
 // PublishReport writes the report. The caller knows whether it changed.
-func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
+func (c *Client) PublishReport(ctx context.Context, r Report) error {
 	status, err := json.Marshal(r.Status)
 	if err != nil {
 		return err
@@ -88,8 +88,8 @@ func (a *Applier) PublishReport(ctx context.Context, r ClusterReport) error {
 	if err != nil {
 		return err
 	}
-	_, err = a.own.apply(ctx, at, body, patchMode{})
-	return Classify(ReportRef(), "", err)
+	_, err = c.server.Own.Apply(ctx, at, body, kube.Mode{})
+	return kube.Classify(ReportRef(), "", err)
 }
 
 // reportedDrift writes as many of the episodes as there is room for.
@@ -139,12 +139,12 @@ func reportedEpisode(e api.Episode, size int) ([]byte, error) {
 }
 
 // Report reads what the agent of the cluster tells.
-func (a *Applier) Report(ctx context.Context) (ClusterReport, error) {
-	m, err := a.readReport(ctx)
+func (c *Client) Report(ctx context.Context) (Report, error) {
+	m, err := c.readReport(ctx)
 	if err != nil {
-		return ClusterReport{}, err
+		return Report{}, err
 	}
-	r := ClusterReport{Drift: []api.Episode{}}
+	r := Report{Drift: []api.Episode{}}
 	if err := json.Unmarshal([]byte(m.Data[statusKey]), &r.Status); err != nil {
 		return r, fmt.Errorf("read the agent's report: %w", err)
 	}
@@ -155,13 +155,13 @@ func (a *Applier) Report(ctx context.Context) (ClusterReport, error) {
 	return r, err
 }
 
-func (a *Applier) readReport(ctx context.Context) (corev1.ConfigMap, error) {
+func (c *Client) readReport(ctx context.Context) (corev1.ConfigMap, error) {
 	var m corev1.ConfigMap
 	at, err := reportPlace()
 	if err != nil {
 		return m, err
 	}
-	raw, _, err := send(ctx, at.at.On(a.own.rest.Get()))
+	raw, err := c.server.Own.Read(ctx, at)
 	if apierrors.IsNotFound(err) {
 		return m, &api.Error{
 			Kind: api.Stalled, Reason: "NoAgent", Err: errors.New("no flotilla agent has been on this cluster"),
@@ -169,15 +169,15 @@ func (a *Applier) readReport(ctx context.Context) (corev1.ConfigMap, error) {
 		}
 	}
 	if err != nil {
-		return m, Classify(ReportRef(), "", err)
+		return m, kube.Classify(ReportRef(), "", err)
 	}
 	return m, json.Unmarshal(raw, &m)
 }
 
 // OrderSync asks the agent, through the cluster, to look at a bundle anew; an empty name means all.
-func (a *Applier) OrderSync(ctx context.Context, bundle string) error {
+func (c *Client) OrderSync(ctx context.Context, bundle string) error {
 	if bundle != "" {
-		all, err := a.BundleStatuses(ctx)
+		all, err := c.BundleStatuses(ctx)
 		if err != nil {
 			return err
 		}
@@ -185,21 +185,21 @@ func (a *Applier) OrderSync(ctx context.Context, bundle string) error {
 			return &api.Error{Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on this cluster", bundle)}
 		}
 	}
-	order := strings.TrimSpace(a.now().UTC().Format(time.RFC3339Nano) + " " + bundle)
+	order := strings.TrimSpace(c.now().UTC().Format(time.RFC3339Nano) + " " + bundle)
 	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, AnnotationSync, order)
 	at, err := reportPlace()
 	if err != nil {
 		return err
 	}
-	_, err = a.own.patch(ctx, at, types.MergePatchType, patch)
-	return Classify(ReportRef(), "", err)
+	_, err = c.server.Own.Patch(ctx, at, types.MergePatchType, patch)
+	return kube.Classify(ReportRef(), "", err)
 }
 
 // SyncOrder reads the last order, and for which bundle it is (empty: all). The order is empty if none was ever given.
 // Orders are told apart by their whole text. The time in it is that of whoever gave the order:
 // it says nothing about which of two came later.
-func (a *Applier) SyncOrder(ctx context.Context) (order, bundle string, err error) {
-	m, err := a.readReport(ctx)
+func (c *Client) SyncOrder(ctx context.Context) (order, bundle string, err error) {
+	m, err := c.readReport(ctx)
 	if err != nil {
 		return "", "", err
 	}
@@ -209,13 +209,13 @@ func (a *Applier) SyncOrder(ctx context.Context) (order, bundle string, err erro
 }
 
 // BundleStatuses reads the BundleDeployments, sorted by name. A cluster without the CRD has none.
-func (a *Applier) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error) {
+func (c *Client) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error) {
 	out := []api.BundleStatus{}
 	in, err := bundleDeployments()
 	if err != nil {
 		return nil, err
 	}
-	err = a.own.list(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
+	err = c.server.Own.List(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
 		raw, err := json.Marshal(o.Object)
 		var d bundleDeployment
 		if err == nil && json.Unmarshal(raw, &d) == nil {
@@ -223,7 +223,7 @@ func (a *Applier) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error
 		}
 	})
 	if err != nil && !apierrors.IsNotFound(err) {
-		return nil, Classify(bundleRef("*"), "", err)
+		return nil, kube.Classify(bundleRef("*"), "", err)
 	}
 	return out, nil
 }

@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"context"
@@ -32,7 +32,7 @@ const (
 
 // Event emits a Kubernetes Event. One that was emitted lately, or one too many, is dropped;
 // one that cannot be written is logged, for nobody can do anything about it.
-func (a *Applier) Event(ctx context.Context, e EventRequest) {
+func (c *Client) Event(ctx context.Context, e EventRequest) {
 	if e.Object.Kind == "" {
 		e.Object = bundleRef(e.Bundle)
 		if e.Bundle == "" {
@@ -42,7 +42,7 @@ func (a *Applier) Event(ctx context.Context, e EventRequest) {
 	if len(e.Message) > eventMessage {
 		e.Message = strings.ToValidUTF8(e.Message[:eventMessage], "") + " …"
 	}
-	if !a.events.admit(e) {
+	if !c.events.admit(e) {
 		return
 	}
 	ns := e.Object.Namespace
@@ -50,7 +50,7 @@ func (a *Applier) Event(ctx context.Context, e EventRequest) {
 		ns = "default" // where the API server wants Events about cluster-scoped objects
 	}
 	gv := e.Object.GVK().GroupVersion().String()
-	now := a.now().UTC().Format(time.RFC3339)
+	now := c.now().UTC().Format(time.RFC3339)
 	body := map[string]any{
 		"apiVersion": "v1", "kind": "Event",
 		"metadata": map[string]any{"generateName": "flotilla-", "namespace": ns},
@@ -64,10 +64,10 @@ func (a *Applier) Event(ctx context.Context, e EventRequest) {
 	}
 	in, err := kube.Address{Version: "v1", Resource: "events", Namespace: ns}.Collection()
 	if err == nil {
-		_, err = a.own.create(ctx, in, body, "")
+		_, err = c.server.Own.Create(ctx, in, body, "")
 	}
 	if err != nil {
-		a.log.Debug("event not written", "object", e.Object.String(), "reason", e.Reason, "error", err)
+		c.log.Debug("event not written", "object", e.Object.String(), "reason", e.Reason, "error", err)
 	}
 }
 

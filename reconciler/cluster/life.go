@@ -1,4 +1,4 @@
-package apply
+package cluster
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // An agent that is well renews its Lease by the clock, so that whoever asks the cluster alone knows how old
@@ -68,15 +69,15 @@ type Life struct {
 func (l Life) Works() bool { return l.State == LifeAlive || l.State == LifeUnknown }
 
 // Life reads how the cluster's agent fares.
-func (a *Applier) Life(ctx context.Context) (Life, error) {
-	l, found, err := a.readLease(ctx)
+func (c *Client) Life(ctx context.Context) (Life, error) {
+	l, found, err := c.readLease(ctx)
 	if err != nil {
-		return Life{State: LifeUnknown}, Classify(LeaseRef(), "", err)
+		return Life{State: LifeUnknown}, kube.Classify(LeaseRef(), "", err)
 	}
 	if !found {
 		return Life{State: LifeStopped}, nil
 	}
-	return lifeOf(l, a.now().Add(a.clock.Skew())), nil
+	return lifeOf(l, c.now().Add(c.server.ClockSkew())), nil
 }
 
 // lifeOf decides how an agent fares by its Lease.
@@ -145,21 +146,21 @@ func (l *lease) note(key, value string) {
 
 // RenewLease says that the agent lives, and when it last reached its repository (by our own clock; zero if it never has).
 // Its errors are those of AnswerLease.
-func (a *Applier) RenewLease(ctx context.Context, identity string, reached time.Time) error {
-	l, found, err := a.readLease(ctx)
+func (c *Client) RenewLease(ctx context.Context, identity string, reached time.Time) error {
+	l, found, err := c.readLease(ctx)
 	if err != nil {
-		return Classify(LeaseRef(), "", err)
+		return kube.Classify(LeaseRef(), "", err)
 	}
 	if !found {
-		return a.AcquireLease(ctx, identity) // somebody deleted it
+		return c.AcquireLease(ctx, identity) // somebody deleted it
 	}
 	if err := l.heldBy(identity); err != nil {
 		return err
 	}
 	l.note(annotationRenewEvery, RenewEvery.String())
 	if !reached.IsZero() {
-		l.note(annotationReached, reached.Add(a.clock.Skew()).UTC().Format(time.RFC3339))
+		l.note(annotationReached, reached.Add(c.server.ClockSkew()).UTC().Format(time.RFC3339))
 	}
-	l.Spec.RenewTime = a.serverNow()
-	return Classify(LeaseRef(), "", a.writeLease(ctx, l, found))
+	l.Spec.RenewTime = c.serverNow()
+	return kube.Classify(LeaseRef(), "", c.writeLease(ctx, l, found))
 }

@@ -1,4 +1,4 @@
-package apply
+package kube
 
 import (
 	"context"
@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/discovery"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // factsMemory is what was last known of the groups that the API server offers.
@@ -28,24 +27,20 @@ type factsMemory struct {
 // Of a group whose API server does not answer, what was known before still holds: a chart that asks for it
 // would else render less, and what it leaves out would be pruned. Where nothing is known of it yet,
 // an aggregated API that is down counts with its version alone; any other gap is an error, and worth another try.
-func (a *Applier) Facts(ctx context.Context) (api.ClusterFacts, error) {
-	raw, _, err := send(ctx, kube.ServerVersion(a.own.rest.Get()))
+func (s *Server) Facts(ctx context.Context) (api.ClusterFacts, error) {
+	v, err := s.Version(ctx)
 	if err != nil {
-		return api.ClusterFacts{}, Classify(api.ObjectRef{Kind: "APIServer", Name: "version"}, "", err)
-	}
-	var v version.Info
-	if err := json.Unmarshal(raw, &v); err != nil {
 		return api.ClusterFacts{}, err
 	}
-	a.facts.mu.Lock()
-	defer a.facts.mu.Unlock()
-	found, err := a.discover(ctx)
+	s.facts.mu.Lock()
+	defer s.facts.mu.Unlock()
+	found, err := s.discover(ctx)
 	if err != nil {
 		return api.ClusterFacts{}, Classify(api.ObjectRef{Kind: "APIServer", Name: "discovery"}, "", err)
 	}
-	a.facts.versions = found
+	s.facts.versions = found
 	// Discovery tells of a CRD a moment after it is established.
-	for gvk := range a.kinds.recent() {
+	for gvk := range s.Kinds.recent() {
 		gv := gvk.GroupVersion()
 		found[gv] = append(found[gv], gv.String(), gv.String()+"/"+gvk.Kind)
 	}
@@ -58,10 +53,20 @@ func (a *Applier) Facts(ctx context.Context) (api.ClusterFacts, error) {
 	return facts, nil
 }
 
+// Version says which version of Kubernetes the API server is.
+func (s *Server) Version(ctx context.Context) (version.Info, error) {
+	var v version.Info
+	raw, _, err := send(ctx, ServerVersion(s.Own.rest.Get()))
+	if err != nil {
+		return v, Classify(api.ObjectRef{Kind: "APIServer", Name: "version"}, "", err)
+	}
+	return v, json.Unmarshal(raw, &v)
+}
+
 // discover asks for all groups, and fills the gaps in the answer.
-func (a *Applier) discover(ctx context.Context) (map[schema.GroupVersion][]string, error) {
-	a.kinds.discovery.Invalidate()
-	groups, lists, err := a.kinds.discovery.ServerGroupsAndResources()
+func (s *Server) discover(ctx context.Context) (map[schema.GroupVersion][]string, error) {
+	s.Kinds.discovery.Invalidate()
+	groups, lists, err := s.Kinds.discovery.ServerGroupsAndResources()
 	failed, partial := discovery.GroupDiscoveryFailedErrorGroups(err)
 	if err != nil && !partial {
 		return nil, err
@@ -84,12 +89,12 @@ func (a *Applier) discover(ctx context.Context) (map[schema.GroupVersion][]strin
 	}
 	var down map[schema.GroupVersion]bool
 	for gv := range failed {
-		if known := a.facts.versions[gv]; known != nil {
+		if known := s.facts.versions[gv]; known != nil {
 			found[gv] = known
 			continue
 		}
 		if down == nil {
-			if down, err = a.downAPIs(ctx); err != nil {
+			if down, err = s.downAPIs(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -99,20 +104,20 @@ func (a *Applier) discover(ctx context.Context) (map[schema.GroupVersion][]strin
 				Err: fmt.Errorf("the API server does not say what it offers of %s: %w", gv, failed[gv]),
 			}
 		}
-		a.log.Warn("an aggregated API is down: charts see its version, and none of its kinds", "api", gv.String())
+		s.log.Warn("an aggregated API is down: charts see its version, and none of its kinds", "api", gv.String())
 		found[gv] = []string{gv.String()}
 	}
 	return found, nil
 }
 
 // downAPIs are the aggregated APIs that other servers than the API server itself should serve, and do not.
-func (a *Applier) downAPIs(ctx context.Context) (map[schema.GroupVersion]bool, error) {
+func (s *Server) downAPIs(ctx context.Context) (map[schema.GroupVersion]bool, error) {
 	out := map[schema.GroupVersion]bool{}
-	services, err := kube.Address{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}.Collection()
+	services, err := Address{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"}.Collection()
 	if err != nil {
 		return nil, err
 	}
-	err = a.own.list(ctx, services, kube.Selector{}, "", func(o *unstructured.Unstructured) {
+	err = s.Own.List(ctx, services, Selector{}, "", func(o *unstructured.Unstructured) {
 		service, _, _ := unstructured.NestedMap(o.Object, "spec", "service")
 		if service == nil {
 			return

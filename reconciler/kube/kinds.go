@@ -1,4 +1,4 @@
-package apply
+package kube
 
 import (
 	"context"
@@ -17,48 +17,50 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
+
+// EstablishTimeout bounds the wait for a CRD; the API server usually needs less than a second.
+const EstablishTimeout = 30 * time.Second
 
 // forgetAfter is how long an unknown kind is believed to be unknown before discovery is asked again.
 const forgetAfter = 2 * time.Second
 
-// kinds knows under which address a kind is served.
-type kinds struct {
+// Kinds knows under which address a kind is served.
+type Kinds struct {
 	discovery discovery.CachedDiscoveryInterface
 	mapper    *restmapper.DeferredDiscoveryRESTMapper
 	now       func() time.Time
 
 	mu sync.Mutex
 	// known: kind -> address. Addresses of kinds do not change while their CRD lives.
-	known map[schema.GroupVersionKind]mapping
+	known map[schema.GroupVersionKind]Mapping
 	reset time.Time
 	// learnt: kind -> when its CRD was applied
 	learnt map[schema.GroupKind]time.Time
 }
 
-type mapping struct {
-	resource   string
-	namespaced bool
+type Mapping struct {
+	Resource   string
+	Namespaced bool
 }
 
-func newKinds(cfg *rest.Config, now func() time.Time) (*kinds, error) {
+func newKinds(cfg *rest.Config, now func() time.Time) (*Kinds, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.GroupVersion, cfg.NegotiatedSerializer = nil, nil
 	d, err := discovery.NewDiscoveryClientForConfig(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("apply: discovery client: %w", err)
+		return nil, fmt.Errorf("kube: discovery client: %w", err)
 	}
 	cached := memory.NewMemCacheClient(d)
-	return &kinds{
+	return &Kinds{
 		discovery: cached, mapper: restmapper.NewDeferredDiscoveryRESTMapper(cached), now: now,
-		known: map[schema.GroupVersionKind]mapping{}, learnt: map[schema.GroupKind]time.Time{},
+		known: map[schema.GroupVersionKind]Mapping{}, learnt: map[schema.GroupKind]time.Time{},
 	}, nil
 }
 
-// find returns the address of a kind. An unknown kind is looked for again in the server's discovery,
+// Find returns the address of a kind. An unknown kind is looked for again in the server's discovery,
 // though not more often than every forgetAfter.
-func (k *kinds) find(gvk schema.GroupVersionKind) (mapping, error) {
+func (k *Kinds) Find(gvk schema.GroupVersionKind) (Mapping, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if m, ok := k.known[gvk]; ok {
@@ -69,22 +71,22 @@ func (k *kinds) find(gvk schema.GroupVersionKind) (mapping, error) {
 		m, err = k.mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 	}
 	if err != nil {
-		return mapping{}, err
+		return Mapping{}, err
 	}
-	out := mapping{resource: m.Resource.Resource, namespaced: m.Scope.Name() == meta.RESTScopeNameNamespace}
+	out := Mapping{Resource: m.Resource.Resource, Namespaced: m.Scope.Name() == meta.RESTScopeNameNamespace}
 	k.known[gvk] = out
 	return out, nil
 }
 
 // refresh has discovery asked again, though not more often than every forgetAfter.
-func (k *kinds) refresh() {
+func (k *Kinds) refresh() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.refreshLocked()
 }
 
 // refreshLocked is refresh, and reports whether that was due.
-func (k *kinds) refreshLocked() bool {
+func (k *Kinds) refreshLocked() bool {
 	if k.now().Sub(k.reset) <= forgetAfter {
 		return false
 	}
@@ -93,35 +95,35 @@ func (k *kinds) refreshLocked() bool {
 	return true
 }
 
-// learn takes the addresses of a CRD's kinds from the CRD itself, so that its instances need no discovery.
-func (k *kinds) learn(crd *unstructured.Unstructured) {
+// Learn takes the addresses of a CRD's kinds from the CRD itself, so that its instances need no discovery.
+func (k *Kinds) Learn(crd *unstructured.Unstructured) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for gvk, m := range kindsOf(crd) {
+	for gvk, m := range KindsOf(crd) {
 		k.known[gvk] = m
 		k.learnt[gvk.GroupKind()] = k.now()
 	}
 }
 
 // recent are the kinds whose CRDs were applied so shortly before that discovery may not have them yet.
-func (k *kinds) recent() iter.Seq[schema.GroupVersionKind] {
+func (k *Kinds) recent() iter.Seq[schema.GroupVersionKind] {
 	return func(yield func(schema.GroupVersionKind) bool) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		for gvk := range k.known {
-			if at, ok := k.learnt[gvk.GroupKind()]; ok && k.now().Sub(at) < establishTimeout && !yield(gvk) {
+			if at, ok := k.learnt[gvk.GroupKind()]; ok && k.now().Sub(at) < EstablishTimeout && !yield(gvk) {
 				return
 			}
 		}
 	}
 }
 
-// forget drops what is known of a kind, unless that was just learnt from its CRD:
+// Forget drops what is known of a kind, unless that was just learnt from its CRD:
 // who did not find the kind was only too early.
-func (k *kinds) forget(gk schema.GroupKind) {
+func (k *Kinds) Forget(gk schema.GroupKind) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if at, ok := k.learnt[gk]; ok && k.now().Sub(at) < establishTimeout {
+	if at, ok := k.learnt[gk]; ok && k.now().Sub(at) < EstablishTimeout {
 		return
 	}
 	for gvk := range k.known {
@@ -131,54 +133,54 @@ func (k *kinds) forget(gk schema.GroupKind) {
 	}
 }
 
-// kindsOf returns what a CRD defines.
-func kindsOf(crd *unstructured.Unstructured) map[schema.GroupVersionKind]mapping {
+// KindsOf returns what a CRD defines.
+func KindsOf(crd *unstructured.Unstructured) map[schema.GroupVersionKind]Mapping {
 	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
 	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
 	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural")
 	scope, _, _ := unstructured.NestedString(crd.Object, "spec", "scope")
 	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
-	out := map[schema.GroupVersionKind]mapping{}
+	out := map[schema.GroupVersionKind]Mapping{}
 	for _, v := range versions {
 		m, _ := v.(map[string]any)
 		name, _ := m["name"].(string)
 		if served, _ := m["served"].(bool); !served || name == "" || plural == "" {
 			continue
 		}
-		out[schema.GroupVersionKind{Group: group, Version: name, Kind: kind}] = mapping{plural, scope == "Namespaced"}
+		out[schema.GroupVersionKind{Group: group, Version: name, Kind: kind}] = Mapping{plural, scope == "Namespaced"}
 	}
 	return out
 }
 
-// everywhere is where objects of a kind are listed, of all namespaces.
-func (m mapping) everywhere(gv schema.GroupVersion) (kube.Collection, error) {
-	return kube.Address{Group: gv.Group, Version: gv.Version, Resource: m.resource}.Collection()
+// Everywhere is where objects of a kind are listed, of all namespaces.
+func (m Mapping) Everywhere(gv schema.GroupVersion) (Collection, error) {
+	return Address{Group: gv.Group, Version: gv.Version, Resource: m.Resource}.Collection()
 }
 
-// place returns the address of an object; ref's version must be set.
-func (k *kinds) place(ref api.ObjectRef) (place, error) {
-	m, err := k.find(ref.GVK())
+// Place returns the address of an object; ref's version must be set.
+func (k *Kinds) Place(ref api.ObjectRef) (Place, error) {
+	m, err := k.Find(ref.GVK())
 	if err != nil {
-		return place{}, err
+		return Place{}, err
 	}
 	scoped := ref
-	if !m.namespaced {
+	if !m.Namespaced {
 		scoped.Namespace = ""
 	}
-	p, err := placeOf(scoped, m.resource)
-	return place{ref, p.at}, err
+	p, err := PlaceOf(scoped, m.Resource)
+	return Place{ref, p.At}, err
 }
 
 // Resolve returns the rendering with the namespaces of its objects as the cluster will have them:
 // none on cluster-scoped objects, and on namespaced objects that name none the bundle's, else "default".
 // Objects of kinds that nobody knows yet stay as they are.
 // What is already right is not copied.
-func (a *Applier) Resolve(_ context.Context, r api.Rendering) api.Rendering {
-	local := map[schema.GroupVersionKind]mapping{}
+func (s *Server) Resolve(_ context.Context, r api.Rendering) api.Rendering {
+	local := map[schema.GroupVersionKind]Mapping{}
 	for _, b := range r.Bundles {
 		for _, o := range b.Objects {
-			if isCRD(api.RefOf(o)) {
-				maps.Copy(local, kindsOf(o))
+			if IsCRD(api.RefOf(o)) {
+				maps.Copy(local, KindsOf(o))
 			}
 		}
 	}
@@ -187,7 +189,7 @@ func (a *Applier) Resolve(_ context.Context, r api.Rendering) api.Rendering {
 		bundles[i] = b
 		copied := false
 		for j, o := range b.Objects {
-			fixed := a.resolve(o, b.Spec.Namespace, local)
+			fixed := s.Scoped(o, b.Spec.Namespace, local)
 			if fixed == o {
 				continue
 			}
@@ -202,18 +204,18 @@ func (a *Applier) Resolve(_ context.Context, r api.Rendering) api.Rendering {
 	return r
 }
 
-// resolve returns obj itself if its namespace is right or its kind unknown, else a copy with the right one.
-func (a *Applier) resolve(obj *unstructured.Unstructured, fallback string, local map[schema.GroupVersionKind]mapping) *unstructured.Unstructured {
+// Scoped returns obj itself if its namespace is right or its kind unknown, else a copy with the right one.
+func (s *Server) Scoped(obj *unstructured.Unstructured, fallback string, local map[schema.GroupVersionKind]Mapping) *unstructured.Unstructured {
 	m, ok := local[obj.GroupVersionKind()]
 	if !ok {
 		var err error
-		if m, err = a.kinds.find(obj.GroupVersionKind()); err != nil {
+		if m, err = s.Kinds.Find(obj.GroupVersionKind()); err != nil {
 			return obj
 		}
 	}
 	want := obj.GetNamespace()
 	switch {
-	case !m.namespaced:
+	case !m.Namespaced:
 		want = ""
 	case want == "" && fallback != "":
 		want = fallback
@@ -228,8 +230,8 @@ func (a *Applier) resolve(obj *unstructured.Unstructured, fallback string, local
 	return out
 }
 
-func isCRD(ref api.ObjectRef) bool {
+func IsCRD(ref api.ObjectRef) bool {
 	return ref.Kind == "CustomResourceDefinition" && ref.Group == "apiextensions.k8s.io"
 }
 
-func isNamespace(ref api.ObjectRef) bool { return ref.Kind == "Namespace" && ref.Group == "" }
+func IsNamespace(ref api.ObjectRef) bool { return ref.Kind == "Namespace" && ref.Group == "" }

@@ -1,12 +1,10 @@
-package apply
+package kube
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -18,19 +16,18 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/kubejson"
-	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
-// await reads one object, and watches it until ok says so. ok gets nil while there is no object.
+// Await reads one object, and watches it until ok says so. ok gets nil while there is no object.
 // It ends with ctx.
-func (c *client) await(ctx context.Context, p place, ok func(*unstructured.Unstructured) (bool, error)) error {
-	return c.awaitAny(ctx, p.at.Collection(), kube.ByName(p.at.Name()), p.ref.GVK(), ok)
+func (c *Client) Await(ctx context.Context, p Place, ok func(*unstructured.Unstructured) (bool, error)) error {
+	return c.awaitAny(ctx, p.At.Collection(), ByName(p.At.Name()), p.Ref.GVK(), ok)
 }
 
 // awaitAny reads the objects of a collection that a selector narrows it to, and watches them until ok says so of one.
 // ok gets nil while there is no object. It ends with ctx.
-func (c *client) awaitAny(
-	ctx context.Context, in kube.Collection, selector kube.Selector, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
+func (c *Client) awaitAny(
+	ctx context.Context, in Collection, selector Selector, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
 ) error {
 	for {
 		again, err := c.awaitOnce(ctx, in, selector, kind, ok)
@@ -38,15 +35,15 @@ func (c *client) awaitAny(
 			return err
 		}
 		// A watch that broke off: read again, though not at once.
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
 }
 
 // awaitOnce is one read and one watch. It reports whether to begin again.
-func (c *client) awaitOnce(
-	ctx context.Context, in kube.Collection, selector kube.Selector, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
+func (c *Client) awaitOnce(
+	ctx context.Context, in Collection, selector Selector, kind schema.GroupVersionKind, ok func(*unstructured.Unstructured) (bool, error),
 ) (again bool, err error) {
 	var page struct {
 		Metadata metav1.ListMeta  `json:"metadata"`
@@ -97,14 +94,14 @@ func (c *client) awaitOnce(
 	}
 }
 
-// awaitEndpoint waits until a Service has an endpoint that is ready.
-func (c *client) awaitEndpoint(ctx context.Context, namespace, service string) error {
+// AwaitEndpoint waits until a Service has an endpoint that is ready.
+func (c *Client) AwaitEndpoint(ctx context.Context, namespace, service string) error {
 	kind := schema.GroupVersionKind{Group: "discovery.k8s.io", Version: "v1", Kind: "EndpointSlice"}
-	in, err := kube.Address{Group: kind.Group, Version: kind.Version, Resource: "endpointslices", Namespace: namespace}.Collection()
+	in, err := Address{Group: kind.Group, Version: kind.Version, Resource: "endpointslices", Namespace: namespace}.Collection()
 	if err != nil {
 		return err
 	}
-	selector, err := kube.ByLabels(map[string]string{"kubernetes.io/service-name": service})
+	selector, err := ByLabels(map[string]string{"kubernetes.io/service-name": service})
 	if err != nil {
 		return err
 	}
@@ -121,37 +118,37 @@ func (c *client) awaitEndpoint(ctx context.Context, namespace, service string) e
 	})
 }
 
-// collectionAwait are objects of one collection that are being deleted.
-type collectionAwait struct {
-	in kube.Collection
-	// selector narrows the list and the watch to the objects.
-	selector kube.Selector
-	// left: UID -> the object as it was last seen. What is gone is taken out.
-	left map[types.UID]*unstructured.Unstructured
+// Going are objects of one collection that are being deleted.
+type Going struct {
+	In Collection
+	// Selector narrows the list and the watch to the objects.
+	Selector Selector
+	// Left: UID -> the object as it was last seen. What is gone is taken out.
+	Left map[types.UID]*unstructured.Unstructured
 }
 
-// awaitAllGone waits until none of the objects is left, with one list and one watch for all of them.
-func (c *client) awaitAllGone(ctx context.Context, w *collectionAwait) error {
+// AwaitAllGone waits until none of the objects is left, with one list and one watch for all of them.
+func (c *Client) AwaitAllGone(ctx context.Context, w *Going) error {
 	for {
 		again, err := c.awaitAllGoneOnce(ctx, w)
 		if !again {
 			return err
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := Pause(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
 }
 
 // awaitAllGoneOnce is one list and one watch. It reports whether to begin again.
-func (c *client) awaitAllGoneOnce(ctx context.Context, w *collectionAwait) (again bool, err error) {
+func (c *Client) awaitAllGoneOnce(ctx context.Context, w *Going) (again bool, err error) {
 	var page struct {
 		Metadata metav1.ListMeta  `json:"metadata"`
 		Items    []map[string]any `json:"items"`
 	}
-	raw, _, err := send(ctx, w.selector.Param(w.in.On(c.rest.Get())).SetHeader("Accept", metadataListOnly))
+	raw, _, err := send(ctx, w.Selector.Param(w.In.On(c.rest.Get())).SetHeader("Accept", MetadataListOnly))
 	if apierrors.IsNotFound(err) {
-		clear(w.left) // nobody has the kind any more
+		clear(w.Left) // nobody has the kind any more
 		return false, nil
 	}
 	if err != nil {
@@ -165,43 +162,43 @@ func (c *client) awaitAllGoneOnce(ctx context.Context, w *collectionAwait) (agai
 		o := &unstructured.Unstructured{Object: item}
 		there[o.GetUID()] = o
 	}
-	for uid := range w.left {
-		if w.left[uid] = there[uid]; there[uid] == nil {
-			delete(w.left, uid)
+	for uid := range w.Left {
+		if w.Left[uid] = there[uid]; there[uid] == nil {
+			delete(w.Left, uid)
 		}
 	}
-	if len(w.left) == 0 {
+	if len(w.Left) == 0 {
 		return false, nil
 	}
-	stream, err := w.selector.Param(w.in.On(c.rest.Get())).Param("watch", "1").
+	stream, err := w.Selector.Param(w.In.On(c.rest.Get())).Param("watch", "1").
 		Param("resourceVersion", page.Metadata.ResourceVersion).
-		Param("timeoutSeconds", strconv.Itoa(300)).SetHeader("Accept", metadataOnly).Stream(ctx)
+		Param("timeoutSeconds", strconv.Itoa(300)).SetHeader("Accept", MetadataOnly).Stream(ctx)
 	if err != nil {
 		return ctx.Err() == nil, ctx.Err()
 	}
 	defer func() { _ = stream.Close() }()
 	events := kubejson.NewEvents(stream)
-	for len(w.left) > 0 {
+	for len(w.Left) > 0 {
 		ev, err := events.Next()
 		if err != nil {
 			return ctx.Err() == nil, ctx.Err()
 		}
 		o := ev.Object
-		switch _, waited := w.left[o.GetUID()]; {
+		switch _, waited := w.Left[o.GetUID()]; {
 		case !waited:
 		case ev.Type == watch.Deleted:
-			delete(w.left, o.GetUID())
+			delete(w.Left, o.GetUID())
 		default:
-			w.left[o.GetUID()] = o
+			w.Left[o.GetUID()] = o
 		}
 	}
 	return false, nil
 }
 
-// awaitGone waits until there is no object with the name, or another one than now.
-func (c *client) awaitGone(ctx context.Context, p place) error {
+// AwaitGone waits until there is no object with the name, or another one than now.
+func (c *Client) AwaitGone(ctx context.Context, p Place) error {
 	first := ""
-	return c.await(ctx, p, func(o *unstructured.Unstructured) (bool, error) {
+	return c.Await(ctx, p, func(o *unstructured.Unstructured) (bool, error) {
 		if o == nil {
 			return true, nil
 		}
@@ -212,15 +209,15 @@ func (c *client) awaitGone(ctx context.Context, p place) error {
 	})
 }
 
-// awaitEstablished waits until the API server serves a CRD's kinds.
-func (a *Applier) awaitEstablished(ctx context.Context, crd api.ObjectRef) error {
-	at, err := a.kinds.place(crd)
+// AwaitEstablished waits until the API server serves a CRD's kinds.
+func (s *Server) AwaitEstablished(ctx context.Context, crd api.ObjectRef) error {
+	at, err := s.Kinds.Place(crd)
 	if err != nil {
 		return err
 	}
-	return a.own.await(ctx, at, func(o *unstructured.Unstructured) (bool, error) {
+	return s.Own.Await(ctx, at, func(o *unstructured.Unstructured) (bool, error) {
 		if o == nil {
-			return false, errGone
+			return false, ErrGone
 		}
 		conditions, _, _ := unstructured.NestedSlice(o.Object, "status", "conditions")
 		for _, c := range conditions {
@@ -234,22 +231,4 @@ func (a *Applier) awaitEstablished(ctx context.Context, crd api.ObjectRef) error
 		}
 		return false, nil
 	})
-}
-
-// acceptable asks with a dry run, under another name, whether the API server would create the object.
-// Only an error that the object itself causes counts.
-func (a *Applier) acceptable(ctx context.Context, c *client, p place, obj *unstructured.Unstructured) error {
-	probe := obj.DeepCopy()
-	probe.SetName("")
-	probe.SetGenerateName("flotilla-check-")
-	_, err := c.create(ctx, p.at.Collection(), probe.Object, "All")
-	var status apierrors.APIStatus
-	if err == nil || !errors.As(err, &status) {
-		return err
-	}
-	// What the object now holds (an address, a port) is free once it is gone.
-	if strings.Contains(err.Error(), "already allocated") {
-		return nil
-	}
-	return err
 }
