@@ -109,7 +109,7 @@ func (r *Reconciler) withoutAdditions(ctx context.Context, b *bundle, t *target,
 func (r *Reconciler) hold(b *bundle, id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !b.running {
+	if !b.running() {
 		// It ended in between.
 		r.queue.addAfter(id, time.Millisecond)
 		return
@@ -272,9 +272,8 @@ func (r *Reconciler) keptLocked(b *bundle, e api.InventoryEntry, seen Seen, ther
 func (r *Reconciler) tryAgainLocked(b *bundle, e api.InventoryEntry) {
 	id := e.Object.ID()
 	want := b.appliedObjects[id]
-	if b.settled && (want != nil && e.Digest != apply.Digest(want) || r.desiredByLocked(id) == "") {
-		b.settled = false
-		wake(r.kick)
+	if b.synced() && (want != nil && e.Digest != apply.Digest(want) || r.desiredByLocked(id) == "") {
+		r.onLocked(b, lifecycle.Unsettled{})
 	}
 }
 
@@ -400,9 +399,9 @@ func (r *Reconciler) superseded(b *bundle, t *target) bool {
 // nil if it has left Git. The second result is false if there is no such revision.
 func (r *Reconciler) pendingLocked(b *bundle, t *target) (*unstructured.Unstructured, bool) {
 	switch {
-	case t.extra || b.settled:
+	case t.extra || b.synced():
 		return nil, false
-	case b.gone:
+	case b.gone():
 		return nil, true
 	case b.desired == nil || b.desired.Err != nil:
 		return nil, false

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
 // emptyWatch has seen nothing.
@@ -18,7 +19,7 @@ func TestBundleOf_anObjectThatIsGoneAgain(t *testing.T) {
 	r := recorderOf(&failing{})
 	r.Watch, r.queue = emptyWatch{}, newQueue()
 	b := newBundle("app")
-	b.running = true
+	b.life = runningLife(lifecycle.Rendered{Digest: "d"})
 	r.bundles["app"], r.claims, r.started = b, map[string]string{ref.ID(): "app"}, true
 	b.busy.Lock()
 	r.compare(t.Context(), ref.ID(), r.Now())

@@ -17,6 +17,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -201,8 +202,8 @@ func (m *model) wakes() {
 		return // it was refused as a whole
 	}
 	for name, b := range m.r.bundles {
-		if m.now.Before(b.retry) && !b.settled && !b.running {
-			m.t.Fatalf("%s (gone: %t) waits until %s although there is a new commit", name, b.gone, b.retry)
+		if wait := b.life.Wait(m.now); wait > 0 && wait != lifecycle.Never {
+			m.t.Fatalf("%s (gone: %t) waits %s although there is a new commit", name, b.gone(), wait)
 		}
 	}
 }
@@ -266,9 +267,9 @@ func (m *model) run() bool {
 		return false
 	}
 	b := ready[m.rand.IntN(len(ready))]
-	m.r.runLocked(b)
+	x := m.r.placeLocked(b)
 	m.r.mu.Unlock()
-	m.r.runBundle(m.t.Context(), b)
+	x.do(m.t.Context())
 	m.check()
 	return true
 }
@@ -339,7 +340,7 @@ func (m *model) rest() {
 		}
 	}
 	for name, b := range m.r.bundles {
-		if !b.settled || b.gone {
+		if !b.synced() || b.gone() {
 			m.t.Errorf("bundle %s is not at rest: %+v", name, b.status)
 		}
 		for id := range b.entries {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -157,7 +158,7 @@ func (r *Reconciler) pass(ctx context.Context) error {
 	if fetchErr == nil {
 		r.fetched(snap)
 	}
-	defer r.hear()()
+	defer r.markRendered()()
 	rendering, err := r.renderUnlessOld(ctx, snap, r.currentFacts(ctx))
 	r.tried = nil
 	if errors.Is(err, errOld) {
@@ -349,23 +350,16 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 	if e := r.status.Error; e != nil && e.Reason != reasonFetch {
 		r.status.Error = nil
 	}
-	there := map[string]bool{}
+	there, liftable := map[string]bool{}, map[string]bool{}
 	for i := range rendering.Bundles {
 		rb := &rendering.Bundles[i]
 		there[rb.Name] = true
 		b := r.bundleLocked(rb.Name)
-		if b.gone {
-			b.gone, b.settled = false, false // some of it may have been deleted
-		}
-		b.unguard()
+		liftable[b.name] = b.liftable()
 		fresh := b.desired == nil
-		if !b.setDesired(rb, rendering.Revision) && !fresh {
-			if commit {
-				b.attempt, b.retry = 0, time.Time{} // what it waits for may be what the commit is about
-			}
+		if !r.declareLocked(b, rb, rendering.Revision) && !fresh {
 			continue
 		}
-		b.began = time.Time{}
 		for id := range b.open {
 			r.queue.add(id, r.Now()) // Git may say by now what the object is
 		}
@@ -376,16 +370,14 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 			r.Log.Error("bundle", "bundle", b.name, "error", rb.Err, "kind", api.KindOf(rb.Err))
 			r.publish.add(b.name, api.PhaseFailed)
 			r.publish.failed(b.name, rb.Err)
-		} else if !b.settled {
+		} else if !b.synced() {
 			b.status.Phase, b.status.Error = api.PhasePending, nil
 		}
 		r.recordLocked(b)
 	}
 	for name, b := range r.bundles {
-		if b.strays && b.settled || b.kept > 0 && r.brokenLocked(b.status.Tenant) == "" {
-			b.settled, b.stalled, b.retry = false, false, time.Time{}
-		}
 		if !there[name] {
+			liftable[name] = b.liftable()
 			r.leaveLocked(b, commit)
 			for id := range b.open {
 				r.queue.add(id, r.Now())
@@ -394,24 +386,21 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 				heir.renamed = heir.renamed || b.renamed || b.ever()
 			}
 		}
+		r.onLocked(b, lifecycle.Adopted{Commit: commit, Allowed: liftable[name], Whole: r.brokenLocked(b.status.Tenant) == ""})
 	}
 	r.watchLocked()
 	r.recordLocked(nil)
 	r.advanceLocked()
 }
 
-// leaveLocked takes a bundle out of the desired state: it is to be removed, and at once when a commit says so.
+// leaveLocked takes a bundle out of the desired state: it is to be removed.
 func (r *Reconciler) leaveLocked(b *bundle, commit bool) {
-	if !b.gone {
-		b.began = time.Time{}
+	if !b.gone() || commit {
+		b.status.Error = nil // it was of another revision
 	}
-	if !b.gone || commit {
-		b.attempt, b.retry = 0, time.Time{} // the backoff was for an error of another revision
-		b.status.Error = nil
-	}
-	b.desired, b.gone, b.settled, b.stalled = nil, true, false, false
-	b.superseded()
-	b.unguard()
+	b.desired = nil
+	r.onLocked(b, lifecycle.RemovedFromGit{})
+	b.run.superseded()
 	b.status.Message = "left Git"
 }
 
@@ -465,7 +454,6 @@ func (r *Reconciler) follow() {
 	var sets []set
 	var empty []string
 	r.mu.Lock()
-	now := r.Now()
 	for name, b := range r.bundles {
 		if len(b.entries) == 0 {
 			empty = append(empty, name)
@@ -474,8 +462,8 @@ func (r *Reconciler) follow() {
 			continue
 		}
 		sets = append(sets, set{b.name, b.awaited(), b.applied.Spec.Health})
-		if b.settled && b.status.Phase == api.PhaseProgressing {
-			b.deadline = now.Add(b.applied.Spec.WaitTimeout())
+		if b.synced() && b.status.Phase == api.PhaseProgressing {
+			r.onLocked(b, lifecycle.Unhealthy{Timeout: b.applied.Spec.WaitTimeout()})
 		}
 	}
 	r.mu.Unlock()
@@ -521,10 +509,9 @@ func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
 		case b.status.Digest == "" && b.status.AppliedRevision == "":
 		case rb != nil && rb.Err == nil && rb.Digest == b.status.Digest:
 			b.setApplied(rb)
-			b.settled = b.status.Error == nil && !b.status.Removing
-			b.strays = rb.Spec.PruneEnabled() && slices.ContainsFunc(b.inventory(), func(e api.InventoryEntry) bool {
-				return b.appliedObjects[e.Object.ID()] == nil
-			})
+			if b.status.Error == nil && !b.status.Removing {
+				r.onLocked(b, lifecycle.Recalled{Digest: rb.Digest, Undeclared: rb.Spec.PruneEnabled() && b.ownsUndeclared()})
+			}
 		default:
 			missing[b.status.AppliedRevision] = append(missing[b.status.AppliedRevision], b)
 		}

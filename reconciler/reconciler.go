@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
 // Config is what a Reconciler is made of. Every field without "zero means" is required.
@@ -87,8 +88,8 @@ type Reconciler struct {
 	// scalers are the autoscalers that Git describes
 	scalers []*unstructured.Unstructured
 	facts   api.ClusterFacts
-	// offered counts the changes to what the cluster offers that we made, and heard how many of them charts were rendered with.
-	offered, heard int
+	// discoveryGen counts our changes to CRDs and APIServices; renderedGen is the generation that charts were last rendered with.
+	discoveryGen, renderedGen int
 	// lost: kind -> since when its watch is down
 	lost    map[kindOf]time.Time
 	started bool // baselines are known, bundles may run
@@ -180,7 +181,7 @@ func (r *Reconciler) Sync(bundle string) error {
 	}
 	for name, b := range r.bundles {
 		if bundle == "" || bundle == name {
-			b.order()
+			r.onLocked(b, lifecycle.Ordered{})
 		}
 	}
 	wake(r.sync)

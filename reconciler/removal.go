@@ -11,6 +11,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -19,7 +20,7 @@ import (
 func (r *Reconciler) dependentsLocked() map[string][]*bundle {
 	out := map[string][]*bundle{}
 	for _, name := range r.namesLocked() {
-		if b := r.bundles[name]; !b.settled {
+		if b := r.bundles[name]; !b.synced() {
 			for _, d := range b.status.DependsOn {
 				out[d] = append(out[d], b)
 			}
@@ -61,7 +62,7 @@ func (r *Reconciler) dependsLocked(b, on *bundle) bool {
 	seen := map[*bundle]bool{}
 	var visit func(*bundle) bool
 	visit = func(from *bundle) bool {
-		if seen[from] || !from.gone || from.settled {
+		if seen[from] || !from.gone() || from.synced() {
 			return false
 		}
 		seen[from] = true
@@ -70,7 +71,7 @@ func (r *Reconciler) dependsLocked(b, on *bundle) bool {
 			return next != nil && (next == on || visit(next))
 		})
 	}
-	return on.gone && visit(b)
+	return on.gone() && visit(b)
 }
 
 // takersLocked names the bundles that stay and have yet to take over objects of one that goes.
@@ -81,7 +82,7 @@ func (r *Reconciler) takersLocked(gone *bundle) []string {
 		if owner != "" && r.wantedByLocked(gone, id) == "" {
 			continue
 		}
-		if b := r.bundles[owner]; owner != "" && b != nil && !b.settled && !slices.Contains(out, owner) {
+		if b := r.bundles[owner]; owner != "" && b != nil && !b.synced() && !slices.Contains(out, owner) {
 			out = append(out, owner)
 		}
 	}
@@ -89,16 +90,11 @@ func (r *Reconciler) takersLocked(gone *bundle) []string {
 	return out
 }
 
-// waitingForRemoval is waiting for the hooks of a removal: only that the bundle comes back ends the wait.
-func (r *Reconciler) waitingForRemoval(b *bundle) apply.Waiting {
-	return r.waitingUntil(b, &b.back, func() bool { return b.desired != nil })
-}
-
 // staleLocked tells apart what the bundle owns: what is to be deleted, unless the guard of this revision refuses,
 // and what stays, because Git names it, another bundle is taking it over, or not all of Git is known.
 func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (stale, keep []api.InventoryEntry, guard error) {
 	broken := r.brokenLocked(b.status.Tenant)
-	b.kept, b.strays = 0, false
+	var kept lifecycle.Sorted
 	for _, e := range inventory {
 		id := e.Object.ID()
 		switch owner := r.wantedByLocked(b, id); owner {
@@ -107,8 +103,8 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 		case "":
 			if broken != "" {
 				// It may have moved into the bundle that cannot be rendered.
-				b.kept++
-				b.strays = true
+				kept.Kept++
+				kept.Undeclared = true
 				keep = append(keep, e)
 				continue
 			}
@@ -116,11 +112,12 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 		default:
 			// The other bundle's apply takes it over; until then it stays on our list.
 			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) || newer(e, other.entries[id]) {
-				b.strays = true
+				kept.Undeclared = true
 				keep = append(keep, e)
 			}
 		}
 	}
+	r.onLocked(b, kept)
 	return stale, keep, r.guardLocked(b.name, stale)
 }
 
@@ -145,18 +142,19 @@ func (r *Reconciler) stays(b *bundle) func(api.ObjectRef) (string, error) {
 }
 
 // prune deletes what the bundle owns and Git no longer names.
-func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.RenderedBundle, spec api.BundleSpec, res apply.Result, held apply.Held) apply.Result {
+func (x *run) prune(ctx context.Context, spec api.BundleSpec, res apply.Result) apply.Result {
+	r, b := x.r, x.b
 	r.mu.Lock()
 	if !spec.PruneEnabled() {
-		b.kept, b.strays = 0, false // it stays whatever comes
+		r.onLocked(b, lifecycle.Sorted{}) // it stays whatever comes
 		r.mu.Unlock()
 		return res
 	}
 	stale, keep, guard := r.staleLocked(b, res.Inventory)
-	removal := desired == nil && b.kept == 0 && guard == nil
+	removal := x.desired == nil && b.life.Kept == 0 && guard == nil
 	r.mu.Unlock()
 	if removal && len(res.Inventory) > 0 {
-		ok := r.removalHooks(ctx, b, held, &res, r.Applier.RunPreDelete)
+		ok := x.removalHooks(ctx, &res, r.Applier.RunPreDelete)
 		// They may have taken long: another revision may say something else by now.
 		r.mu.Lock()
 		stale, keep, guard = r.staleLocked(b, res.Inventory)
@@ -176,7 +174,7 @@ func (r *Reconciler) prune(ctx context.Context, b *bundle, desired *api.Rendered
 		res.Inventory = keep
 		return res
 	}
-	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: held, Waiting: r.waiting(b, desired), Stays: r.stays(b)})
+	pruned := r.Applier.Prune(ctx, apply.PruneRequest{Bundle: b.name, Spec: spec, Entries: stale, Held: x.hold.Held, Waiting: x.waiting(), Stays: r.stays(b)})
 	res.Changes.Changes = append(res.Changes.Changes, pruned.Changes.Changes...)
 	res.Inventory, res.Err = append(keep, pruned.Inventory...), pruned.Err
 	r.mu.Lock()
@@ -193,10 +191,10 @@ func cameBack() *api.Error {
 // removalHooks runs the hooks of a bundle's removal, and adds to the result what they did. It reports whether to go on.
 // A bundle that was never applied to its end has none: what they need may not be there. One of which another bundle
 // has objects now is not removed, but renamed.
-func (r *Reconciler) removalHooks(
-	ctx context.Context, b *bundle, held apply.Held, res *apply.Result,
-	run func(context.Context, apply.Request) ([]api.Change, bool, error),
+func (x *run) removalHooks(
+	ctx context.Context, res *apply.Result, hooks func(context.Context, apply.Request) ([]api.Change, bool, error),
 ) bool {
+	r, b := x.r, x.b
 	r.mu.Lock()
 	ever, unknown, revision, facts := b.ever(), b.applied == nil, b.status.AppliedRevision, r.facts
 	r.mu.Unlock()
@@ -219,7 +217,7 @@ func (r *Reconciler) removalHooks(
 	if applied == nil || moved {
 		return true
 	}
-	changes, ok, err := run(ctx, apply.Request{Bundle: *applied, Held: held, InGit: r.inGit, Waiting: r.waitingForRemoval(b)})
+	changes, ok, err := hooks(ctx, apply.Request{Bundle: *applied, Held: x.hold.Held, InGit: r.inGit, Waiting: x.waitingForRemoval()})
 	res.Changes.Changes = append(res.Changes.Changes, changes...)
 	if err != nil {
 		res.Err = err
@@ -260,8 +258,9 @@ func (r *Reconciler) brokenLocked(tenant string) string {
 	return ""
 }
 
-// removeBundle deletes what a bundle that left Git still owns, and then forgets the bundle.
-func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []api.InventoryEntry, hold *hold, saw *witness) {
+// remove deletes what a bundle that left Git still owns, and then forgets the bundle.
+func (x *run) remove(ctx context.Context, inventory []api.InventoryEntry) {
+	r, b := x.r, x.b
 	r.mu.Lock()
 	var spec api.BundleSpec
 	if b.applied != nil {
@@ -276,27 +275,28 @@ func (r *Reconciler) removeBundle(ctx context.Context, b *bundle, inventory []ap
 	r.mu.Unlock()
 	res := apply.Result{Changes: api.ChangeSet{Bundle: b.name}, Inventory: inventory}
 	if spec.PruneEnabled() {
-		res = r.prune(ctx, b, nil, spec, res, hold.Held)
+		res = x.prune(ctx, spec, res)
 	} else {
 		res.Inventory = nil
 	}
-	if res.Err == nil && len(res.Inventory) == 0 && (!spec.PruneEnabled() || r.removalHooks(ctx, b, hold.Held, &res, r.Applier.RunPostDelete)) {
+	if res.Err == nil && len(res.Inventory) == 0 && (!spec.PruneEnabled() || x.removalHooks(ctx, &res, r.Applier.RunPostDelete)) {
 		told := res
-		if res.Err = r.forget(ctx, b, &res); res.Err == nil {
+		if res.Err = x.forget(ctx, &res); res.Err == nil {
 			r.announce(ctx, b.name, told)
 			return
 		}
 	}
-	r.finish(ctx, b, nil, "", res, hold, saw)
+	x.finish(ctx, res)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if b.gone && len(r.takersLocked(b)) > 0 {
-		b.settled = false // a revision that came meanwhile has moved some of it
+	if b.gone() && len(r.takersLocked(b)) > 0 {
+		r.onLocked(b, lifecycle.Unsettled{}) // a revision that came meanwhile has moved some of it
 	}
 }
 
 // forget drops a bundle of which nothing is left, here and on the cluster.
-func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) error {
+func (x *run) forget(ctx context.Context, res *apply.Result) error {
+	r, b := x.r, x.b
 	// What is being published just now would bring it back.
 	r.publish.removal.Lock()
 	defer r.publish.removal.Unlock()
@@ -331,7 +331,9 @@ func (r *Reconciler) forget(ctx context.Context, b *bundle, res *apply.Result) e
 	delete(r.applySets, plan.ApplySetID(b.name))
 	r.recordRemovedLocked(b.name, episodes...)
 	r.Log.Info("bundle removed", "bundle", b.name, "pruned", pruned)
-	r.doneLocked(b)
+	x.doneLocked()
+	r.onLocked(b, lifecycle.Succeeded{})
+	r.releaseHeldLocked(b) // some of it may be another bundle's
 	r.advanceLocked()
 	wake(r.kick)
 	return nil

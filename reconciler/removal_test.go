@@ -8,6 +8,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
 // removing is as much of a cluster as the removal of a bundle needs.
@@ -44,14 +45,15 @@ func TestRemoval_withAStoreThatFails(t *testing.T) {
 	r := recorderOf(&failing{fails: 2})
 	r.Applier, r.Health, r.rendering, r.kick = a, a, &api.Rendering{}, make(chan struct{}, 1)
 	b := newBundle("a")
-	b.gone, b.applied, b.status.Digest = true, &api.RenderedBundle{Name: "a"}, "d"
+	b.life = lifeAfter(lifecycle.RemovedFromGit{})
+	b.applied, b.status.Digest = &api.RenderedBundle{Name: "a"}, "d"
 	r.bundles["a"] = b
 	for try := 1; r.bundles["a"] != nil; try++ {
 		if try > 3 {
 			t.Fatal("the bundle is not forgotten")
 		}
-		b.running, b.busyFor = true, time.NewTimer(time.Hour)
-		r.removeBundle(t.Context(), b, nil, &hold{ask: r.holder("a")}, &witness{r: r, b: b})
+		r.onLocked(b, lifecycle.Adopted{Commit: true})
+		r.placeLocked(b).do(t.Context())
 	}
 	if a.hooks != 1 || a.deleted != 1 {
 		t.Errorf("the hooks ran %d times and the BundleDeployment was deleted %d times, want 1 and 1", a.hooks, a.deleted)

@@ -2,23 +2,13 @@ package reconciler
 
 import (
 	"slices"
-	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
 // This file is about what has bundles run again beside Git: what they wrote themselves, and what became of their objects.
-
-// reopen has a bundle that fails tried again: something that it may have failed for has changed.
-// The API server may hear of that late, so it is tried once more after another refusal.
-func (b *bundle) reopen() {
-	if b.settled || b.status.Error == nil && !b.running {
-		return
-	}
-	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
-	b.anew, b.again = true, true
-}
 
 // reopenLocked has bundles tried again that fail, where another one has changed what they may fail for:
 // one that they depend on, or an object by which the API server judges others.
@@ -31,20 +21,20 @@ func (r *Reconciler) reopenLocked(by *bundle, cs api.ChangeSet) {
 	governs := slices.ContainsFunc(cs.Changes, func(c api.Change) bool { return wrote(c) && plan.Governs(c.Object) })
 	for _, b := range r.bundles {
 		if governs || b.desired != nil && slices.Contains(b.desired.Spec.DependsOn, by.name) {
-			b.reopen()
+			r.onLocked(b, lifecycle.Reopened{})
 		}
 	}
 }
 
-// hear notes what the cluster offers now that we have changed it: charts have been rendered with that when the function it returns is called.
-func (r *Reconciler) hear() func() {
+// markRendered records the current discovery generation. Calling the returned function marks all charts as rendered against it.
+func (r *Reconciler) markRendered() func() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	offered := r.offered
+	gen := r.discoveryGen
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.heard = offered
+		r.renderedGen = gen
 		wake(r.kick)
 	}
 }
@@ -54,7 +44,7 @@ func (r *Reconciler) offerLocked(cs api.ChangeSet) {
 	if slices.ContainsFunc(cs.Changes, func(c api.Change) bool {
 		return c.Wrote() && (c.Object.Kind == "CustomResourceDefinition" || c.Object.Kind == "APIService")
 	}) {
-		r.offered++
+		r.discoveryGen++
 		wake(r.sync)
 	}
 }
@@ -71,8 +61,7 @@ func (r *Reconciler) strayLocked(b *bundle, ref api.ObjectRef, seen Seen) bool {
 		return false
 	}
 	b.entries[ref.ID()], r.owners[ref.ID()] = e, b.name
-	b.settled = false
-	wake(r.kick)
+	r.onLocked(b, lifecycle.Unsettled{})
 	return true
 }
 
@@ -81,10 +70,9 @@ func (r *Reconciler) strayLocked(b *bundle, ref api.ObjectRef, seen Seen) bool {
 func (r *Reconciler) retryLocked(b *bundle, id string, seen Seen, known bool) {
 	was, tried := b.tried[id]
 	same := tried && was.UID == seen.UID && was.Generation == seen.Generation && api.SameMeta(was.MetaDigest, seen.MetaDigest)
-	if !known || same || b.settled {
+	if !known || same || b.synced() {
 		return
 	}
 	b.tried[id] = seen
-	b.stalled, b.attempt, b.retry = false, 0, time.Time{}
-	wake(r.kick)
+	r.onLocked(b, lifecycle.ObjectChanged{})
 }

@@ -60,56 +60,15 @@ func (r *Reconciler) schedule(ctx context.Context) time.Duration {
 	}
 	// Who has waited longest comes first, and before all of them what has not run since Git changed it:
 	// however many fail slowly and are tried again, they hold up nothing new, and each has its turn.
-	slices.SortStableFunc(ready, func(x, y *bundle) int { return x.began.Compare(y.began) })
+	slices.SortStableFunc(ready, func(x, y *bundle) int { return x.life.Began.Compare(y.life.Began) })
 	for _, b := range ready {
 		if r.running >= r.Workers || r.applying >= slowFactor*r.Workers {
 			break // the next one that finishes, or takes long, wakes us
 		}
-		b.began = now
-		r.runLocked(b)
-		r.wg.Go(func() { r.runBundle(ctx, b) })
+		x := r.placeLocked(b)
+		r.wg.Go(func() { x.do(ctx) })
 	}
 	return max(next, time.Millisecond)
-}
-
-// A bundle that takes long, because something in it does not answer, must not hold up the others:
-// after slowAfter its place is free for another one. There are never more than slowFactor times as many as there are workers.
-const (
-	slowAfter  = 2 * time.Second
-	slowFactor = 8
-)
-
-// runLocked gives a bundle a worker's place.
-func (r *Reconciler) runLocked(b *bundle) {
-	b.running, b.counted = true, true
-	r.running++
-	r.applying++
-	var slow *time.Timer
-	slow = time.AfterFunc(slowAfter, func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if b.busyFor == slow { // else it is done, and perhaps runs again
-			r.yieldLocked(b)
-		}
-	})
-	b.busyFor = slow
-}
-
-// yieldLocked lets another bundle have the place of one that goes on.
-func (r *Reconciler) yieldLocked(b *bundle) {
-	if b.counted {
-		b.counted = false
-		r.running--
-		wake(r.kick)
-	}
-}
-
-// doneLocked ends the run of a bundle.
-func (r *Reconciler) doneLocked(b *bundle) {
-	r.yieldLocked(b)
-	b.busyFor.Stop()
-	b.running, b.busyFor = false, nil
-	r.applying--
 }
 
 // namesLocked returns the names of the bundles in order: every run of the scheduler goes through them.
@@ -124,25 +83,17 @@ func (r *Reconciler) namesLocked() []string {
 // Its dependents are those of dependentsLocked.
 func (r *Reconciler) runnableLocked(b *bundle, dependents []*bundle, now time.Time) (time.Duration, bool) {
 	const never = time.Hour
-	switch {
-	case b.running || b.settled || b.stalled:
-		return never, false
-	case b.desired != nil && b.desired.Err != nil:
-		return never, false
-	case now.Before(b.retry):
-		return b.retry.Sub(now), false
+	if wait := b.life.Wait(now); wait > 0 {
+		return wait, false
 	}
-	if s := r.suspendedLocked(b.name); s != "" && !b.force {
+	if s := r.suspendedLocked(b.name); s != "" && !b.life.Force {
 		r.blockLocked(b, api.PhaseSuspended, "suspended by "+s, nil)
 		return never, false
 	}
-	if b.desired == nil {
-		if !b.gone {
-			return never, false // no revision could be rendered yet
-		}
+	if b.gone() {
 		return never, r.mayGoLocked(b, dependents)
 	}
-	if b.desired.Spec.Helm != nil && r.heard != r.offered {
+	if b.desired.Spec.Helm != nil && r.renderedGen != r.discoveryGen {
 		return never, false // it is about to be rendered with what the cluster offers now
 	}
 	if missing := r.unreadyLocked(b.desired.Spec.DependsOn); len(missing) > 0 {
@@ -160,7 +111,7 @@ func (r *Reconciler) unreadyLocked(deps []string) []string {
 		switch {
 		case b == nil:
 			out = append(out, d+" (not on this cluster)")
-		case !b.settled:
+		case !b.synced():
 			out = append(out, fmt.Sprintf("%s (%s)", d, b.status.Phase))
 		case b.desired != nil && b.desired.Spec.WaitEnabled() && b.status.Phase != api.PhaseReady:
 			out = append(out, fmt.Sprintf("%s (%s)", d, cmp.Or(b.status.Message, string(b.status.Phase))))

@@ -3,26 +3,38 @@ package reconciler
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
 // The scheduler goes through all bundles each time one has ended: with a thousand that wait for a place,
 // for a dependency or for nothing.
 func BenchmarkSchedule(b *testing.B) {
+	stall := func(one *bundle, i int) {
+		if i > 0 {
+			return
+		}
+		for _, e := range []lifecycle.Event{lifecycle.Placed{}, lifecycle.Began{}, lifecycle.Failed{Kind: api.Stalled}} {
+			one.life, _ = lifecycle.Next(one.life, time.Time{}, e)
+		}
+	}
 	for name, prepare := range map[string]func(r *Reconciler, one *bundle, i int){
-		"settled": func(_ *Reconciler, one *bundle, _ int) { one.settled = true },
+		"settled": func(_ *Reconciler, one *bundle, _ int) {
+			one.life = lifeAfter(lifecycle.Recalled{}, lifecycle.Rendered{})
+		},
 		"no place": func(r *Reconciler, _ *bundle, _ int) {
 			r.running = r.Workers
 		},
 		"blocked": func(_ *Reconciler, one *bundle, i int) {
-			one.stalled = i == 0
+			stall(one, i)
 			one.desired.Spec.DependsOn = []string{"b0"}
 		},
 		"all go": func(_ *Reconciler, one *bundle, i int) {
-			one.desired, one.gone = nil, true
+			one.desired, one.life = nil, lifeAfter(lifecycle.RemovedFromGit{})
 			one.status.DependsOn = []string{fmt.Sprint("b", i+1)}
-			one.stalled = i == 0
+			stall(one, i)
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
@@ -30,7 +42,7 @@ func BenchmarkSchedule(b *testing.B) {
 			r.Workers, r.Applier, r.started = DefaultWorkers, modelApplier{}, true
 			for i := range 1000 {
 				one := newBundle(fmt.Sprint("b", i))
-				one.desired = &api.RenderedBundle{Name: one.name}
+				one.desired, one.life = &api.RenderedBundle{Name: one.name}, lifeAfter(lifecycle.Rendered{})
 				r.bundles[one.name] = one
 				prepare(r, one, i)
 			}

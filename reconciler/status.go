@@ -17,6 +17,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -36,7 +37,7 @@ func (r *Reconciler) HealthChanged(bundle string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := r.bundles[bundle]
-	if b == nil || b.running {
+	if b == nil || b.running() {
 		return
 	}
 	before := b.status
@@ -52,20 +53,20 @@ func (r *Reconciler) HealthChanged(bundle string) {
 // awaited are the objects that are to be healthy: what Git declares, and not what has left it and is kept.
 func (b *bundle) awaited() []api.InventoryEntry {
 	return slices.DeleteFunc(b.inventory(), func(e api.InventoryEntry) bool {
-		return b.gone || b.appliedObjects[e.Object.ID()] == nil
+		return b.gone() || b.appliedObjects[e.Object.ID()] == nil
 	})
 }
 
 // healthLocked derives the phase of a bundle that is applied from the health of its objects.
 func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	sum := r.Health.Get(b.name)
-	if sum.Unseen > 0 && b.settled && b.status.Phase == api.PhaseReady {
+	if sum.Unseen > 0 && b.synced() && b.status.Phase == api.PhaseReady {
 		return // it was ready when the agent was stopped, and nothing else is known yet
 	}
 	b.status.Objects = len(b.entries)
 	b.status.ReadyObjects = max(0, b.status.Objects-sum.Total+sum.Ready) // of what is kept nothing is expected
 	r.countLocked(b)
-	if b.status.Error != nil && !b.timedOut || !b.settled {
+	if b.status.Error != nil && !b.life.TimedOut || !b.synced() {
 		if s := r.suspendedLocked(b.name); s != "" && b.status.Error == nil {
 			b.status.Phase, b.status.Message = api.PhaseSuspended, "suspended by "+s
 		}
@@ -74,19 +75,19 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	switch {
 	case sum.Ready >= sum.Total && len(sum.Failed) == 0:
 		b.status.Phase, b.status.Message, b.status.Error = api.PhaseReady, r.staysLocked(b), nil
-		b.deadline, b.timedOut = time.Time{}, false
-	case b.timedOut:
+		r.onLocked(b, lifecycle.Healthy{})
+	case b.life.TimedOut:
 		b.status.Message = healthMessage(sum.Failed, sum.InProgress)
 	case r.heldBackLocked(b, now, sum) != "":
 		// Nobody may do anything about it: no time runs out.
 		b.status.Phase = api.PhaseSuspended
 		b.status.Message = "suspended by " + r.heldBackLocked(b, now, sum) + "; " + healthMessage(sum.Failed, sum.InProgress)
-		b.deadline = time.Time{}
+		r.onLocked(b, lifecycle.Excused{})
 	default:
 		b.status.Phase, b.status.Message = api.PhaseProgressing, healthMessage(sum.Failed, sum.InProgress)
-		if b.deadline.IsZero() && b.desired != nil {
-			// It was ready and is no longer: it gets the same time to recover.
-			b.deadline = now.Add(b.desired.Spec.WaitTimeout())
+		if b.desired != nil {
+			// If it was ready and is no longer, it gets the same time to recover.
+			r.onLocked(b, lifecycle.Unhealthy{Timeout: b.desired.Spec.WaitTimeout()})
 		}
 	}
 }
@@ -107,13 +108,13 @@ func (r *Reconciler) heldBackLocked(b *bundle, now time.Time, sum health.Summary
 
 // staysLocked says how many objects of a bundle that is ready are still there although they left Git; empty for none.
 func (r *Reconciler) staysLocked(b *bundle) string {
-	left := b.gone && b.desired == nil
-	if b.kept > 0 && r.brokenLocked(b.status.Tenant) != "" {
+	left := b.gone()
+	if b.life.Kept > 0 && r.brokenLocked(b.status.Tenant) != "" {
 		what := "objects that left Git and stay"
 		if left {
 			what = "has left Git; objects that stay"
 		}
-		return fmt.Sprintf("%s until bundle %s can be rendered: %d", what, r.brokenLocked(b.status.Tenant), b.kept)
+		return fmt.Sprintf("%s until bundle %s can be rendered: %d", what, r.brokenLocked(b.status.Tenant), b.life.Kept)
 	}
 	if n := len(b.entries); left && n > 0 {
 		return fmt.Sprintf("has left Git; objects that stay: %d", n)
@@ -124,13 +125,13 @@ func (r *Reconciler) staysLocked(b *bundle) string {
 // timeoutLocked fails a bundle that did not become healthy in time,
 // and returns how long until that happens.
 func (r *Reconciler) timeoutLocked(ctx context.Context, b *bundle, now time.Time) time.Duration {
-	if b.running || b.deadline.IsZero() || b.timedOut || b.status.Phase != api.PhaseProgressing {
-		return time.Hour
+	if b.status.Phase != api.PhaseProgressing {
+		return lifecycle.Never
 	}
-	if now.Before(b.deadline) {
-		return b.deadline.Sub(now)
+	if left := b.life.Patience(now); left > 0 {
+		return left
 	}
-	b.timedOut = true
+	r.onLocked(b, lifecycle.Overdue{})
 	sum := r.Health.Get(b.name)
 	stuck := slices.Concat(sum.Failed, sum.InProgress)
 	timeout := api.DefaultTimeout
@@ -138,7 +139,7 @@ func (r *Reconciler) timeoutLocked(ctx context.Context, b *bundle, now time.Time
 		timeout = b.desired.Spec.WaitTimeout()
 	}
 	r.wg.Go(func() { r.explain(ctx, b, stuck, timeout) })
-	return time.Hour
+	return lifecycle.Never
 }
 
 // explain asks why a bundle did not become healthy, and says so.
@@ -161,7 +162,7 @@ func (r *Reconciler) explain(ctx context.Context, b *bundle, stuck []health.Obje
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !b.timedOut {
+	if !b.life.TimedOut {
 		return
 	}
 	next := b.status
@@ -239,7 +240,7 @@ func (b *bundle) restorePassed() {
 
 // exempt lists the objects in Git that an annotation on the cluster takes out, and those that left Git and an annotation keeps.
 func (b *bundle) exempt() (first []string, omitted int) {
-	if !b.gone {
+	if !b.gone() {
 		first = slices.Clone(b.passed)
 	}
 	for id, live := range b.orders {
@@ -249,7 +250,7 @@ func (b *bundle) exempt() (first []string, omitted int) {
 		switch git := b.appliedObjects[id]; {
 		case git == nil && live.Keep != "":
 			first = append(first, fmt.Sprintf("%s: left Git, and stays: %s", b.entries[id].Object, live.Keep))
-		case git != nil && !b.gone:
+		case git != nil && !b.gone():
 			if what := plan.Exempt(api.OrdersIn(git.GetAnnotations()), live, b.applied.Spec.Drift); what != "" {
 				first = append(first, api.RefOf(git).String()+": "+what)
 			}
@@ -314,7 +315,7 @@ func (r *Reconciler) advanceLocked() {
 		return
 	}
 	for _, b := range r.bundles {
-		if !b.settled {
+		if !b.synced() {
 			return
 		}
 	}

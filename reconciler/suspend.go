@@ -10,6 +10,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
 // SetSuspensions replaces the set of suspensions on the cluster, ends in the API server's time. It takes effect at once:
@@ -141,16 +142,14 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 		if whole == "" && b.status.Phase == api.PhaseSuspended {
 			next.Phase, next.Message = api.PhasePending, ""
 		}
-		if b.settled && !b.running {
+		if b.synced() {
 			before := b.status
 			b.status = next
 			r.healthLocked(b, now) // whether its objects are only waited for depends on what is suspended
 			next, b.status = b.status, before
 		}
 		r.setStatusLocked(b, next)
-		if !b.running && !b.settled && (b.desired != nil || b.gone) {
-			b.stalled, b.retry = false, time.Time{}
-		}
+		r.onLocked(b, lifecycle.SuspensionsChanged{})
 		for id := range b.open {
 			r.queue.add(id, now)
 		}

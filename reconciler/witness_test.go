@@ -9,6 +9,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
 // changing is an object that becomes what the newer revision says while it is looked at.
@@ -55,6 +56,7 @@ func TestWitness_anObjectThatBecomesAsGitSays(t *testing.T) {
 	ref := api.RefOf(red)
 	b.entries[ref.ID()] = api.InventoryEntry{Object: ref, Digest: apply.Digest(red)}
 	b.desired = &api.RenderedBundle{Name: "app", Objects: []*unstructured.Unstructured{blue}}
+	b.life = lifeAfter(lifecycle.Rendered{Digest: "blue"})
 	r.bundles["app"] = b
 	w := &witness{
 		r: r, b: b, applied: &api.RenderedBundle{Name: "app", Objects: []*unstructured.Unstructured{red}},

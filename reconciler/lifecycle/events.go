@@ -40,7 +40,7 @@ func (e Recalled) next(s State, _ time.Time) State {
 }
 
 func (e Rendered) next(s State, _ time.Time) State {
-	if s.Wants(e.Digest) || s.Git == Unread && s.Phase == Synced && s.Want == e.Digest {
+	if s.Wants(e.Digest) {
 		s.Git = Declared
 		return s
 	}

@@ -128,8 +128,10 @@ func (s State) Patience(now time.Time) time.Duration {
 // Current reports whether what the run under way works towards is still what Git says.
 func (s State) Current() bool { return s.doing == s.target() }
 
-// Wants reports whether Git declares the bundle with the contents of that digest.
-func (s State) Wants(digest string) bool { return s.Git == Declared && s.Want == digest }
+// Wants reports whether contents of that digest are what the bundle is to have already, by Git or as it was before a restart.
+func (s State) Wants(digest string) bool {
+	return s.Want == digest && (s.Git == Declared || s.Git == Unread && s.Phase == Synced)
+}
 
 func (s State) target() target { return target{s.Git, s.Want} }
 
