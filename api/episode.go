@@ -189,6 +189,12 @@ const (
 // Open reports whether the drift still stands.
 func (e Episode) Open() bool { return e.End.IsZero() }
 
+// Close ends an episode at a time: nothing of it is tried again. Who ends it says with what outcome.
+func (e *Episode) Close(at time.Time) {
+	e.End = at
+	e.NextCorrection, e.Error = time.Time{}, ""
+}
+
 // Began is when the round that is the latest began.
 func (e Episode) Began() time.Time {
 	if e.Reopened.IsZero() {

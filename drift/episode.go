@@ -138,6 +138,16 @@ func Overwritten(prev api.Episode, at time.Time, revision string) api.Episode {
 	return e
 }
 
+// Resolved notes that the drift ended without us and without a look at the object, such as by leaving Git. It ends the episode.
+func Resolved(prev api.Episode, at time.Time, why string) api.Episode {
+	e := clone(prev)
+	at = settle(&e, at)
+	end(&e, at)
+	e.Outcome = api.OutcomeResolved
+	say(&e, at, why)
+	return e
+}
+
 // refusal is why a correction failed. Who wrote it has withheld what the API server quotes of a Secret.
 func refusal(err error) string {
 	s := err.Error()
@@ -147,10 +157,10 @@ func refusal(err error) string {
 	return s
 }
 
-// end closes an episode.
+// end closes an episode that was seen until then.
 func end(e *api.Episode, at time.Time) {
-	e.LastSeen, e.End = at, at
-	e.NextCorrection, e.Error = time.Time{}, ""
+	e.LastSeen = at
+	e.Close(at)
 }
 
 // begin is the episode that an observation belongs to: the open one, the last one if it is

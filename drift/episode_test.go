@@ -666,3 +666,28 @@ func TestCorrectionThatWasNotNoted(t *testing.T) {
 		})
 	}
 }
+
+// An episode that ends because its object left Git is over like any other: nothing of it is due, its last line tells why,
+// and it ends after it began, whatever the clock and the length of its story.
+func TestResolved(t *testing.T) {
+	s := &story{t: t, at: t0}
+	s.observe(found("kubectl-edit", "/a"))
+	s.corrected(&api.Error{Kind: api.Stalled, Err: errors.New("field is immutable")})
+	for len(s.ep.Timeline) < api.MaxTimeline {
+		s.ep.Timeline = append(s.ep.Timeline, api.Moment{At: s.at, What: "something"})
+	}
+	before := s.ep.Onset
+	e := drift.Resolved(*s.ep, t0.Add(-time.Hour), "the object left Git")
+	if e.Open() || e.Outcome != api.OutcomeResolved || e.Error != "" || !e.NextCorrection.IsZero() {
+		t.Errorf("it is not over: %+v", e)
+	}
+	if e.End.Before(e.Onset) {
+		t.Errorf("it ends at %s and began at %s", e.End, e.Onset)
+	}
+	if last := e.Timeline[len(e.Timeline)-1]; last.What != "the object left Git" || len(e.Timeline) > api.MaxTimeline {
+		t.Errorf("the end of %d lines is %q", len(e.Timeline), last.What)
+	}
+	if s.ep.Onset != before || !s.ep.Open() {
+		t.Error("the episode that was given is changed")
+	}
+}

@@ -229,7 +229,7 @@ func (r *Reconciler) leavesHeldLocked(b *bundle, t *target) bool {
 	if e, open := b.open[t.id]; open {
 		delete(b.open, t.id)
 		r.driftCountLocked(b)
-		r.recordLocked(b, resolve(e, now, "the object left Git"))
+		r.recordLocked(b, r.Detective.Resolved(e, now, "the object left Git"))
 	}
 	return true
 }
@@ -666,7 +666,7 @@ func (r *Reconciler) resolveGoneLocked(b *bundle) []api.Episode {
 	for id, e := range b.open {
 		if b.appliedObjects[id] == nil && e.Class != api.ClassExtra {
 			delete(b.open, id)
-			out = append(out, resolve(e, now, "the object left Git"))
+			out = append(out, r.Detective.Resolved(e, now, "the object left Git"))
 		} else {
 			r.queue.add(id, now)
 		}
@@ -679,16 +679,8 @@ func (r *Reconciler) resolveGoneLocked(b *bundle) []api.Episode {
 func (r *Reconciler) resolveAllLocked(b *bundle, why string) []api.Episode {
 	var out []api.Episode
 	for e := range maps.Values(b.open) {
-		out = append(out, resolve(e, r.Now(), why))
+		out = append(out, r.Detective.Resolved(e, r.Now(), why))
 	}
 	clear(b.open)
 	return out
-}
-
-func resolve(e api.Episode, at time.Time, why string) api.Episode {
-	e.End, e.LastSeen, e.Outcome = at, at, api.OutcomeResolved
-	if len(e.Timeline) < api.MaxTimeline {
-		e.Timeline = append(e.Timeline, api.Moment{At: at, What: why})
-	}
-	return e
 }

@@ -112,6 +112,8 @@ type Detective interface {
 	Overwritten(e api.Episode, at time.Time, revision string) api.Episode
 	// Corrected notes that the drift was corrected, or that the correction failed.
 	Corrected(e api.Episode, at time.Time, err error) api.Episode
+	// Resolved notes that the drift ended without us and without a look at the object.
+	Resolved(e api.Episode, at time.Time, why string) api.Episode
 	// Leave returns the fields that an apply leaves as they are on the live object, beside those of ignore rules.
 	Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string
 }

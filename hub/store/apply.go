@@ -341,7 +341,8 @@ func (w *writer) replace(st api.State) error {
 
 // over ends an episode of which nobody has said how it ended.
 func (w *writer) over(e api.Episode) error {
-	e.End, e.Outcome = w.at, api.OutcomeResolved
+	e.Close(w.at)
+	e.Outcome = api.OutcomeResolved
 	if e.End.Before(e.Onset) {
 		e.End = e.Onset
 	}

@@ -75,6 +75,11 @@ func episode(cluster string, n int, change func(*api.Episode)) api.Report {
 	return api.Report{Episode: e}
 }
 
+// refused is an episode whose correction failed.
+func refused(e *api.Episode) {
+	e.Outcome, e.Error, e.NextCorrection = api.OutcomeFailed, "no", e.Onset.Add(time.Hour)
+}
+
 func closed(e *api.Episode) { e.End, e.Outcome = e.Onset.Add(30*time.Second), api.OutcomeCorrected }
 
 // numbered gives reports the numbers from first on.
@@ -230,7 +235,7 @@ func TestReplaceSnapshot(t *testing.T) {
 	s := open2(t, cfg)
 	ctx := t.Context()
 	apply(t, s, "eu", numbered(1, status("eu", "r1"), bundle("old", api.PhaseReady), bundle("web", api.PhaseReady),
-		episode("eu", 1, nil), episode("eu", 2, nil), episode("eu", 3, nil)))
+		episode("eu", 1, nil), episode("eu", 2, refused), episode("eu", 3, nil)))
 
 	// The agent went on to report 20 meanwhile; 2 and 3 are over, 4 is new.
 	state := api.State{
@@ -256,8 +261,8 @@ func TestReplaceSnapshot(t *testing.T) {
 		}
 		for n, want := range map[int]api.Outcome{2: api.OutcomeResolved, 3: api.OutcomeCorrected} {
 			e, ok, err := s.Episode(t.Context(), fmt.Sprintf("eu-abcd-%d", n))
-			if err != nil || !ok || e.Open() || e.Outcome != want {
-				t.Errorf("episode %d: %v %v, outcome %s, end %v; want %s", n, ok, err, e.Outcome, e.End, want)
+			if err != nil || !ok || e.Open() || e.Outcome != want || e.Error != "" || !e.NextCorrection.IsZero() {
+				t.Errorf("episode %d: %v %v, outcome %s, end %v, error %q, next %v; want %s", n, ok, err, e.Outcome, e.End, e.Error, e.NextCorrection, want)
 			}
 		}
 	})

@@ -102,6 +102,10 @@ func (d detective) Overwritten(e api.Episode, at time.Time, revision string) api
 	return drift.Overwritten(e, at, revision)
 }
 
+func (d detective) Resolved(e api.Episode, at time.Time, why string) api.Episode {
+	return drift.Resolved(e, at, why)
+}
+
 func (d detective) Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string {
 	return drift.Leave(desired, live, drift.AutoscalersIn(neighbours))
 }
