@@ -86,11 +86,11 @@ func (b *bundle) running() bool { return b.life.Phase == lifecycle.Running }
 // onLocked has an event happen to a bundle, and the scheduler look at the bundle if that is to run now.
 func (r *Reconciler) onLocked(b *bundle, e lifecycle.Event) {
 	now := r.Now()
-	before := b.life.Wait(now)
-	after := before
-	if b.life, after = lifecycle.Next(b.life, now, e); after == 0 && before != 0 {
+	next, wait := lifecycle.Next(b.life, now, e)
+	if wait == 0 && b.life.Wait(now) != 0 {
 		wake(r.kick)
 	}
+	b.life = next
 }
 
 // liftable reports whether the last error of a bundle is the refusal of a guard, or of another bundle that declares an object:

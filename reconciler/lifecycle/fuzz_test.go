@@ -261,6 +261,9 @@ func (l *ledger) check(t *testing.T, s State, now time.Time, e Event) {
 // health holds the deadline against the last event.
 func (l *ledger) health(t *testing.T, s State, now time.Time, e Event) {
 	t.Helper()
+	if s.Phase == Running && s.Patience(now) != Never {
+		t.Fatalf("after %T the time to become healthy runs out during a run: %+v", e, s)
+	}
 	switch e.(type) {
 	case Healthy, Unrenderable:
 		if !s.Deadline.IsZero() || s.TimedOut {
