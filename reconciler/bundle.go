@@ -31,43 +31,25 @@ type bundle struct {
 
 	entries map[string]api.InventoryEntry // object ID -> what we own
 	status  api.BundleStatus
-	// open: object ID -> its open episode
-	open map[string]api.Episode
-	// unknown: object ID -> why it could not be compared
-	unknown map[string]string
-	// orders: object ID -> what the annotations of the live object say, where they say anything
-	orders map[string]api.Orders
+	// objects: object ID -> what drift knows of it
+	objects objects
 	// passed are the objects that were there before and are not ours for what an annotation on them says, each with that.
 	passed []string
-	// unlabelled are objects that were seen without a label by which they are watched, and were left so.
-	unlabelled map[string]struct{}
-	// look are objects to be compared whatever the watch says: what counts as drift has changed.
-	look map[string]struct{}
-	// held are drift events that came while the bundle was applied.
-	held map[string]struct{}
 
 	// life says whether the bundle is to run, and when. onLocked alone changes it.
 	life lifecycle.State
 	// run is the run under way; nil if there is none.
 	run *run
-	// tried: object ID -> what the watch had seen of it when the bundle was last tried because of it
-	tried map[string]Seen
 	// renamed says that it has objects of one that was applied and has left Git.
 	renamed bool
 }
 
 func newBundle(name string) *bundle {
 	return &bundle{
-		name:       name,
-		entries:    map[string]api.InventoryEntry{},
-		open:       map[string]api.Episode{},
-		unknown:    map[string]string{},
-		orders:     map[string]api.Orders{},
-		unlabelled: map[string]struct{}{},
-		held:       map[string]struct{}{},
-		look:       map[string]struct{}{},
-		tried:      map[string]Seen{},
-		status:     api.BundleStatus{Name: name, Phase: api.PhasePending},
+		name:    name,
+		entries: map[string]api.InventoryEntry{},
+		objects: objects{},
+		status:  api.BundleStatus{Name: name, Phase: api.PhasePending},
 	}
 }
 
@@ -115,7 +97,7 @@ func (r *Reconciler) declareLocked(b *bundle, rb *api.RenderedBundle, revision s
 	b.revision = revision
 	b.run.superseded()
 	b.run.cameBack()
-	clear(b.tried)
+	b.objects.each(func(x *object) { x.tried = nil })
 	return true
 }
 
@@ -163,7 +145,7 @@ func (b *bundle) remember(rb *api.RenderedBundle) {
 			continue // it may well never have been ours
 		}
 		b.entries[id] = api.InventoryEntry{Object: api.RefOf(o), UID: e.UID, Digest: apply.Digest(o), Origin: rb.Origin[id], HandsOff: e.HandsOff}
-		b.look[id] = struct{}{}
+		b.objects.look(id)
 	}
 }
 
@@ -279,7 +261,7 @@ func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry
 				r.onLocked(b, lifecycle.Overwritten{}) // it was here before, and is labelled as the other's now
 			default:
 				delete(other.entries, id)
-				b.noteOrders(id, other.orders[id])
+				b.noteOrders(id, other.objects[id].orders)
 				if !slices.Contains(from, other) {
 					from = append(from, other)
 				}

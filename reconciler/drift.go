@@ -3,7 +3,6 @@ package reconciler
 import (
 	"context"
 	"errors"
-	"maps"
 	"strconv"
 	"time"
 
@@ -114,7 +113,7 @@ func (r *Reconciler) hold(b *bundle, id string) {
 		r.queue.addAfter(id, time.Millisecond)
 		return
 	}
-	b.held[id] = struct{}{}
+	b.objects.change(id, func(x *object) { x.deferred = true })
 }
 
 // bundleOfLocked finds whose object it is: the one whose inventory holds it, the one whose ApplySet its label names,
@@ -127,7 +126,7 @@ func (r *Reconciler) bundleOfLocked(id string, ref api.ObjectRef) *bundle {
 		return r.bundles[r.applySets[seen.PartOf]]
 	}
 	for _, b := range r.bundles {
-		if _, ok := b.open[id]; ok {
+		if b.objects[id].episode != nil {
 			return b
 		}
 	}
@@ -161,7 +160,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 	if owned {
 		r.keptLocked(b, entry, seen, there)
 	}
-	if b.orders[id] != seen.Orders && (there || !owned) {
+	if b.objects[id].orders != seen.Orders && (there || !owned) {
 		b.noteOrders(id, seen.Orders)
 		r.driftCountLocked(b) // whether or not it is looked at
 	}
@@ -169,10 +168,9 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil
 	}
 	desired := b.appliedObjects[id]
-	_, open := b.open[id]
-	_, look := b.look[id]
-	_, unknown := b.unknown[id]
-	asked := open || look || unknown
+	known := b.objects[id]
+	open := known.episode != nil
+	asked := open || known.look || known.unknown != ""
 	t := &target{id: id, ref: ref, rendered: *b.applied, desired: desired, revision: b.status.AppliedRevision}
 	if owned {
 		t.entry = &entry
@@ -212,7 +210,7 @@ func (r *Reconciler) target(b *bundle, id string, ref api.ObjectRef) *target {
 		return nil // its apply failed, and is tried again
 	}
 	// The mark is taken off before anybody looks: one that is set meanwhile is for another look. A look that fails makes it unknown.
-	delete(b.look, id)
+	b.objects.change(id, func(x *object) { x.look = false })
 	if !asked && !there && !r.Watch.Synced(desired.GroupVersionKind()) && entry.ResourceVersion != "" {
 		return nil // the watch will tell
 	}
@@ -226,8 +224,8 @@ func (r *Reconciler) leavesHeldLocked(b *bundle, t *target) bool {
 	if _, held := r.heldLocked(now, b.name, t.ref); !held || !pending || want != nil {
 		return false
 	}
-	if e, open := b.open[t.id]; open {
-		delete(b.open, t.id)
+	if e, open := b.objects.episode(t.id); open {
+		b.objects.endEpisode(t.id)
 		r.driftCountLocked(b)
 		r.recordLocked(b, r.Detective.Resolved(e, now, "the object left Git"))
 	}
@@ -237,17 +235,13 @@ func (r *Reconciler) leavesHeldLocked(b *bundle, t *target) bool {
 // handsOff reports whether an object of the bundle is not to be written, by Git's word or an annotation on the cluster.
 // That it is not as Git says is known all the same.
 func (b *bundle) handsOff(id string) bool {
-	return b.orders[id].Reconcile == api.ValueDisabled ||
+	return b.objects[id].orders.Reconcile == api.ValueDisabled ||
 		api.OrdersIn(b.appliedObjects[id].GetAnnotations()).Reconcile == api.ValueDisabled
 }
 
 // noteOrders notes what the annotations of a live object say.
 func (b *bundle) noteOrders(id string, o api.Orders) {
-	if o == (api.Orders{}) {
-		delete(b.orders, id)
-		return
-	}
-	b.orders[id] = o
+	b.objects.change(id, func(x *object) { x.orders = o })
 }
 
 // noteOrdersOf notes it of an object that was read; nil for one that is not there.
@@ -262,7 +256,7 @@ func (b *bundle) noteOrdersOf(id string, live *unstructured.Unstructured) {
 // keptLocked has a bundle run again when an object changed that the last run passed over,
 // such as one with api.AnnotationPrune or api.AnnotationReconcile: what it was passed over for may be gone.
 func (r *Reconciler) keptLocked(b *bundle, e api.InventoryEntry, seen Seen, there bool) {
-	_, unlabelled := b.unlabelled[e.Object.ID()]
+	unlabelled := b.objects[e.Object.ID()].unlabelled
 	if there && !api.SameLabels(e.MetaDigest, seen.MetaDigest) || !there && !unlabelled && r.Watch.Synced(e.Object.GVK()) {
 		r.tryAgainLocked(b, e)
 	}
@@ -280,17 +274,14 @@ func (r *Reconciler) tryAgainLocked(b *bundle, e api.InventoryEntry) {
 // unlabelledLocked notes what the annotations of an object say that was read, and has one that the watch does not see
 // looked at again. What the watch cannot tell of that one, this does.
 func (r *Reconciler) unlabelledLocked(b *bundle, t *target, live *unstructured.Unstructured) {
-	_, was := b.unlabelled[t.id]
-	before := b.orders[t.id]
+	before := b.objects[t.id]
 	b.noteOrdersOf(t.id, live)
 	is := live != nil && !watched(live)
+	b.objects.change(t.id, func(x *object) { x.unlabelled = is })
 	if is {
-		b.unlabelled[t.id] = struct{}{}
 		r.queue.addAfter(t.id, unlabelledRetry)
-	} else {
-		delete(b.unlabelled, t.id)
 	}
-	if e, owned := b.entries[t.id]; owned && was && (!is || b.orders[t.id] != before) {
+	if e, owned := b.entries[t.id]; owned && before.unlabelled && (!is || b.objects[t.id].orders != before.orders) {
 		r.tryAgainLocked(b, e)
 	}
 }
@@ -326,8 +317,8 @@ func (r *Reconciler) unknownObject(b *bundle, id string, err error) {
 	r.Metrics.unknown.Inc()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	first := b.unknown[id] == ""
-	b.unknown[id] = err.Error()
+	first := b.objects[id].unknown == ""
+	b.objects.change(id, func(x *object) { x.unknown = err.Error() })
 	if first {
 		r.Log.Warn("compare", "bundle", b.name, "object", id, "error", err)
 	}
@@ -351,7 +342,7 @@ func (r *Reconciler) judge(ctx context.Context, b *bundle, t *target, ins apply.
 	}
 	scaled := !t.extra && r.autoscaled(t, ins.Live)
 	r.mu.Lock()
-	delete(b.unknown, t.id)
+	b.objects.change(t.id, func(x *object) { x.unknown = "" })
 	if !t.extra {
 		r.unlabelledLocked(b, t, ins.Live)
 	}
@@ -483,7 +474,7 @@ func (r *Reconciler) halfDone(ctx context.Context, b *bundle, t *target, ins app
 func (r *Reconciler) observe(b *bundle, t *target, ins apply.Inspection, now time.Time) Verdict {
 	r.mu.Lock()
 	var prev *api.Episode
-	if e, ok := b.open[t.id]; ok {
+	if e, ok := b.objects.episode(t.id); ok {
 		prev = &e
 	}
 	r.mu.Unlock()
@@ -529,11 +520,7 @@ func (r *Reconciler) store(b *bundle, id string, e *api.Episode) error {
 		e.ID = r.Store.NextEpisodeID()
 	}
 	e.Cluster = r.Cluster
-	if e.Open() {
-		b.open[id] = *e
-	} else {
-		delete(b.open, id)
-	}
+	b.objects.setEpisode(id, *e)
 	r.countLocked(b)
 	stored, phase := r.recordLocked(b, *e), b.status.Phase
 	r.mu.Unlock()
@@ -549,7 +536,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	r.mu.Lock()
 	now := r.Now()
 	s, held := r.heldLocked(now, b.name, t.ref)
-	e, known := b.open[t.id]
+	e, known := b.objects.episode(t.id)
 	r.mu.Unlock()
 	if !known {
 		return
@@ -590,7 +577,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	if (v.Write != nil || v.Strip != nil) && t.rendered.Spec.Drift.AsksForExtra() {
 		// Writing our fields does not touch those that others added, and taking those away must have left ours.
 		r.mu.Lock()
-		b.look[t.id] = struct{}{}
+		b.objects.look(t.id)
 		r.mu.Unlock()
 		r.queue.add(t.id, r.Now())
 	}
@@ -663,9 +650,9 @@ func summary(e api.Episode) string {
 func (r *Reconciler) resolveGoneLocked(b *bundle) []api.Episode {
 	var out []api.Episode
 	now := r.Now()
-	for id, e := range b.open {
+	for id, e := range b.objects.open() {
 		if b.appliedObjects[id] == nil && e.Class != api.ClassExtra {
-			delete(b.open, id)
+			b.objects.endEpisode(id)
 			out = append(out, r.Detective.Resolved(e, now, "the object left Git"))
 		} else {
 			r.queue.add(id, now)
@@ -678,9 +665,9 @@ func (r *Reconciler) resolveGoneLocked(b *bundle) []api.Episode {
 // resolveAllLocked closes every open episode of a bundle.
 func (r *Reconciler) resolveAllLocked(b *bundle, why string) []api.Episode {
 	var out []api.Episode
-	for e := range maps.Values(b.open) {
+	for id, e := range b.objects.open() {
+		b.objects.endEpisode(id)
 		out = append(out, r.Detective.Resolved(e, r.Now(), why))
 	}
-	clear(b.open)
 	return out
 }

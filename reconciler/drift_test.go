@@ -23,7 +23,7 @@ func TestBundleOf_anObjectThatIsGoneAgain(t *testing.T) {
 	r.bundles["app"], r.claims, r.started = b, map[string]string{ref.ID(): "app"}, true
 	b.busy.Lock()
 	r.compare(t.Context(), ref.ID(), r.Now())
-	if _, held := b.held[ref.ID()]; !held {
+	if !b.objects[ref.ID()].deferred {
 		t.Error("its deletion is forgotten")
 	}
 }

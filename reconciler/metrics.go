@@ -89,9 +89,10 @@ func (r *Reconciler) Collect(c chan<- prometheus.Metric) {
 	unknown, exempt := 0, 0
 	r.mu.Lock()
 	for _, b := range r.bundles {
-		unknown += len(b.unknown)
+		_, n := b.objects.count()
+		unknown += n
 		exempt += len(b.status.Exempt) + b.status.ExemptOmitted
-		for _, e := range b.open {
+		for _, e := range b.objects.open() {
 			open[e.Class]++
 			outcomes[e.Outcome]++
 		}

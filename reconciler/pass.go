@@ -66,7 +66,7 @@ func (r *Reconciler) load(ctx context.Context) error {
 	}
 	for _, e := range open {
 		if b := r.bundles[e.Bundle]; b != nil {
-			b.open[e.Object.ID()] = e
+			b.objects.setEpisode(e.Object.ID(), e)
 		}
 	}
 	r.watchLocked()
@@ -360,7 +360,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		if !r.declareLocked(b, rb, rendering.Revision) && !fresh {
 			continue
 		}
-		for id := range b.open {
+		for id := range b.objects.open() {
 			r.queue.add(id, r.Now()) // Git may say by now what the object is
 		}
 		r.phaseLocked(b, b.status.Phase, b.status.Message)
@@ -379,7 +379,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		if !there[name] {
 			liftable[name] = b.liftable()
 			r.leaveLocked(b, commit)
-			for id := range b.open {
+			for id := range b.objects.open() {
 				r.queue.add(id, r.Now())
 			}
 			for _, heir := range r.heirsLocked(b) {

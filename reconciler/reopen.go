@@ -68,11 +68,11 @@ func (r *Reconciler) strayLocked(b *bundle, ref api.ObjectRef, seen Seen) bool {
 // retryLocked has a bundle tried again of which an object was refused that is not as it was then, or is gone:
 // it may not be refused any more.
 func (r *Reconciler) retryLocked(b *bundle, id string, seen Seen, known bool) {
-	was, tried := b.tried[id]
-	same := tried && was.UID == seen.UID && was.Generation == seen.Generation && api.SameMeta(was.MetaDigest, seen.MetaDigest)
+	was := b.objects[id].tried
+	same := was != nil && was.UID == seen.UID && was.Generation == seen.Generation && api.SameMeta(was.MetaDigest, seen.MetaDigest)
 	if !known || same || b.synced() {
 		return
 	}
-	b.tried[id] = seen
+	b.objects.change(id, func(x *object) { x.tried = &seen })
 	r.onLocked(b, lifecycle.ObjectChanged{})
 }

@@ -187,7 +187,7 @@ func (x *run) finish(ctx context.Context, res apply.Result) {
 	unanswered = unanswered && !b.life.Unanswered
 	for _, c := range res.Changes.Changes {
 		if id := c.Object.ID(); c.Action == api.Skipped && hasEntry(b, id) && b.appliedObjects[id] != nil && b.handsOff(id) {
-			b.look[id], b.held[id] = struct{}{}, struct{}{} // it was left as it is, and may not be as Git says
+			b.objects.change(id, func(x *object) { x.look, x.deferred = true, true }) // it was left as it is, and may not be as Git says
 		}
 	}
 	r.noteChangesLocked(b, res.Changes)
@@ -262,10 +262,12 @@ func (r *Reconciler) failLocked(b *bundle, err error) {
 
 // releaseHeldLocked has the drift events worked on that came while the bundle was applied.
 func (r *Reconciler) releaseHeldLocked(b *bundle) {
-	for id := range b.held {
-		r.queue.add(id, r.Now())
+	for id, known := range b.objects {
+		if known.deferred {
+			b.objects.change(id, func(x *object) { x.deferred = false })
+			r.queue.add(id, r.Now())
+		}
 	}
-	clear(b.held)
 }
 
 // hold remembers which objects a suspension held back while a bundle was applied.

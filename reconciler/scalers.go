@@ -35,7 +35,7 @@ func (r *Reconciler) ScalersChanged(namespace string) {
 	for _, b := range r.bundles {
 		for id, e := range b.entries {
 			if e.Scaled && (namespace == "" || namespace == e.Object.Namespace) {
-				b.look[id] = struct{}{}
+				b.objects.look(id)
 				r.queue.add(id, now)
 			}
 		}

@@ -204,7 +204,7 @@ func (r *Reconciler) countLocked(b *bundle) {
 
 // tallied is a status with what is known of the bundle's objects now.
 func (b *bundle) tallied(s api.BundleStatus) api.BundleStatus {
-	s.Drifted, s.Unknown = len(b.open), len(b.unknown)
+	s.Drifted, s.Unknown = b.objects.count()
 	s.Contested, s.ContestedOmitted = b.contested()
 	s.Uncorrected, s.UncorrectedOmitted = b.uncorrected()
 	s.Exempt, s.ExemptOmitted = b.exempt()
@@ -243,8 +243,9 @@ func (b *bundle) exempt() (first []string, omitted int) {
 	if !b.gone() {
 		first = slices.Clone(b.passed)
 	}
-	for id, live := range b.orders {
-		if !hasEntry(b, id) {
+	for id, known := range b.objects {
+		live := known.orders
+		if live == (api.Orders{}) || !hasEntry(b, id) {
 			continue
 		}
 		switch git := b.appliedObjects[id]; {
@@ -269,7 +270,11 @@ func (b *bundle) contested() ([]string, int) {
 // uncompared tells of the objects that could not be compared, and why.
 func (b *bundle) uncompared() []string {
 	var out []string
-	for _, id := range slices.Sorted(maps.Keys(b.unknown)) {
+	for _, id := range slices.Sorted(maps.Keys(b.objects)) {
+		why := b.objects[id].unknown
+		if why == "" {
+			continue
+		}
 		if len(out) == api.MaxContested {
 			break
 		}
@@ -277,7 +282,6 @@ func (b *bundle) uncompared() []string {
 		if ref, ok := api.ParseID(id); ok {
 			name = ref.String()
 		}
-		why := b.unknown[id]
 		if len(why) > api.MaxUncompared {
 			why = strings.ToValidUTF8(why[:api.MaxUncompared], "") + "…"
 		}
@@ -294,7 +298,7 @@ func (b *bundle) uncorrected() ([]string, int) {
 // told is one line for each object whose drift has come to an outcome, and how many more there are.
 func (b *bundle) told(outcome api.Outcome, what func(api.Episode) string) ([]string, int) {
 	var out []string
-	for _, e := range b.open {
+	for _, e := range b.objects.open() {
 		if e.Outcome == outcome {
 			out = append(out, e.Object.String()+": "+what(e))
 		}
@@ -492,7 +496,7 @@ func (r *Reconciler) report() cluster.Report {
 	defer r.mu.Unlock()
 	out := cluster.Report{Status: r.status}
 	for _, b := range r.bundles {
-		for _, e := range b.open {
+		for _, e := range b.objects.open() {
 			e.LastSeen = time.Time{} // bookkeeping is not worth a write
 			out.Drift = append(out.Drift, e)
 		}

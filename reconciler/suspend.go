@@ -150,7 +150,7 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 		}
 		r.setStatusLocked(b, next)
 		r.onLocked(b, lifecycle.SuspensionsChanged{})
-		for id := range b.open {
+		for id := range b.objects.open() {
 			r.queue.add(id, now)
 		}
 	}

@@ -9,10 +9,10 @@ import (
 
 // A few objects are named, and the others counted.
 func TestTold_countsTheRest(t *testing.T) {
-	b := &bundle{open: map[string]api.Episode{}}
+	b := newBundle("a")
 	for i := range api.MaxContested + 2 {
 		ref := api.ObjectRef{Kind: "ConfigMap", Name: fmt.Sprint(i)}
-		b.open[ref.ID()] = api.Episode{Object: ref, Outcome: api.OutcomeFailed, Error: "no"}
+		b.objects.setEpisode(ref.ID(), api.Episode{Object: ref, Outcome: api.OutcomeFailed, Error: "no"})
 	}
 	if lines, omitted := b.uncorrected(); len(lines) != api.MaxContested || omitted != 2 || lines[0] != "ConfigMap/0: no" {
 		t.Errorf("%q and %d more", lines, omitted)

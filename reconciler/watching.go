@@ -24,7 +24,7 @@ func (r *Reconciler) Relisted(group, kind string) {
 	r.ofKindLocked(group, kind, func(b *bundle, e api.InventoryEntry) {
 		id := e.Object.ID()
 		if seen, there := r.Watch.Get(e.Object); there && older(seen.ResourceVersion, e.ResourceVersion) {
-			b.look[id] = struct{}{}
+			b.objects.look(id)
 		}
 		r.queue.add(id, now)
 	})
@@ -52,7 +52,7 @@ func (r *Reconciler) Lost(group, kind string, err error) {
 		}
 		changed := map[*bundle]bool{}
 		r.ofKindLocked(group, kind, func(b *bundle, e api.InventoryEntry) {
-			b.unknown[e.Object.ID()] = "its watch is down: " + err.Error()
+			b.objects.change(e.Object.ID(), func(x *object) { x.unknown = "its watch is down: " + err.Error() })
 			changed[b] = true
 		})
 		for b := range changed {
@@ -82,7 +82,7 @@ func (r *Reconciler) compareEverything() {
 		ids[id] = true
 	}
 	for _, b := range r.bundles {
-		for id := range b.open {
+		for id := range b.objects.open() {
 			ids[id] = true
 		}
 	}
@@ -99,7 +99,7 @@ func (r *Reconciler) lookAgain(b *bundle) {
 	now := r.Now()
 	r.mu.Lock()
 	for id := range b.appliedObjects {
-		b.look[id] = struct{}{}
+		b.objects.look(id)
 		r.queue.add(id, now)
 	}
 	r.mu.Unlock()

@@ -81,13 +81,13 @@ func (w *witness) correctedLocked(cs api.ChangeSet, revision string) []api.Episo
 	var out []api.Episode
 	for _, c := range cs.Changes {
 		id := c.Object.ID()
-		e, open := w.b.open[id]
+		e, open := w.b.objects.episode(id)
 		if !open || !w.met[id] && !w.over[id] || c.Error != "" {
 			continue
 		}
 		switch c.Action {
 		case api.Created, api.Updated, api.Recreated:
-			delete(w.b.open, id)
+			w.b.objects.endEpisode(id)
 			if w.met[id] {
 				e = w.r.Detective.Corrected(e, w.r.Now(), nil)
 			} else {

@@ -65,7 +65,7 @@ func TestWitness_anObjectThatBecomesAsGitSays(t *testing.T) {
 	if err := w.Found(t.Context(), ref, apply.Inspection{Desired: red, Live: red}); err != nil {
 		t.Fatal(err)
 	}
-	if c.looks != 3 || len(b.open) != 0 || len(w.met) != 0 {
-		t.Errorf("%d looks, open %v, met %v", c.looks, b.open, w.met)
+	if c.looks != 3 || len(b.objects) != 0 || len(w.met) != 0 {
+		t.Errorf("%d looks, known %v, met %v", c.looks, b.objects, w.met)
 	}
 }
