@@ -5,6 +5,7 @@
 // and what did not change costs nothing.
 // Bundles run as a dependency graph; independent ones run in parallel,
 // one that fails is tried again by itself, and waiting for health holds no worker.
+// Whether a bundle is to run, and when, is a value (reconciler/lifecycle): onLocked is the one place that changes it.
 //
 // Between passes the same package answers the watch:
 // an object that changed is compared with what was last applied,

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -247,45 +246,6 @@ func TestSchedule_slowBundlesHoldUpNobody(t *testing.T) {
 	r.value("y", "two")
 	if waited := time.Since(begun); waited >= hang {
 		t.Errorf("y came after %v, when the first of the others was given up", waited)
-	}
-	r.Proxy.Spoil(nil)
-}
-
-// Bundles that take long to fail, and are tried again and again, do not come before one that has something new to apply,
-// although there are more of them than may be applied at once, and their names are first.
-func TestSchedule_retriesComeAfterWhatIsNew(t *testing.T) {
-	const many = 40
-	fs := files{"z/bundle.yaml": bundle("z", ""), "z/y.yaml": configMap("y", "one")}
-	for i := range many {
-		dir := fmt.Sprintf("bad%d", i)
-		fs[dir+"/bundle.yaml"], fs[dir+"/x.yaml"] = bundle(dir, ""), configMap(dir, "one")
-	}
-	r := newRig(t, agenttest.Config{Files: fs, Mode: agenttest.Proxied, Change: func(c *agent.Config) { c.Workers = 4 }})
-	var hang, tries atomic.Int64
-	r.Proxy.Spoil(func(req *http.Request) *agenttest.Fault {
-		if !agenttest.IsWrite(req) || !strings.Contains(req.URL.Path, "/configmaps/bad") {
-			return nil
-		}
-		tries.Add(1)
-		return &agenttest.Fault{Wait: time.Duration(hang.Load()), Status: http.StatusInternalServerError}
-	})
-	r.Start()
-	r.Ready("NS-z", "")
-	for i := range many {
-		r.Failed(fmt.Sprintf("NS-bad%d", i), "ConfigMap/NS/bad")
-	}
-	hang.Store(int64(5 * time.Second))
-	r.Eventually("they fill all places", func(context.Context) error {
-		if n := tries.Load(); n < many+8 {
-			return fmt.Errorf("%d tries", n)
-		}
-		return nil
-	})
-	r.Commit(files{"z/y.yaml": configMap("y", "two")})
-	before := tries.Load()
-	r.value("y", "two")
-	if n := tries.Load() - before; n > 3*4 {
-		t.Errorf("%d retries came before it", n)
 	}
 	r.Proxy.Spoil(nil)
 }
