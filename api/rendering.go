@@ -23,8 +23,10 @@ type Tree interface {
 
 // Snapshot is the fleet repository at one commit.
 type Snapshot struct {
-	// Revision is the full commit hash, or "worktree" for a directory without one.
+	// Revision is the full commit hash, a digest such as sha256:…, or "worktree" for a directory without one.
 	Revision string
+	// SignedBy says whose signature was verified, for people; empty where none was asked for.
+	SignedBy string
 	// Subject is the first line of the commit's message, Author its author's name.
 	Subject string
 	Author  string

@@ -56,7 +56,8 @@ type Compacted struct {
 type ClusterStatus struct {
 	Cluster string            `json:"cluster"`
 	Labels  map[string]string `json:"labels,omitempty"`
-	// Source is the repository's address without credentials, and the branch.
+	// Source is the repository's address without credentials. Branch is the branch that is followed,
+	// or "tag NAME", "semver RANGE", "commit HASH" or "ref NAME".
 	Source string `json:"source,omitempty"`
 	Branch string `json:"branch,omitempty"`
 	// DesiredRevision is the newest commit fetched; AppliedRevision is the one
@@ -65,6 +66,8 @@ type ClusterStatus struct {
 	AppliedRevision string `json:"appliedRevision,omitempty"`
 	// Subject is the first line of the desired revision's message.
 	Subject string `json:"subject,omitempty"`
+	// SignedBy says whose signature of the desired revision was verified; empty where none is asked for.
+	SignedBy string `json:"signedBy,omitempty"`
 	// Fetched is when the repository was last reached.
 	Fetched time.Time `json:"fetched,omitzero"`
 	// Error concerns the whole cluster: the fetch, the fleet file, a guard.

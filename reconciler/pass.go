@@ -52,7 +52,7 @@ func (r *Reconciler) load(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.AppliedRevision, r.status.DesiredRevision = status.AppliedRevision, status.DesiredRevision
-	r.status.Subject, r.status.Fetched = status.Subject, status.Fetched
+	r.status.Subject, r.status.SignedBy, r.status.Fetched = status.Subject, status.SignedBy, status.Fetched
 	r.status.KubeVersion = r.facts.KubeVersion
 	for i, rec := range records {
 		b := r.bundleLocked(rec.Status.Name)
@@ -580,7 +580,7 @@ func (r *Reconciler) fetched(snap api.Snapshot) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.status.Fetched = r.Now()
-	r.status.DesiredRevision, r.status.Subject = snap.Revision, snap.Subject
+	r.status.DesiredRevision, r.status.Subject, r.status.SignedBy = snap.Revision, snap.Subject, snap.SignedBy
 	r.clearFetchErrorLocked()
 	r.recordLocked(nil)
 }

@@ -65,6 +65,7 @@ func (t *taker) status(st *api.ClusterStatus) {
 	t.name(&st.DesiredRevision, word, "a revision")
 	t.name(&st.AppliedRevision, word, "a revision")
 	t.text(&st.Subject, maxLine, "a commit's subject")
+	t.text(&st.SignedBy, maxLine, "a commit's signer")
 	t.past(&st.Fetched, "the fetch at")
 	t.past(&st.Started, "the agent's start at")
 	t.name(&st.KubeVersion, word, "a version of Kubernetes")

@@ -76,6 +76,7 @@ type Cluster struct {
 	DesiredRevision string `json:"desiredRevision"`
 	AppliedRevision string `json:"appliedRevision"`
 	Subject         string `json:"subject,omitempty"`
+	SignedBy        string `json:"signedBy,omitempty"`
 	// Ready is whether every bundle is ready at the desired revision and the cluster is known.
 	Ready         bool `json:"ready"`
 	Bundles       int  `json:"bundles"`
@@ -145,7 +146,7 @@ func Of(in Input, now time.Time, unknownAfter time.Duration) Cluster {
 	st := in.Status
 	c := Cluster{
 		Name: in.Name, Labels: st.Labels, Source: st.Source, Branch: st.Branch,
-		DesiredRevision: st.DesiredRevision, AppliedRevision: st.AppliedRevision, Subject: st.Subject,
+		DesiredRevision: st.DesiredRevision, AppliedRevision: st.AppliedRevision, Subject: st.Subject, SignedBy: st.SignedBy,
 		Bundles: len(in.Bundles), DriftOpen: len(in.Open), Error: st.Error,
 		LastSeen: in.LastSeen, Connected: in.Connected, Fetched: st.Fetched,
 		KubeVersion: st.KubeVersion, AgentVersion: st.AgentVersion, AgentID: in.AgentID, LeftOut: leftOut(in, now),

@@ -30,7 +30,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
-	"github.com/flotilla-fleet/flotilla/sources/git"
+	"github.com/flotilla-fleet/flotilla/sources"
 )
 
 // Config is what an agent needs to know.
@@ -42,10 +42,8 @@ type Config struct {
 	// Dir holds the store, the mirror of the repository and the hub's identity. Required.
 	// All of it can be lost: the cluster and the repository hold what matters.
 	Dir string
-	// Repo is the fleet repository's address, and Branch the branch to follow. Required.
-	Repo, Branch string
-	// CredentialsFile and CAFile are for the repository; empty means none.
-	CredentialsFile, CAFile string
+	// Source is the fleet repository. Its URL is required; where its mirror is and its log are set by New.
+	Source sources.Config
 	// ChartCredentialsFile is for chart repositories and registries; see RendererConfig.
 	ChartCredentialsFile string
 	// AgeKeyFiles hold the identities that decrypt Secrets: FILE, or NAME=FILE for those of a tenant.
@@ -77,8 +75,8 @@ func (c Config) validate() error {
 		return errors.New("there is no cluster to talk to")
 	case c.Dir == "":
 		return errors.New("the agent needs a directory for its store")
-	case c.Repo == "" || c.Branch == "":
-		return errors.New("the agent needs a fleet repository and a branch")
+	case c.Source.URL == "":
+		return errors.New("the agent needs a fleet repository")
 	case c.Log == nil:
 		return errors.New("the agent needs a log")
 	}
@@ -92,7 +90,7 @@ type Agent struct {
 	teardown lifecycle.Stack
 
 	store      *store.Store
-	source     *git.Source
+	source     sources.Source
 	target     *Target
 	tracker    *health.Tracker
 	watch      *watch.Watcher
@@ -156,10 +154,9 @@ func (a *Agent) openStore() error {
 func (a *Agent) openStages() error {
 	log := func(component string) *slog.Logger { return a.cfg.Log.With("component", component) }
 	var err error
-	a.source, err = git.New(git.Config{
-		URL: a.cfg.Repo, Branch: a.cfg.Branch, Dir: filepath.Join(a.cfg.Dir, "mirror"),
-		CredentialsFile: a.cfg.CredentialsFile, CAFile: a.cfg.CAFile, Log: log("source"),
-	})
+	repository := a.cfg.Source
+	repository.Dir, repository.Log = filepath.Join(a.cfg.Dir, "mirror"), log("source")
+	a.source, err = sources.Open(repository)
 	if err != nil {
 		return err
 	}
@@ -200,7 +197,7 @@ func (a *Agent) openStages() error {
 		Health: a.tracker, Watch: watcher{a.watch}, Detective: detective{a.cfg.Cluster, a.cfg.Fights, a.persons.Name}, Store: keeper{a.store},
 		Log: log("reconciler"), Now: a.now, Metrics: metrics, Adopted: a.persons.Adopt,
 		Identity: api.ClusterStatus{
-			Source: redact.URL(a.cfg.Repo), Branch: a.cfg.Branch, AgentVersion: a.cfg.Version, Started: a.now(),
+			Source: redact.URL(a.cfg.Source.URL), Branch: a.cfg.Source.Ref.String(), AgentVersion: a.cfg.Version, Started: a.now(),
 		},
 		Poll: a.cfg.Poll, Compare: a.cfg.Compare, Workers: a.cfg.Workers,
 	})

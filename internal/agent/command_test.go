@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/sources"
+
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -22,7 +24,7 @@ func TestCommand_namesNothingCanHave(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	a, err := New(Config{
-		Cluster: "one", REST: &rest.Config{Host: server.URL}, Dir: t.TempDir(), Repo: gitservertest.New(t).Dir, Branch: "main",
+		Cluster: "one", REST: &rest.Config{Host: server.URL}, Dir: t.TempDir(), Source: sources.Branch(gitservertest.New(t).Dir, "main"),
 		Poll: time.Second, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -16,12 +16,12 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/render"
-	"github.com/flotilla-fleet/flotilla/sources/git"
+	"github.com/flotilla-fleet/flotilla/sources"
 )
 
 // The stages, as the reconciler sees them. The others are what they are by themselves.
 var (
-	_ reconciler.Source    = (*git.Source)(nil)
+	_ reconciler.Source    = sources.Source(nil)
 	_ reconciler.Renderer  = (*render.Renderer)(nil)
 	_ reconciler.Applier   = (*Target)(nil)
 	_ reconciler.Health    = (*health.Tracker)(nil)

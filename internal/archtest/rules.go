@@ -67,7 +67,9 @@ type owner struct {
 }
 
 var owners = []owner{
-	{deps: []string{"github.com/go-git/go-git"}, owners: []string{"sources/git"}},
+	{deps: []string{"github.com/go-git/go-git", "github.com/skeema/knownhosts", "golang.org/x/net/proxy"}, owners: []string{"sources/git"}},
+	{deps: []string{"golang.org/x/crypto/ssh"}, owners: []string{"sources/git", "sources/signature", "internal/gitserver"}},
+	{deps: []string{"github.com/ProtonMail/go-crypto"}, owners: []string{"sources/signature"}},
 	{deps: []string{"sigs.k8s.io/kustomize"}, owners: []string{"render/kustomize"}},
 	{deps: []string{"helm.sh/helm"}, owners: []string{"render/helm", "sources/chart"}},
 	{deps: []string{"github.com/getsops/sops"}, owners: []string{"render/sops"}},

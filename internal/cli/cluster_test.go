@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/sources"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -81,7 +83,7 @@ func newRig(t *testing.T) *rig {
 	join := filepath.Join(t.TempDir(), "join.json")
 	r.must("join", "--cluster", "one", "--out", join)
 	a, err := agent.New(agent.Config{
-		Cluster: "one", REST: rc, Dir: t.TempDir(), Repo: r.repo.Dir, Branch: "main", JoinFile: join,
+		Cluster: "one", REST: rc, Dir: t.TempDir(), Source: sources.Branch(r.repo.Dir, "main"), JoinFile: join,
 		Poll: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {

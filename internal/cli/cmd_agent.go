@@ -15,6 +15,7 @@ import (
 func newAgent(logger func() *slog.Logger) *cobra.Command {
 	var (
 		k      kube
+		repo   sourceFlags
 		limits string
 	)
 	cfg := agent.Config{Version: version}
@@ -33,11 +34,9 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	k.flags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&cfg.Cluster, "cluster", "", "the cluster's name in the fleet repository (required)")
-	f.StringVar(&cfg.Repo, "repo", "", "address of the fleet repository (required)")
-	f.StringVar(&cfg.Branch, "branch", "main", "branch to follow")
+	f.StringVar(&repo.config.URL, "repo", "", "address of the fleet repository (required)")
+	repo.add(cmd)
 	f.StringVar(&cfg.Dir, "dir", "", "directory of the store (required)")
-	f.StringVar(&cfg.CredentialsFile, "credentials", "", "credentials of the repository: a file with a token, or with lines username=… and password=…, or bearer=…")
-	f.StringVar(&cfg.CAFile, "git-ca-file", "", "certificate authorities to trust for the repository")
 	f.StringArrayVar(&cfg.AgeKeyFiles, "age-key", nil, "file with age identities that decrypt Secrets, or NAME=FILE for those of a tenant; may be given more than once")
 	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
 	f.StringVar(&limits, "render-limits", engine.LimitsText(engine.DefaultLimits()), "what the rendering of one chart or kustomization may take")
@@ -48,13 +47,16 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	f.IntVar(&cfg.Workers, "workers", 0, "bundles to apply at the same time (default 16)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
 		var missing []string
-		for _, f := range []struct{ name, value string }{{"--cluster", cfg.Cluster}, {"--repo", cfg.Repo}, {"--dir", cfg.Dir}} {
+		for _, f := range []struct{ name, value string }{{"--cluster", cfg.Cluster}, {"--repo", repo.config.URL}, {"--dir", cfg.Dir}} {
 			if f.value == "" {
 				missing = append(missing, f.name)
 			}
 		}
 		if len(missing) > 0 {
 			return usagef("%s: needed, and not given%s", strings.Join(missing, ", "), seeHelp(cmd))
+		}
+		if cfg.Source, err = repo.resolved(cmd); err != nil {
+			return err
 		}
 		if cfg.Limits, err = engine.ParseLimits(limits); err != nil {
 			return usagef("--render-limits: %w", err)

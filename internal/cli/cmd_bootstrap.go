@@ -222,7 +222,7 @@ func (b *bootstrapping) source(credentials string) (*git.Source, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	src, err := git.New(git.Config{URL: b.agent.repo, Branch: b.agent.branch, Dir: dir, CredentialsFile: credentials, CAFile: b.agent.ca})
+	src, err := git.New(git.Config{URL: b.agent.repo, Ref: git.Ref{Branch: b.agent.branch}, Dir: dir, CredentialsFile: credentials, CAFile: b.agent.ca})
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}

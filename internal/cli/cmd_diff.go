@@ -100,7 +100,7 @@ the others are shown all the same, and the exit code is that of the error.`,
 		if err != nil {
 			return err
 		}
-		defer d.past.close()
+		defer d.past.end()
 		d.otherCluster(cmd.Context())
 		printWarnings(errOf(cmd), d.r, bundle)
 		changes, err := d.all(cmd.Context(), bundle)

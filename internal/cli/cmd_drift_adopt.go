@@ -3,19 +3,22 @@ package cli
 import (
 	"errors"
 	"io/fs"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/drift/adopt"
 	"github.com/flotilla-fleet/flotilla/render"
-	"github.com/flotilla-fleet/flotilla/sources/directory"
+	"github.com/flotilla-fleet/flotilla/sources"
+	"github.com/flotilla-fleet/flotilla/sources/git"
 )
 
 func newDriftAdopt() *cobra.Command {
 	var (
 		from     driftSource
 		dir      string
+		path     string
 		keys     []string
 		all, dry bool
 	)
@@ -38,6 +41,7 @@ Secrets are never written.`,
 	}
 	from.flags(cmd)
 	cmd.Flags().StringVar(&dir, "out", "", "checkout of the fleet repository (required)")
+	cmd.Flags().StringVar(&path, "path", "", "directory of the fleet inside of the checkout (default: its root)")
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.Flags().BoolVar(&all, "all-clusters", false, "let the change take effect on the other clusters that share the files, too")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "print the change and write nothing")
@@ -46,10 +50,12 @@ Secrets are never written.`,
 		if dir == "" {
 			return usageError{errors.New("--out is needed: the directory of a checkout of the fleet repository")}
 		}
-		snap, err := directory.Open(dir)
+		checkout := repository{sourceFlags: sourceFlags{config: sources.Config{Config: git.Config{URL: dir, Path: path}}}}
+		snap, done, err := checkout.files(cmd.Context())
 		if err != nil {
 			return err
 		}
+		defer done()
 		if _, err := snap.Tree.Stat("clusters"); errors.Is(err, fs.ErrNotExist) {
 			return notAFleet(dir)
 		}
@@ -79,7 +85,7 @@ Secrets are never written.`,
 			talk.Println("nothing was written (--dry-run)")
 			return nil
 		}
-		if err := plan.Write(dir); err != nil {
+		if err := plan.Write(filepath.Join(dir, filepath.FromSlash(cleanPath(path)))); err != nil {
 			return err
 		}
 		talk.Printf("written; next: cd %s && git add -A && git commit && git push; the drift ends with that commit\n", dir)

@@ -17,6 +17,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+	"github.com/flotilla-fleet/flotilla/sources/git"
 )
 
 // explanation is all that can be said of an object's fields.
@@ -115,9 +116,9 @@ func whatIsApplied(cmd *cobra.Command, applier *agent.Target, repo repository, c
 	if given {
 		return renderFor(cmd, applier, repo, cluster, keys)
 	}
-	repo.repo = report.Status.Source
+	repo.config.URL = report.Status.Source
 	if b := report.Status.Branch; b != "" && !cmd.Flags().Changed("branch") {
-		repo.branch = b
+		repo.config.Ref = git.ParseRef(b)
 	}
 	if repo.revision != "" {
 		return renderFor(cmd, applier, repo, cluster, keys)
@@ -151,7 +152,7 @@ func whatIsApplied(cmd *cobra.Command, applier *agent.Target, repo repository, c
 
 // renderFor renders a cluster with what the live one is capable of.
 func renderFor(cmd *cobra.Command, applier *agent.Target, repo repository, cluster string, keys []string) (api.Rendering, error) {
-	snap, done, err := repo.snapshot(cmd.Context(), quiet(cmd))
+	snap, done, err := repo.snapshot(cmd, quiet(cmd))
 	if err != nil {
 		if !cmd.Flags().Changed("repo") {
 			err = fmt.Errorf("%w; give a checkout with --repo DIR", err)

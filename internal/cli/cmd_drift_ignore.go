@@ -123,7 +123,7 @@ func whereToIgnore(cmd *cobra.Command, repo repository, e api.Episode) (ignoring
 		return ignoring{File: "fleet.yaml", Below: "spec.defaults"}, nil
 	}
 	unknown := ignoring{File: "bundle.yaml of the bundle " + e.Bundle, Below: "spec"}
-	snap, done, err := repo.snapshot(cmd.Context(), quiet(cmd))
+	snap, done, err := repo.snapshot(cmd, quiet(cmd))
 	if err != nil {
 		if cmd.Flags().Changed("repo") {
 			return unknown, err
@@ -133,7 +133,7 @@ func whereToIgnore(cmd *cobra.Command, repo repository, e api.Episode) (ignoring
 	defer done()
 	if _, err := snap.Tree.Stat("clusters"); errors.Is(err, fs.ErrNotExist) {
 		if cmd.Flags().Changed("repo") {
-			return unknown, notAFleet(repo.repo)
+			return unknown, notAFleet(repo.config.URL)
 		}
 		return unknown, nil
 	}

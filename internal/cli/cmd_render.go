@@ -19,52 +19,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/render/engine"
-	"github.com/flotilla-fleet/flotilla/sources/directory"
-	"github.com/flotilla-fleet/flotilla/sources/git"
 )
-
-// repository holds the flags that choose a snapshot.
-type repository struct {
-	repo, revision, branch string
-	credentials, ca        string
-}
-
-func (f *repository) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.repo, "repo", ".", "fleet repository: a directory (read as it is on disk) or a URL")
-	cmd.Flags().StringVar(&f.revision, "revision", "", "commit, branch or tag; needed to read a directory's commits rather than its files")
-	cmd.Flags().StringVar(&f.branch, "branch", "main", "branch of a URL")
-	cmd.Flags().StringVar(&f.credentials, "credentials", "", "credentials of a URL: a file with a token, or with lines username=… and password=…, or bearer=…")
-	cmd.Flags().StringVar(&f.ca, "git-ca-file", "", "certificate authorities to trust for a URL")
-}
-
-// snapshot reads the repository. The function it returns frees what was read.
-func (f repository) snapshot(ctx context.Context, log *slog.Logger) (api.Snapshot, func(), error) {
-	nothing := func() {}
-	if info, err := os.Stat(f.repo); err == nil && info.IsDir() && f.revision == "" {
-		snap, err := directory.Open(f.repo)
-		return snap, nothing, err
-	}
-	dir, err := os.MkdirTemp("", "flotilla-")
-	if err != nil {
-		return api.Snapshot{}, nothing, err
-	}
-	remove := func() { _ = os.RemoveAll(dir) }
-	src, err := git.New(git.Config{URL: f.repo, Branch: f.branch, Dir: dir, CredentialsFile: f.credentials, CAFile: f.ca, Log: log})
-	if err != nil {
-		remove()
-		return api.Snapshot{}, nothing, err
-	}
-	done := func() { _ = src.Close(); remove() }
-	snap, err := src.Fetch(ctx)
-	if err == nil && f.revision != "" {
-		snap, err = src.At(ctx, f.revision)
-	}
-	if err != nil {
-		done()
-		return api.Snapshot{}, nothing, err
-	}
-	return snap, done, nil
-}
 
 // newRenderer makes the renderer of a command, which the command closes.
 // Charts from outside the repository are kept in the user's cache directory,
@@ -153,7 +108,7 @@ clusters for which the same is read (files, variables, chart) share one.`,
 			}
 		}
 		log := slog.New(slog.NewTextHandler(errOf(cmd), &slog.HandlerOptions{Level: slog.LevelWarn}))
-		snap, done, err := repo.snapshot(cmd.Context(), log)
+		snap, done, err := repo.snapshot(cmd, log)
 		if err != nil {
 			return err
 		}

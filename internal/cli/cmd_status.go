@@ -154,6 +154,9 @@ func clusterTable(w *terminal.Printer, s clusterState) {
 	}
 	w.Printf("%s%s\n", lifeLine(s.Agent), reached)
 	w.Printf("%s: applied %s of %s, newest %s %s\n", st.Cluster, shortRevision(st.AppliedRevision), st.Source, shortRevision(st.DesiredRevision), st.Subject)
+	if st.SignedBy != "" {
+		w.Printf("signed by %s\n", st.SignedBy)
+	}
 	if st.Error != nil {
 		w.Printf("ERROR %s\n", terminal.Lines(st.Error.Message))
 	}

@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
@@ -20,7 +18,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
-	"github.com/flotilla-fleet/flotilla/sources/git"
+	"github.com/flotilla-fleet/flotilla/sources"
 )
 
 // differ knows what a pass knows before it decides.
@@ -58,7 +56,7 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, rend
 	if err != nil {
 		return nil, err
 	}
-	snap, done, err := repo.snapshot(ctx, quiet(cmd))
+	snap, done, err := repo.snapshot(cmd, quiet(cmd))
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +81,7 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, rend
 		applier: applier, talk: errOf(cmd), r: applier.Resolve(ctx, rendering),
 		claims: map[string][]string{}, owned: map[string][]api.InventoryEntry{},
 		told: map[string]api.BundleStatus{}, applied: map[string]*api.RenderedBundle{}, extra: map[string]bool{}, immutable: map[string]bool{},
-		past: &commits{repo: repo, log: quiet(cmd)}, broken: map[string]string{},
+		past: &commits{repo: repo, cmd: cmd}, broken: map[string]string{},
 	}
 	for _, s := range told {
 		d.told[s.Name] = s
@@ -109,17 +107,19 @@ func lookAhead(cmd *cobra.Command, k kube, repo repository, cluster string, rend
 // commits reads a repository at other commits; it is opened when first asked for.
 type commits struct {
 	repo repository
-	log  *slog.Logger
+	cmd  *cobra.Command
 
-	dir string
-	src *git.Source
-	err error
+	src   sources.Source
+	close func()
+	err   error
 }
 
 // at returns the snapshot of a commit. A directory has commits only if it is a Git checkout.
 func (c *commits) at(ctx context.Context, revision string) (api.Snapshot, error) {
-	if c.src == nil && c.err == nil {
-		c.err = c.open(ctx)
+	if c.close == nil {
+		if c.src, c.close, c.err = c.repo.open(c.cmd, quiet(c.cmd)); c.err == nil {
+			_, c.err = c.src.Fetch(ctx)
+		}
 	}
 	if c.err != nil {
 		return api.Snapshot{}, c.err
@@ -127,26 +127,9 @@ func (c *commits) at(ctx context.Context, revision string) (api.Snapshot, error)
 	return c.src.At(ctx, revision)
 }
 
-func (c *commits) open(ctx context.Context) (err error) {
-	if c.dir, err = os.MkdirTemp("", "flotilla-"); err != nil {
-		return err
-	}
-	f := c.repo
-	src, err := git.New(git.Config{URL: f.repo, Branch: f.branch, Dir: c.dir, CredentialsFile: f.credentials, CAFile: f.ca, Log: c.log})
-	if err != nil {
-		return err
-	}
-	c.src = src
-	_, err = src.Fetch(ctx)
-	return err
-}
-
-func (c *commits) close() {
-	if c.src != nil {
-		_ = c.src.Close()
-	}
-	if c.dir != "" {
-		_ = os.RemoveAll(c.dir)
+func (c *commits) end() {
+	if c.close != nil {
+		c.close()
 	}
 }
 

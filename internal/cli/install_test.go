@@ -152,9 +152,9 @@ func (i *installed) agent() (ended <-chan error) {
 		case "--cluster":
 			cfg.Cluster = value
 		case "--repo":
-			cfg.Repo = value
+			cfg.Source.URL = value
 		case "--branch":
-			cfg.Branch = value
+			cfg.Source.Ref.Branch = value
 		}
 	}
 	a, err := agent.New(cfg)

@@ -85,7 +85,7 @@ func New(config Config) (*Fetcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Fetcher{config: config, client: httpclient.New(config.CAFile), cache: c, busy: map[string]chan struct{}{}}, nil
+	return &Fetcher{config: config, client: httpclient.New(), cache: c, busy: map[string]chan struct{}{}}, nil
 }
 
 var (
@@ -212,9 +212,9 @@ func parse(repo, name, version string) (request, error) {
 }
 
 func (f *Fetcher) download(ctx context.Context, r request) ([]byte, string, error) {
-	client, err := f.client.Get()
+	client, err := f.client.Get(httpclient.Config{CAFile: f.config.CAFile})
 	if err != nil {
-		return nil, "", &api.Error{Kind: api.Stalled, Reason: "BadCAFile", Err: fmt.Errorf("CA file %q: %w", f.config.CAFile, err)}
+		return nil, "", &api.Error{Kind: api.Stalled, Reason: "BadCAFile", Err: err}
 	}
 	creds, err := f.credentials(r)
 	if err != nil {

@@ -32,12 +32,12 @@ func large(b *testing.B) *gitservertest.Repository {
 func BenchmarkClone(b *testing.B) {
 	repo := large(b)
 	for b.Loop() {
-		fetch(b, open(b, git.Config{URL: repo.URL, Branch: "main"}))
+		fetch(b, open(b, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}}))
 	}
 }
 
 func BenchmarkRestart(b *testing.B) {
-	config := git.Config{URL: large(b).URL, Branch: "main", Dir: b.TempDir()}
+	config := git.Config{URL: large(b).URL, Ref: git.Ref{Branch: "main"}, Dir: b.TempDir()}
 	fetch(b, open(b, config))
 	for b.Loop() {
 		if _, ok := open(b, config).Last(); !ok {
@@ -48,7 +48,7 @@ func BenchmarkRestart(b *testing.B) {
 
 func BenchmarkFetchOneChange(b *testing.B) {
 	repo := large(b)
-	s := open(b, git.Config{URL: repo.URL, Branch: "main"})
+	s := open(b, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}})
 	fetch(b, s)
 	n := 0
 	for b.Loop() {
@@ -64,7 +64,7 @@ func BenchmarkFetchOneChange(b *testing.B) {
 }
 
 func BenchmarkChangedWithoutChange(b *testing.B) {
-	s := open(b, git.Config{URL: large(b).URL, Branch: "main"})
+	s := open(b, git.Config{URL: large(b).URL, Ref: git.Ref{Branch: "main"}})
 	fetch(b, s)
 	for b.Loop() {
 		if changed, err := s.Changed(b.Context()); changed || err != nil {
@@ -74,7 +74,7 @@ func BenchmarkChangedWithoutChange(b *testing.B) {
 }
 
 func BenchmarkReadEveryFile(b *testing.B) {
-	snap := fetch(b, open(b, git.Config{URL: large(b).URL, Branch: "main"}))
+	snap := fetch(b, open(b, git.Config{URL: large(b).URL, Ref: git.Ref{Branch: "main"}}))
 	for b.Loop() {
 		if err := fs.WalkDir(snap.Tree, ".", func(name string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {

@@ -21,7 +21,7 @@ func TestMirrorIsClonedAfreshWhenItHasGrown(t *testing.T) {
 		return string(b)
 	}
 	repo.Commit(map[string]string{"a": content()})
-	s, err := New(Config{URL: repo.Dir, Branch: "main", Dir: t.TempDir()})
+	s, err := New(Config{URL: repo.Dir, Ref: Ref{Branch: "main"}, Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,7 @@ func TestDamage(t *testing.T) {
 			server := gitservertest.NewServer(t, gitserver.Config{})
 			repo := server.Repository("fleet")
 			want := repo.Commit(map[string]string{"a": "1", "b/c": strings.Repeat("data", 1000)})
-			config := git.Config{URL: repo.URL, Branch: "main", Dir: t.TempDir()}
+			config := git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}, Dir: t.TempDir()}
 			s := open(t, config)
 			fetch(t, s)
 			if err := s.Close(); err != nil {
@@ -168,7 +168,7 @@ func TestDamageFoundWhileReading(t *testing.T) {
 	t.Parallel()
 	repo := gitservertest.New(t)
 	want := repo.Commit(map[string]string{"a": strings.Repeat("one two three ", 5000), "b": "b"})
-	config := git.Config{URL: repo.Dir, Branch: "main", Dir: t.TempDir()}
+	config := git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}, Dir: t.TempDir()}
 	s := open(t, config)
 	snap := fetch(t, s)
 	pack := glob(t, config.Dir, "objects/pack/*.pack")[0]
@@ -223,7 +223,7 @@ func TestInterruptedFetch(t *testing.T) {
 		}
 	}))
 	t.Cleanup(proxy.Close)
-	config := git.Config{URL: proxy.URL + "/fleet.git", Branch: "main", Dir: t.TempDir()}
+	config := git.Config{URL: proxy.URL + "/fleet.git", Ref: git.Ref{Branch: "main"}, Dir: t.TempDir()}
 	s := open(t, config)
 	fetch(t, s)
 	second := repo.Commit(map[string]string{"a": "2"})
@@ -273,7 +273,7 @@ func TestPackWithAFlippedByte(t *testing.T) {
 	}))
 	t.Cleanup(proxy.Close)
 	for flip = 0; flip < 300; flip += 13 {
-		s := open(t, git.Config{URL: proxy.URL + "/fleet.git", Branch: "main"})
+		s := open(t, git.Config{URL: proxy.URL + "/fleet.git", Ref: git.Ref{Branch: "main"}})
 		snap, err := s.Fetch(t.Context())
 		if err == nil {
 			// Past the end of the pack there are some bytes of the protocol.
@@ -294,10 +294,10 @@ func TestOtherURLOrBranchIsNotMixedUp(t *testing.T) {
 	side := one.Do(gitserver.Commit{Branch: "side", Write: map[string]string{"a": "side"}})
 	want := two.Commit(map[string]string{"a": "two"})
 	dir := t.TempDir()
-	s := open(t, git.Config{URL: one.Dir, Branch: "main", Dir: dir})
+	s := open(t, git.Config{URL: one.Dir, Ref: git.Ref{Branch: "main"}, Dir: dir})
 	fetch(t, s)
 	s.Close()
-	s = open(t, git.Config{URL: one.Dir, Branch: "side", Dir: dir})
+	s = open(t, git.Config{URL: one.Dir, Ref: git.Ref{Branch: "side"}, Dir: dir})
 	if last, ok := s.Last(); ok {
 		t.Errorf("Last of another branch: %+v", last)
 	}
@@ -305,7 +305,7 @@ func TestOtherURLOrBranchIsNotMixedUp(t *testing.T) {
 		t.Errorf("revision %s, want %s", got.Revision, side)
 	}
 	s.Close()
-	s = open(t, git.Config{URL: two.Dir, Branch: "main", Dir: dir})
+	s = open(t, git.Config{URL: two.Dir, Ref: git.Ref{Branch: "main"}, Dir: dir})
 	if last, ok := s.Last(); ok {
 		t.Errorf("Last of another repository: %+v", last)
 	}

@@ -84,7 +84,7 @@ func TestFetchFollowsABranch(t *testing.T) {
 				Message: "add the fleet\n\nwith a body", Author: "Ann Example <ann@example.com>", Time: when,
 				Write: map[string]string{"fleet.yaml": "one", "apps/a/bundle.yaml": "a", "apps/b/bundle.yaml": "b"},
 			})
-			s := open(t, git.Config{URL: at(repo), Branch: "main"})
+			s := open(t, git.Config{URL: at(repo), Ref: git.Ref{Branch: "main"}})
 			if changed, err := s.Changed(t.Context()); err != nil || !changed {
 				t.Errorf("before the first fetch Changed = %v, %v", changed, err)
 			}
@@ -119,8 +119,8 @@ func TestFetchFollowsHEADWithoutABranch(t *testing.T) {
 	want := repo.Do(gitserver.Commit{Branch: "trunk", Write: map[string]string{"a": "a"}})
 	repo.Git("symbolic-ref", "HEAD", "refs/heads/trunk")
 	s := open(t, git.Config{URL: repo.Dir})
-	if got := fetch(t, s); got.Revision != want || s.Branch() != "trunk" {
-		t.Errorf("revision %s of %q, want %s of trunk", got.Revision, s.Branch(), want)
+	if got := fetch(t, s); got.Revision != want || s.Follows() != "trunk" {
+		t.Errorf("revision %s of %q, want %s of trunk", got.Revision, s.Follows(), want)
 	}
 }
 
@@ -129,7 +129,7 @@ func TestFetchFollowsARewrittenBranch(t *testing.T) {
 	repo := gitservertest.New(t)
 	base := repo.Commit(map[string]string{"a": "1"})
 	repo.Commit(map[string]string{"a": "2"})
-	s := open(t, git.Config{URL: repo.Dir, Branch: "main"})
+	s := open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})
 	old := fetch(t, s)
 	for _, parent := range []gitserver.Parent{gitserver.Parent(base), gitserver.ParentNone} {
 		want := repo.Do(gitserver.Commit{Parent: parent, Message: "rewritten", Write: map[string]string{"a": "3" + string(parent)}})
@@ -151,7 +151,7 @@ func TestServerAway(t *testing.T) {
 	t.Parallel()
 	server := gitservertest.NewServer(t, gitserver.Config{})
 	repo := server.Repository("fleet")
-	config := git.Config{URL: repo.URL, Branch: "main", Dir: t.TempDir()}
+	config := git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}, Dir: t.TempDir()}
 
 	server.Stop()
 	s := open(t, config)
@@ -191,27 +191,29 @@ func TestRefusals(t *testing.T) {
 	t.Parallel()
 	server := gitservertest.NewServer(t, gitserver.Config{})
 	repo := server.Repository("fleet")
-	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
+	s := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}})
 	_, err := s.Fetch(t.Context())
 	wantError(t, err, api.Stalled, "EmptyRepository", "no commit yet")
 
 	repo.Commit(map[string]string{"a": "1"})
 	repo.Do(gitserver.Commit{Branch: "staging", Write: map[string]string{"a": "1"}})
-	_, err = open(t, git.Config{URL: repo.URL, Branch: "mian"}).Fetch(t.Context())
+	_, err = open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "mian"}}).Fetch(t.Context())
 	wantError(t, err, api.Stalled, "BranchNotFound", `no branch "mian"; it has ["main" "staging"]`)
-	_, err = open(t, git.Config{URL: server.URL("other"), Branch: "main"}).Fetch(t.Context())
+	_, err = open(t, git.Config{URL: server.URL("other"), Ref: git.Ref{Branch: "main"}}).Fetch(t.Context())
 	wantError(t, err, api.Stalled, "RepositoryNotFound", "no such repository")
-	_, err = open(t, git.Config{URL: t.TempDir(), Branch: "main"}).Fetch(t.Context())
+	_, err = open(t, git.Config{URL: t.TempDir(), Ref: git.Ref{Branch: "main"}}).Fetch(t.Context())
 	wantError(t, err, api.Stalled, "RepositoryNotFound", "no such repository")
 
 	for url, text := range map[string]string{
-		"ssh://git@host/x":        "not one of http, https, file",
-		"git@host:x.git":          "SSH is not supported",
+		"ftp://host/x":            "not one of https, http, ssh, file",
+		"ssh://git:pw@host/x":     "there are only keys",
+		"ssh://git@host":          "has no path",
+		"git@host:-x":             "has a path that is none",
 		"https://":                "has no host",
 		"file://host/x":           "must be file:///path",
 		"https://u:pw@host:99x/x": "invalid port",
 	} {
-		_, err := git.New(git.Config{URL: url, Branch: "main", Dir: t.TempDir()})
+		_, err := git.New(git.Config{URL: url, Ref: git.Ref{Branch: "main"}, Dir: t.TempDir()})
 		wantError(t, err, api.Stalled, "BadSourceURL", text)
 		if strings.Contains(err.Error(), "pw") {
 			t.Errorf("the password is in %q", err)
@@ -227,7 +229,7 @@ func TestBranchThatGoesAwayKeepsTheLastGoodRevision(t *testing.T) {
 	repo := gitservertest.New(t)
 	want := repo.Commit(map[string]string{"a": "1"})
 	repo.Do(gitserver.Commit{Branch: "other", Write: map[string]string{"a": "1"}})
-	s := open(t, git.Config{URL: repo.Dir, Branch: "main"})
+	s := open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})
 	fetch(t, s)
 	repo.Git("update-ref", "-d", "refs/heads/main")
 	snap, err := s.Fetch(t.Context())
@@ -246,7 +248,7 @@ func TestAt(t *testing.T) {
 	repo.Git("tag", "light", first)
 	second := repo.Commit(map[string]string{"a": "2"})
 	side := repo.Do(gitserver.Commit{Branch: "side", Parent: gitserver.Parent(first), Write: map[string]string{"a": "3"}})
-	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
+	s := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}})
 	fetch(t, s)
 	for revision, want := range map[string]string{
 		"": second, first: first, first[:7]: first, "main": second, "HEAD": second,
@@ -281,7 +283,7 @@ func TestTreeIsAFileSystem(t *testing.T) {
 		},
 		Link: map[string]string{"link.yaml": "apps/a/x.yaml", "apps/up": "../fleet.yaml"},
 	})
-	tree := fetch(t, open(t, git.Config{URL: repo.Dir, Branch: "main"})).Tree
+	tree := fetch(t, open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})).Tree
 	if err := fstest.TestFS(tree, "fleet.yaml", "apps/a/x.yaml", "apps/a-b/y.yaml", "link.yaml", "deep/er/and/deeper/file"); err != nil {
 		t.Error(err)
 	}
@@ -316,7 +318,7 @@ func TestLinksAndSubmodules(t *testing.T) {
 		},
 		Submodule: map[string]string{"vendor/mod": other},
 	})
-	tree := fetch(t, open(t, git.Config{URL: repo.Dir, Branch: "main"})).Tree
+	tree := fetch(t, open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})).Tree
 	for name, want := range map[string]string{"apps/a/shared/f": "shared", "apps/a/s2/f": "shared", "to-s2": "shared"} {
 		if b, err := tree.ReadFile(name); err != nil || string(b) != want {
 			t.Errorf("ReadFile(%q) = %q, %v", name, b, err)
@@ -362,7 +364,7 @@ func TestDigest(t *testing.T) {
 		Write: map[string]string{"shared/f": "1", "apps/a/f": "a", "apps/b/f": "b", "x/y": "x", "other/f": "o"},
 		Link:  map[string]string{"apps/a/shared": "../../shared", "apps/a/broken": "../../later"},
 	})
-	s := open(t, git.Config{URL: repo.Dir, Branch: "main"})
+	s := open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})
 	digests := func() map[string]string {
 		tree := fetch(t, s).Tree
 		out := map[string]string{}
@@ -415,7 +417,7 @@ func TestBounds(t *testing.T) {
 	t.Parallel()
 	repo := gitservertest.New(t)
 	repo.Commit(map[string]string{"big": strings.Repeat("x", git.MaxFileBytes+1), "fits": strings.Repeat("y", git.MaxFileBytes)})
-	s := open(t, git.Config{URL: repo.Dir, Branch: "main"})
+	s := open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})
 	good := fetch(t, s)
 	if n := len(read(t, good, "fits")); n != git.MaxFileBytes {
 		t.Errorf("%d bytes", n)
@@ -465,7 +467,7 @@ func TestSnapshotsAreReadWhileFetchesGoOn(t *testing.T) {
 		files[fmt.Sprintf("dir%d/file%d", i%17, i)] = fmt.Sprintf("content %d", i)
 	}
 	repo.Commit(files)
-	config := git.Config{URL: repo.Dir, Branch: "main", Dir: t.TempDir()}
+	config := git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}, Dir: t.TempDir()}
 	s := open(t, config)
 	snap := fetch(t, s)
 	// Still readable when the packs that it came from have been joined, and their files deleted.

@@ -36,9 +36,13 @@ type mirror struct {
 type state struct {
 	Version int    `json:"version"`
 	URL     string `json:"url"` // without credentials
-	Branch  string `json:"branch"`
-	// Revision is the last good commit of the branch.
+	// Follows is the Ref that is followed, as its String; a branch is its name. Ref is the full name of what it led to.
+	Follows string `json:"branch"`
+	Ref     string `json:"ref,omitempty"`
+	// Revision is the last good commit of it.
 	Revision string `json:"revision"`
+	// Verified is what was last verified, whatever was followed then; nil where nothing was.
+	Verified *verified `json:"verified,omitempty"`
 	// Fetched is when that commit was found to be the newest.
 	Fetched time.Time `json:"fetched"`
 	// Full is the checksum of the pack that the last complete clone gave.
@@ -62,7 +66,7 @@ func (m *mirror) packDir() string { return filepath.Join(m.dir, "objects", "pack
 
 // openMirror makes the directory, or reads what an earlier process left.
 // It returns the packs that are whole. The error tells what is damaged, which is no reason to stop.
-func openMirror(dir, url, branch string) (m *mirror, packs []*pack, damage, err error) {
+func openMirror(dir, url, follows string) (m *mirror, packs []*pack, damage, err error) {
 	m = &mirror{dir: dir, fullBytes: defaultFullBytes}
 	for _, d := range []string{m.packDir(), filepath.Join(dir, "refs", "heads")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -75,7 +79,7 @@ func openMirror(dir, url, branch string) (m *mirror, packs []*pack, damage, err 
 	if damage := m.readState(); damage != nil {
 		return m, nil, damage, nil
 	}
-	if m.state.URL != url || branch != "" && m.state.Branch != branch {
+	if m.state.URL != url || follows != "" && m.state.Follows != follows {
 		if m.state.URL != url {
 			// Another repository: nothing of it is of use.
 			if err := m.clear(); err != nil {
@@ -83,7 +87,11 @@ func openMirror(dir, url, branch string) (m *mirror, packs []*pack, damage, err 
 			}
 		}
 		// The packs of another branch of the same repository spare most of the transfer.
-		m.state = state{Version: stateVersion, URL: url, Branch: branch, Full: m.state.Full}
+		old := m.state
+		m.state = state{Version: stateVersion, URL: url, Follows: follows, Full: old.Full}
+		if old.URL == url {
+			m.state.Verified = old.Verified
+		}
 	}
 	packs, damage = m.openPacks()
 	return m, packs, damage, nil
@@ -260,14 +268,17 @@ func (m *mirror) save(s state) error {
 	return m.describe()
 }
 
-// describe writes what git needs to read the mirror.
+// describe writes what git needs to read the mirror. Only a branch gets a name in it; of anything else HEAD has the commit.
 func (m *mirror) describe() error {
-	ref := filepath.Join("refs", "heads", filepath.FromSlash(m.state.Branch))
-	for name, content := range map[string]string{
-		"HEAD":   "ref: " + filepath.ToSlash(ref) + "\n",
+	files := map[string]string{
+		"HEAD":   m.state.Revision + "\n",
 		"config": "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
-		ref:      m.state.Revision + "\n",
-	} {
+	}
+	if branch, ok := strings.CutPrefix(m.state.Ref, "refs/heads/"); ok && validRefName(m.state.Ref) {
+		ref := "refs/heads/" + branch
+		files["HEAD"], files[filepath.FromSlash(ref)] = "ref: "+ref+"\n", m.state.Revision+"\n"
+	}
+	for name, content := range files {
 		file := filepath.Join(m.dir, name)
 		if old, err := os.ReadFile(file); err == nil && string(old) == content {
 			continue

@@ -2,6 +2,7 @@ package git
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	gitobject "github.com/go-git/go-git/v5/plumbing/object"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/transport"
+	"github.com/go-git/go-git/v5/plumbing/transport/file"
 	"github.com/go-git/go-git/v5/storage/memory"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -58,6 +60,12 @@ const defaultBranch = "main"
 //
 // Push returns that commit, or the head if there was nothing to change. Its errors are *api.Error, or those of the request.
 func (s *Source) Push(ctx context.Context, req PushRequest) (api.Snapshot, error) {
+	if ref := s.config.Ref; ref != (Ref{Branch: ref.Branch}) || s.config.Path != "." {
+		return api.Snapshot{}, &api.Error{
+			Kind: api.Stalled, Reason: "PushToBranchOnly",
+			Err: fmt.Errorf("cannot push to %s: only a branch of a whole repository is pushed to", s.remote.shown),
+		}
+	}
 	for range maxPushes {
 		head, err := s.Head(ctx)
 		if err != nil {
@@ -163,10 +171,12 @@ func (s *Source) commit(ctx context.Context, head api.Snapshot, by Author, c Cha
 
 // push sends a commit.
 func (s *Source) push(ctx context.Context, head, fresh string, pack []byte) error {
-	branch := s.Branch()
-	if branch == "" {
-		branch = defaultBranch
+	release, err := s.take(ctx)
+	if err != nil {
+		return err
 	}
+	defer release()
+	branch := cmp.Or(s.Follows(), defaultBranch)
 	cmd := &packp.Command{Name: plumbing.NewBranchReferenceName(branch), New: plumbing.NewHash(fresh)}
 	if head != "" {
 		cmd.Old = plumbing.NewHash(head)
@@ -176,22 +186,39 @@ func (s *Source) push(ctx context.Context, head, fresh string, pack []byte) erro
 
 // send has the server move a branch.
 func (r *remote) send(ctx context.Context, cmd *packp.Command, pack []byte) error {
-	c := r.own
-	if r.credentialsFile != "" {
-		var err error
-		if c, err = readCredentials(r.credentialsFile, r.log); err != nil {
-			return err
-		}
-	}
-	t, auth, err := r.transport(c)
+	ctx, cancel := context.WithTimeoutCause(ctx, maxConversation, errSlow)
+	defer cancel()
+	a, err := r.access(ctx)
 	if err != nil {
 		return err
 	}
-	s := &session{r: r, secrets: c.secrets(), verb: "push to"}
-	s.watch, ctx = newWatchdog(ctx, r.timeout)
-	defer s.watch.stop()
+	if r.endpoint.Protocol == "ssh" {
+		return r.eachKey(a, func(access sshAccess) error { return r.sendAs(ctx, a, access, cmd, pack) })
+	}
+	return r.sendAs(ctx, a, sshAccess{}, cmd, pack)
+}
+
+// receiver begins a conversation with the server's side of a push.
+func (r *remote) receiver(ctx context.Context, s *session, a access, key sshAccess) (transport.ReceivePackSession, error) {
 	ep := r.endpoint
-	down, err := t.NewReceivePackSession(&ep, auth)
+	switch ep.Protocol {
+	case "ssh":
+		return r.sshSession(ctx, key, transport.ReceivePackServiceName)
+	case "file":
+		return file.DefaultClient.NewReceivePackSession(&ep, nil)
+	}
+	t, auth, err := r.overHTTP(s, a)
+	if err != nil {
+		return nil, err
+	}
+	return t.NewReceivePackSession(&ep, auth)
+}
+
+func (r *remote) sendAs(ctx context.Context, a access, key sshAccess, cmd *packp.Command, pack []byte) error {
+	s := &session{r: r, secrets: a.secrets(), given: a.method() != nil, verb: "push to"}
+	s.watch, ctx = newWatchdog(ctx, r.config.Timeout)
+	defer s.watch.stop()
+	down, err := r.receiver(ctx, s, a, key)
 	if err != nil {
 		return s.classify(ctx, err)
 	}

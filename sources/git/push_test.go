@@ -82,7 +82,7 @@ func TestPush_check(t *testing.T) {
 	t.Parallel()
 	repo := gitservertest.NewServer(t, gitserver.Config{}).Repository("fleet")
 	head := repo.Commit(map[string]string{"fleet.yaml": "one", "old/a": "a", "old/b": "b"})
-	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
+	s := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}})
 	req := push(func(api.Snapshot) (git.Change, error) {
 		return git.Change{Message: "replace", Files: map[string][]byte{"old/a": nil, "old/b": nil, "new/c": []byte("c"), "none/x": nil}}, nil
 	})
@@ -123,7 +123,7 @@ func TestPush_race(t *testing.T) {
 	t.Parallel()
 	repo := gitservertest.NewServer(t, gitserver.Config{}).Repository("fleet")
 	repo.Commit(map[string]string{"fleet.yaml": "one"})
-	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
+	s := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}})
 	asked := 0
 	after, err := s.Push(t.Context(), push(func(head api.Snapshot) (git.Change, error) {
 		asked++
@@ -153,7 +153,7 @@ func TestPush_refused(t *testing.T) {
 	t.Parallel()
 	repo := gitservertest.NewServer(t, gitserver.Config{}).Repository("fleet")
 	repo.Commit(map[string]string{"fleet.yaml": "one"})
-	s := open(t, git.Config{URL: repo.URL, Branch: "main"})
+	s := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}})
 	hook := filepath.Join(repo.Dir, "hooks", "pre-receive")
 	script := func(text string) {
 		t.Helper()
@@ -183,7 +183,7 @@ func TestPush_badInput(t *testing.T) {
 	server := gitservertest.NewServer(t, gitserver.Config{Username: "git", Password: "right"})
 	repo := server.Repository("fleet")
 	repo.Do(gitserver.Commit{Write: map[string]string{"file": "x", "dir/a": "x"}, Link: map[string]string{"link": "file"}})
-	s := open(t, git.Config{URL: repo.Dir, Branch: "main"})
+	s := open(t, git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}})
 	for name, says := range map[string]string{"file/a": `"file": it is there, and is no directory`, "dir": "is no file", "link": "is no file", "link/x": "is no directory"} {
 		_, err := s.Push(t.Context(), write(map[string]string{name: "x"}))
 		wantError(t, err, api.Stalled, "PathTaken", says)
@@ -196,7 +196,7 @@ func TestPush_badInput(t *testing.T) {
 	if err := os.WriteFile(file, []byte("wrong-token"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := open(t, git.Config{URL: repo.URL, Branch: "main", CredentialsFile: file}).Push(t.Context(), write(map[string]string{"a": "b"}))
+	_, err := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}, CredentialsFile: file}).Push(t.Context(), write(map[string]string{"a": "b"}))
 	wantError(t, err, api.Forbidden, "AuthenticationFailed", "asks for other credentials")
 	if strings.Contains(err.Error(), "wrong-token") {
 		t.Errorf("the token is in %q", err)

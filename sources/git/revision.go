@@ -60,22 +60,30 @@ func (o *objects) peel(h plumbing.Hash) (plumbing.Hash, error) {
 		if kind != plumbing.TagObject {
 			return h, nil
 		}
-		data, err := o.read(h, plumbing.TagObject, maxTreeBytes)
+		t, err := o.tag(h)
 		if err != nil {
-			return h, err
-		}
-		raw := &plumbing.MemoryObject{}
-		raw.SetType(plumbing.TagObject)
-		if _, err := raw.Write(data); err != nil {
-			return h, err
-		}
-		t := &gitobject.Tag{}
-		if err := t.Decode(raw); err != nil {
 			return h, err
 		}
 		h = t.Target
 	}
 	return h, errors.New("tags of tags of tags")
+}
+
+func (o *objects) tag(h plumbing.Hash) (*gitobject.Tag, error) {
+	data, err := o.read(h, plumbing.TagObject, maxTreeBytes)
+	if err != nil {
+		return nil, err
+	}
+	raw := &plumbing.MemoryObject{}
+	raw.SetType(plumbing.TagObject)
+	if _, err := raw.Write(data); err != nil {
+		return nil, err
+	}
+	t := &gitobject.Tag{}
+	if err := t.Decode(raw); err != nil {
+		return nil, &api.Error{Kind: api.Stalled, Reason: "BadRepository", Err: fmt.Errorf("tag %s: %w", h, err)}
+	}
+	return t, nil
 }
 
 // named finds what the server calls by a name, or would give by its full hash.
@@ -92,17 +100,12 @@ func named(adv advertisement, revision string) (plumbing.Hash, error) {
 	}
 	unknown := &api.Error{Kind: api.Stalled, Reason: "RevisionNotFound"}
 	if !plumbing.IsHash(revision) {
-		unknown.Err = fmt.Errorf("revision %q is no branch, tag or known commit; the branches are %s", revision, namesOf(adv.branches()))
+		unknown.Err = fmt.Errorf("revision %q is no branch, tag or known commit; the branches are %s", revision, namesOf("branches", adv.names("refs/heads/")))
 		return plumbing.ZeroHash, unknown
 	}
 	h := plumbing.NewHash(revision)
-	if adv.any {
+	if adv.gives(h) {
 		return h, nil
-	}
-	for _, known := range adv.refs {
-		if known == h {
-			return h, nil
-		}
 	}
 	unknown.Err = fmt.Errorf("commit %s is not in the mirror, and the server gives out the tips of branches and tags only", revision)
 	return plumbing.ZeroHash, unknown

@@ -40,11 +40,11 @@ func TestCredentials(t *testing.T) {
 		}
 	}
 
-	_, err := open(t, git.Config{URL: repo.URL, Branch: "main"}).Fetch(t.Context())
+	_, err := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}}).Fetch(t.Context())
 	wantError(t, err, api.Forbidden, "AuthenticationFailed", "none are configured")
 
 	var log bytes.Buffer
-	s := open(t, git.Config{URL: repo.URL, Branch: "main", CredentialsFile: file, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	s := open(t, git.Config{URL: repo.URL, Ref: git.Ref{Branch: "main"}, CredentialsFile: file, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	_, err = s.Fetch(t.Context())
 	wantError(t, err, api.Stalled, "BadCredentialsFile", "no such file")
 	for _, good := range []string{
@@ -85,7 +85,7 @@ func TestCredentials(t *testing.T) {
 	dir := t.TempDir()
 	u, _ := url.Parse(repo.URL)
 	u.User = url.UserPassword("git", secret)
-	s = open(t, git.Config{URL: u.String(), Branch: "main", Dir: dir})
+	s = open(t, git.Config{URL: u.String(), Ref: git.Ref{Branch: "main"}, Dir: dir})
 	fetch(t, s)
 	state, err := os.ReadFile(filepath.Join(dir, "flotilla.json"))
 	if err != nil || strings.Contains(string(state), "s3cr") || !strings.Contains(string(state), repo.URL) {
@@ -110,7 +110,7 @@ func TestBearer(t *testing.T) {
 	if err := os.WriteFile(file, []byte("bearer=abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := open(t, git.Config{URL: server.URL + "/x", Branch: "main", CredentialsFile: file}).Fetch(t.Context())
+	_, err := open(t, git.Config{URL: server.URL + "/x", Ref: git.Ref{Branch: "main"}, CredentialsFile: file}).Fetch(t.Context())
 	wantError(t, err, api.Forbidden, "AccessDenied", "do not give access")
 	if h := <-got; h != "Bearer abc" {
 		t.Errorf("Authorization is %q", h)
@@ -136,7 +136,7 @@ func TestCAFile(t *testing.T) {
 	t.Cleanup(server.Close)
 
 	ca := filepath.Join(t.TempDir(), "ca.pem")
-	config := git.Config{URL: server.URL + "/fleet.git", Branch: "main"}
+	config := git.Config{URL: server.URL + "/fleet.git", Ref: git.Ref{Branch: "main"}}
 	_, err = open(t, config).Fetch(t.Context())
 	wantError(t, err, api.Stalled, "CertificateInvalid", "unknown authority")
 	config.CAFile = ca
@@ -176,18 +176,18 @@ func TestServersThatMisbehave(t *testing.T) {
 	t.Cleanup(func() { close(release) })
 
 	begin := time.Now()
-	_, err := open(t, git.Config{URL: server.URL + "/silent", Branch: "main", Timeout: 100 * time.Millisecond}).Fetch(t.Context())
+	_, err := open(t, git.Config{URL: server.URL + "/silent", Ref: git.Ref{Branch: "main"}, Timeout: 100 * time.Millisecond}).Fetch(t.Context())
 	wantError(t, err, api.Transient, "SourceUnreachable", "said nothing for 100ms")
 	if d := time.Since(begin); d > 5*time.Second {
 		t.Errorf("waited %s", d)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = open(t, git.Config{URL: server.URL + "/silent", Branch: "main"}).Fetch(ctx)
+	_, err = open(t, git.Config{URL: server.URL + "/silent", Ref: git.Ref{Branch: "main"}}).Fetch(ctx)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
-	html := open(t, git.Config{URL: server.URL + "/html", Branch: "main"})
+	html := open(t, git.Config{URL: server.URL + "/html", Ref: git.Ref{Branch: "main"}})
 	_, err = html.Fetch(t.Context())
 	wantError(t, err, api.Transient, "SourceUnreachable", server.URL)
 	status = http.StatusServiceUnavailable

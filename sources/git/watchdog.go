@@ -7,7 +7,10 @@ import (
 	"time"
 )
 
-var errSilent = errors.New("the server said nothing for too long")
+var (
+	errSilent = errors.New("the server said nothing for too long")
+	errSlow   = errors.New("the server took too long to send what was asked for")
+)
 
 // watchdog ends a context when a server is silent for too long.
 type watchdog struct {

@@ -33,7 +33,7 @@ func TestSource_failsAfterSuccess(t *testing.T) {
 	r := newRig(t, agenttest.Config{
 		Repo:   server.Repository("fleet"),
 		Files:  with(files{"a/bundle.yaml": bundle("a", ""), "a/y.yaml": configMap("y", "one")}, many("a", 8)),
-		Change: func(c *agent.Config) { c.CredentialsFile = credentials },
+		Change: func(c *agent.Config) { c.Source.CredentialsFile = credentials },
 	})
 	r.Start()
 	r.Ready("NS-a", "")

@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flotilla-fleet/flotilla/sources"
+
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -121,7 +123,7 @@ func New(t testing.TB, cfg Config) *Rig {
 	r := &Rig{NS: fmt.Sprintf("t%d", names.Add(1)), Plane: cfg.Plane, Repo: cfg.Repo, Patience: Patience, t: t, stop: func() {}}
 	direct := controlplanetest.RESTConfigOf(t, r.Plane)
 	r.Config = agent.Config{
-		Cluster: "one", REST: direct, Dir: t.TempDir(), Repo: cfg.Repo.Dir, Branch: gitserver.DefaultBranch,
+		Cluster: "one", REST: direct, Dir: t.TempDir(), Source: sources.Branch(cfg.Repo.Dir, gitserver.DefaultBranch),
 		Poll: 200 * time.Millisecond, Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 	if !worker.Load() {
@@ -132,7 +134,7 @@ func New(t testing.TB, cfg Config) *Rig {
 		t.Fatal(err)
 	}
 	if cfg.Repo.URL != "" {
-		r.Config.Repo = cfg.Repo.URL
+		r.Config.Source.URL = cfg.Repo.URL
 	}
 	if cfg.Mode == Proxied {
 		r.Proxy = newProxy(t, direct)

@@ -1,0 +1,12 @@
+object fd3919ddb9bb26a4b2a9e2ef144c6ab59a7f234b
+type commit
+tag v2
+tagger Ann Example <ann@example.com> 1796077731 +0000
+
+signed with SSH
+-----BEGIN SSH SIGNATURE-----
+U1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAgP7wG+lcQxEgie2bxjtG82wfCil
+Vt62xpprfteTSd4kIAAAADZ2l0AAAAAAAAAAZzaGE1MTIAAABTAAAAC3NzaC1lZDI1NTE5
+AAAAQKnLcYSN05cFzBeDAzz7Lf4uxFHcF/5eR5uk9T/dFVVhslamEevwb6aroJ+NloszAz
+K8dU4LIVOz1huNpT51kw0=
+-----END SSH SIGNATURE-----
