@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -119,6 +120,12 @@ type BundleSpec struct {
 	// its kustomization.yaml if there is one, else every YAML file below it.
 	Kustomize *KustomizeSource `yaml:"kustomize,omitempty" json:"kustomize,omitempty"`
 	Helm      *HelmSource      `yaml:"helm,omitempty" json:"helm,omitempty"`
+	// Sources are rendered as one, in place of Kustomize and Helm.
+	Sources []Source `yaml:"sources,omitempty" json:"sources,omitempty"`
+	// Components and then Patches change what was rendered, whatever rendered it; hooks stay as they are.
+	// Components are directories of Kustomize components, relative to the bundle.
+	Components []string `yaml:"components,omitempty" json:"components,omitempty"`
+	Patches    []Patch  `yaml:"patches,omitempty" json:"patches,omitempty"`
 	// Namespace is set on namespaced objects that have none (kustomize overlays set their own),
 	// and is the release namespace of a chart.
 	Namespace string   `yaml:"namespace,omitempty" json:"namespace,omitempty"`
@@ -138,6 +145,11 @@ type BundleSpec struct {
 	Drift          Drift           `yaml:"drift,omitempty" json:"drift"`
 	// Health says what "healthy" means for kinds that do not say it in the standard way.
 	Health []HealthCheck `yaml:"health,omitempty" json:"health,omitempty"`
+}
+
+// HasChart reports whether a chart is among the bundle's sources.
+func (s BundleSpec) HasChart() bool {
+	return s.Helm != nil || slices.ContainsFunc(s.Sources, func(x Source) bool { return x.Helm != nil })
 }
 
 // DefaultTimeout bounds the wait for health where nobody says otherwise.
@@ -194,6 +206,41 @@ func (s *Selector) LabelSelector() *metav1.LabelSelector {
 		})
 	}
 	return out
+}
+
+// Source is one of several of a bundle. Exactly one field is set.
+type Source struct {
+	Helm *HelmSource `yaml:"helm,omitempty" json:"helm,omitempty"`
+	// Path is a directory, relative to the bundle: its kustomization.yaml if there is one, else every YAML file below it.
+	Path string `yaml:"path,omitempty" json:"path,omitempty"`
+}
+
+// Patch is a patch as in a kustomization. Exactly one of Path and Patch is set.
+type Patch struct {
+	// Path is a file, relative to the bundle.
+	Path string `yaml:"path,omitempty" json:"path,omitempty"`
+	// Patch is a strategic merge patch, or a JSON patch.
+	Patch string `yaml:"patch,omitempty" json:"patch,omitempty"`
+	// Target chooses the objects. A strategic merge patch without one is for the object that it names.
+	Target  *PatchTarget  `yaml:"target,omitempty" json:"target,omitempty"`
+	Options *PatchOptions `yaml:"options,omitempty" json:"options,omitempty"`
+}
+
+// PatchTarget chooses objects as in a kustomization: names are anchored regular expressions.
+type PatchTarget struct {
+	Group              string `yaml:"group,omitempty" json:"group,omitempty"`
+	Version            string `yaml:"version,omitempty" json:"version,omitempty"`
+	Kind               string `yaml:"kind,omitempty" json:"kind,omitempty"`
+	Name               string `yaml:"name,omitempty" json:"name,omitempty"`
+	Namespace          string `yaml:"namespace,omitempty" json:"namespace,omitempty"`
+	LabelSelector      string `yaml:"labelSelector,omitempty" json:"labelSelector,omitempty"`
+	AnnotationSelector string `yaml:"annotationSelector,omitempty" json:"annotationSelector,omitempty"`
+}
+
+// PatchOptions allow what a patch may not do by itself.
+type PatchOptions struct {
+	AllowNameChange bool `yaml:"allowNameChange,omitempty" json:"allowNameChange,omitempty"`
+	AllowKindChange bool `yaml:"allowKindChange,omitempty" json:"allowKindChange,omitempty"`
 }
 
 // KustomizeSource renders a kustomization.

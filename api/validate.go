@@ -73,22 +73,14 @@ func (b Bundle) validate(at locator) error {
 		return at.errorf("metadata.name", "%q is not a name of at most 63 lower-case letters, digits and dashes", b.Metadata.Name)
 	}
 	s := b.Spec
-	if s.Kustomize != nil && s.Helm != nil {
-		return at.errorf("spec.helm", "kustomize and helm cannot both be set")
+	if err := s.validSources(at); err != nil {
+		return err
 	}
-	if h := s.Helm; h != nil {
-		if h.Schema != "" && h.Schema != SchemaSkip {
-			return at.errorf("spec.helm.schema", "%q is not %q, which is the only word for it", h.Schema, SchemaSkip)
-		}
-		if h.Chart == "" {
-			return at.errorf("spec.helm.chart", "a chart is needed: ./directory, oci://… or a name with repo and version")
-		}
-		if h.Repo != "" && h.Version == "" {
-			return at.errorf("spec.helm.version", "a chart from a repository needs a version")
-		}
+	if err := s.validPatches(at); err != nil {
+		return err
 	}
 	for i, t := range s.Targets {
-		if err := t.validate(at, fmt.Sprintf("spec.targets.%d", i), s.Helm != nil); err != nil {
+		if err := t.validate(at, fmt.Sprintf("spec.targets.%d", i), s); err != nil {
 			return err
 		}
 	}
@@ -121,6 +113,86 @@ func (b Bundle) validate(at locator) error {
 	return s.Drift.validate(at, "spec.drift")
 }
 
+func (s BundleSpec) charts() int {
+	n := 0
+	for _, x := range s.Sources {
+		if x.Helm != nil {
+			n++
+		}
+	}
+	return n
+}
+
+func (s BundleSpec) validSources(at locator) error {
+	switch {
+	case s.Kustomize != nil && s.Helm != nil:
+		return at.errorf("spec.helm", "kustomize and helm cannot both be set: list them in spec.sources")
+	case s.Sources != nil && (s.Kustomize != nil || s.Helm != nil):
+		return at.errorf("spec.sources", "takes the place of kustomize and helm: list them all here")
+	case s.Sources != nil && len(s.Sources) == 0:
+		return at.errorf("spec.sources", "is an empty list: name a source, or leave the field out to render this directory")
+	}
+	if s.Helm != nil {
+		if err := s.Helm.validate(at, "spec.helm"); err != nil {
+			return err
+		}
+	}
+	for i, x := range s.Sources {
+		field := fmt.Sprintf("spec.sources.%d", i)
+		switch {
+		case (x.Helm == nil) == (x.Path == ""):
+			return at.errorf(field, "a source is either helm or a path")
+		case x.Helm != nil:
+			if err := x.Helm.validate(at, field+".helm"); err != nil {
+				return err
+			}
+		case path.IsAbs(x.Path):
+			return at.errorf(field+".path", "%q must be relative to the bundle's directory", x.Path)
+		}
+	}
+	return nil
+}
+
+func (h HelmSource) validate(at locator, field string) error {
+	switch {
+	case h.Schema != "" && h.Schema != SchemaSkip:
+		return at.errorf(field+".schema", "%q is not %q, which is the only word for it", h.Schema, SchemaSkip)
+	case h.Chart == "":
+		return at.errorf(field+".chart", "a chart is needed: ./directory, oci://… or a name with repo and version")
+	case h.Repo != "" && h.Version == "":
+		return at.errorf(field+".version", "a chart from a repository needs a version")
+	}
+	return nil
+}
+
+func (s BundleSpec) validPatches(at locator) error {
+	for i, c := range s.Components {
+		if c == "" || path.IsAbs(c) {
+			return at.errorf(fmt.Sprintf("spec.components.%d", i), "%q is no directory, relative to the bundle's", c)
+		}
+	}
+	for i, p := range s.Patches {
+		field := fmt.Sprintf("spec.patches.%d", i)
+		switch {
+		case (p.Path == "") == (strings.TrimSpace(p.Patch) == ""):
+			return at.errorf(field, "a patch has either its text in patch, or the file's name in path")
+		case path.IsAbs(p.Path):
+			return at.errorf(field+".path", "%q must be relative to the bundle's directory", p.Path)
+		}
+		if t := p.Target; t != nil {
+			if *t == (PatchTarget{}) {
+				return at.errorf(field+".target", "is empty: it would choose every object; name a kind, such as \".*\"")
+			}
+			for name, expr := range map[string]string{"group": t.Group, "version": t.Version, "kind": t.Kind, "name": t.Name, "namespace": t.Namespace} {
+				if _, err := regexp.Compile(expr); err != nil {
+					return at.errorf(field+".target."+name, "%q is no regular expression", expr)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 func (a ServiceAccount) validate(at locator) error {
 	if a.Namespace == "" || a.Name == "" {
 		return at.errorf("spec.serviceAccount", "needs a namespace and a name")
@@ -134,7 +206,7 @@ func (a ServiceAccount) validate(at locator) error {
 	return nil
 }
 
-func (t Target) validate(at locator, field string, helm bool) error {
+func (t Target) validate(at locator, field string, s BundleSpec) error {
 	if t.Clusters != nil && len(t.Clusters) == 0 {
 		return at.errorf(field+".clusters", "is an empty list: name a cluster, or leave the field out to match by labels alone")
 	}
@@ -144,8 +216,14 @@ func (t Target) validate(at locator, field string, helm bool) error {
 	if path.IsAbs(t.Overlay) {
 		return at.errorf(field+".overlay", "%q must be relative to the bundle's directory", t.Overlay)
 	}
-	if len(t.Values) > 0 && !helm {
+	if t.Overlay != "" && len(s.Sources) > 0 {
+		return at.errorf(field+".overlay", "an overlay takes the place of one source, and this bundle has a list of them: use variables, or values")
+	}
+	if len(t.Values) > 0 && !s.HasChart() {
 		return at.errorf(field+".values", "values are for charts, and this bundle has no helm source")
+	}
+	if len(t.Values) > 0 && s.charts() > 1 {
+		return at.errorf(field+".values", "values are for one chart, and this bundle has %d", s.charts())
 	}
 	return nil
 }

@@ -93,7 +93,7 @@ func (r *Reconciler) runnableLocked(b *bundle, dependents []*bundle, now time.Ti
 	if b.gone() {
 		return never, r.mayGoLocked(b, dependents)
 	}
-	if b.desired.Spec.Helm != nil && r.renderedGen != r.discoveryGen {
+	if b.desired.Spec.HasChart() && r.renderedGen != r.discoveryGen {
 		return never, false // it is about to be rendered with what the cluster offers now
 	}
 	if missing := r.unreadyLocked(b.desired.Spec.DependsOn); len(missing) > 0 {

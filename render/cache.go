@@ -214,7 +214,7 @@ func keyOf(p *pass, b resolved) string {
 	if b.tenant == nil {
 		in = append(in, p.tenantsDigest) // what they have is not the platform's
 	}
-	if b.spec.Helm != nil {
+	if b.spec.HasChart() {
 		in = append(in, p.factsDigest, hashOf(b.data))
 	}
 	return digestOf(in)
@@ -242,13 +242,17 @@ func (e *entry) good(ctx context.Context, p *pass, b resolved) bool {
 	if !e.holds(p, b) {
 		return false
 	}
-	if e.built.chartDigest == "" || exactVersion.MatchString(b.spec.Helm.Version) {
-		return true
+	for _, c := range e.built.charts {
+		if exactVersion.MatchString(c.Version) {
+			continue
+		}
+		// A range of versions: ask which one it means now.
+		_, digest, err := p.charts.Fetch(ctx, c.Repo, c.Name, c.Version)
+		if err == nil && digest != c.Digest { // not reachable: what was fetched last stays
+			return false
+		}
 	}
-	// A range of versions: ask which one it means now.
-	repo, name, _ := remoteChart(b.spec.Helm)
-	_, digest, err := p.charts.Fetch(ctx, repo, name, b.spec.Helm.Version)
-	return err != nil || digest == e.built.chartDigest // not reachable: what was fetched last stays
+	return true
 }
 
 // holds reports whether the tree is what was read of it. A tree in which that was so once is not looked at again.

@@ -189,7 +189,7 @@ func (e *entry) prepare(b resolved) {
 		namespaced, known := e.scopes.of(h.Object.GroupVersionKind().GroupKind())
 		setNamespace(h.Object, b.spec.Namespace, namespaced || !known)
 	}
-	if len(defaulted) > 0 && b.spec.Helm == nil {
+	if len(defaulted) > 0 && !b.spec.HasChart() {
 		e.built.warnings = append(e.built.warnings, fmt.Sprintf(
 			"%s: no namespace is given, so it is %q (set metadata.namespace, or spec.namespace in %s)",
 			summary(defaulted), defaultNamespace, b.file))
@@ -286,10 +286,7 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 	for i, o := range objects {
 		ref := api.RefOf(o.Unstructured)
 		if first, twice := final.Origin[ref.ID()]; twice {
-			return api.RenderedBundle{}, &api.Error{
-				Kind: api.Stalled, Reason: "DuplicateObject", File: o.File, Line: o.Line,
-				Err: fmt.Errorf("%s is also in %s", ref, first),
-			}
+			return api.RenderedBundle{}, duplicateObject(ref, o, first)
 		}
 		final.Origin[ref.ID()] = o.File
 		final.Objects[i] = o.Unstructured
@@ -301,6 +298,13 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 	}
 	e.finals[key] = &final
 	return final, nil
+}
+
+func duplicateObject(ref api.ObjectRef, again manifest.Object, first string) error {
+	return &api.Error{
+		Kind: api.Stalled, Reason: "DuplicateObject", File: again.File, Line: again.Line,
+		Err: fmt.Errorf("%s is also in %s", ref, first),
+	}
 }
 
 // compareHooks orders hooks as Helm does, by weight. Which of them are of one moment depends on what is there already,

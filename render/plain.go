@@ -13,24 +13,55 @@ import (
 	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
-// plainDocs reads every manifest below a bundle's directory, in the order of their names.
+// plainDocs reads every manifest below a directory, in the order of their names.
 //
 // Left out are flotilla's own files, names that begin with a dot, directories that are bundles of their own,
-// and the overlays of the bundle's targets.
-func plainDocs(v *view, b resolved) ([]manifest.Document, []string, error) {
-	if err := v.cover(b.dir); err != nil {
+// and what the bundle's file names as something else: overlays, other sources, values, components and patches.
+func plainDocs(v *view, b resolved, dir string) ([]manifest.Document, []string, error) {
+	if err := v.cover(dir); err != nil {
 		return nil, nil, err
 	}
-	w := &plainWalk{view: v, bundle: b}
-	if err := w.dir(b.dir); err != nil {
+	w := &plainWalk{view: v, bundle: b, root: dir, others: b.named()}
+	if err := w.dir(dir); err != nil {
 		return nil, nil, err
 	}
 	return w.docs, w.warnings, nil
 }
 
+// named are the files and directories that the bundle's file names, but for the plain directories themselves.
+func (b resolved) named() map[string]bool {
+	out := map[string]bool{}
+	for _, o := range b.overlays {
+		out[o] = true
+	}
+	for _, c := range b.spec.Components {
+		out[path.Join(b.dir, c)] = true
+	}
+	for _, p := range b.spec.Patches {
+		if p.Path != "" {
+			out[path.Join(b.dir, p.Path)] = true
+		}
+	}
+	for _, s := range b.spec.Sources {
+		if s.Helm == nil {
+			out[path.Join(b.dir, s.Path)] = true
+			continue
+		}
+		if _, _, remote := remoteChart(s.Helm); !remote {
+			out[path.Join(b.dir, s.Helm.Chart)] = true
+		}
+		for _, f := range s.Helm.ValuesFiles {
+			out[path.Join(b.dir, f)] = true
+		}
+	}
+	return out
+}
+
 type plainWalk struct {
 	view     *view
 	bundle   resolved
+	root     string
+	others   map[string]bool
 	docs     []manifest.Document
 	weight   int // of them together
 	warnings []string
@@ -44,8 +75,8 @@ func (w *plainWalk) dir(dir string) error {
 	has := func(name string) bool {
 		return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name && !e.IsDir() })
 	}
-	if dir != w.bundle.dir {
-		if has(bundleFile) || slices.Contains(w.bundle.overlays, dir) {
+	if dir != w.root {
+		if has(bundleFile) || w.others[dir] {
 			return nil
 		}
 		if err := w.refuseEngines(dir, has); err != nil {
@@ -84,7 +115,7 @@ func (w *plainWalk) refuse(file, what, hint string) error {
 
 func (w *plainWalk) entry(dir string, e fs.DirEntry) error {
 	name := path.Join(dir, e.Name())
-	if strings.HasPrefix(e.Name(), ".") {
+	if strings.HasPrefix(e.Name(), ".") || w.others[name] {
 		return nil
 	}
 	if e.IsDir() {

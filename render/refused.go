@@ -27,7 +27,8 @@ const refuseFor = time.Hour
 type refusal struct {
 	Bounds, Cluster, Bundle string
 	At                      time.Time
-	Key, Fingerprint, Chart string
+	Key, Fingerprint        string
+	Charts                  []fetchedChart
 	Variables               map[string]string
 	Mentioned               []string
 	Deps                    map[string]keptDep
@@ -64,7 +65,7 @@ func (r refusals) keep(at cacheKey, e *entry) {
 	}
 	out := refusal{
 		Bounds: r.bounds, Cluster: at.cluster, Bundle: at.bundle, At: e.refusedAt,
-		Key: e.key, Fingerprint: e.fingerprint, Chart: e.built.chartDigest, Variables: e.variables, Mentioned: e.mentioned,
+		Key: e.key, Fingerprint: e.fingerprint, Charts: e.built.charts, Variables: e.variables, Mentioned: e.mentioned,
 		Deps: make(map[string]keptDep, len(e.deps)), Error: known, Cause: known.Err.Error(),
 	}
 	for name, d := range e.deps {
@@ -106,7 +107,7 @@ func (r refusals) load() map[cacheKey]*entry {
 		}
 		in.Error.Err = errors.New(in.Cause)
 		e := &entry{
-			key: in.Key, fingerprint: in.Fingerprint, built: built{chartDigest: in.Chart}, err: in.Error, refusedAt: in.At,
+			key: in.Key, fingerprint: in.Fingerprint, built: built{charts: in.Charts}, err: in.Error, refusedAt: in.At,
 			variables: in.Variables, mentioned: in.Mentioned,
 			deps: make(map[string]dep, len(in.Deps)),
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -31,22 +32,83 @@ type built struct {
 	unstable map[*unstructured.Unstructured][]string
 	// ignore are rules for such fields of objects.
 	ignore []api.IgnoreRule
-	// chartDigest identifies a chart from outside the repository.
-	chartDigest string
+	// charts are those from outside the repository.
+	charts []fetchedChart
 	// kustomization is the file of the kustomization; empty if it is none.
 	kustomization string
 	// mentioned are the variables that all this may depend on; see manifest.Mentioned.
 	mentioned []string
 }
 
-// build renders one bundle from its source.
-func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
+// fetchedChart is a chart from outside the repository, and what it was when it was fetched.
+type fetchedChart struct{ Repo, Name, Version, Digest string }
+
+// source is one of a bundle's sources.
+type source struct {
+	// field is where bundle.yaml says it.
+	field string
+	// helm is nil for a directory.
+	helm *api.HelmSource
+	dir  string
+	// explicit says that the directory must be a kustomization.
+	explicit bool
+}
+
+// sources returns what the bundle is rendered from.
+func (b resolved) sources() []source {
 	switch {
 	case b.spec.Helm != nil:
-		return buildHelm(ctx, p, v, b)
+		return []source{{field: "spec.helm", helm: b.spec.Helm}}
+	case len(b.spec.Sources) > 0:
+		out := make([]source, len(b.spec.Sources))
+		for i, s := range b.spec.Sources {
+			out[i] = source{field: fmt.Sprintf("spec.sources.%d", i)}
+			if out[i].helm = s.Helm; s.Helm != nil {
+				out[i].field += ".helm"
+			} else {
+				out[i].field += ".path"
+				out[i].dir = path.Join(b.dir, s.Path)
+			}
+		}
+		return out
+	case b.overlay != "":
+		return []source{{field: b.sourceField(), dir: path.Join(b.dir, b.overlay), explicit: true}}
+	case b.spec.Kustomize != nil:
+		return []source{{field: b.sourceField(), dir: path.Join(b.dir, b.spec.Kustomize.Path), explicit: true}}
 	default:
-		return kustomizeOrPlain(ctx, p, v, b)
+		return []source{{field: b.sourceField(), dir: b.dir}}
 	}
+}
+
+// build renders one bundle from its sources, and has its components and patches change what comes out.
+func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
+	all := built{unstable: map[*unstructured.Unstructured][]string{}}
+	sources := b.sources()
+	for _, s := range sources {
+		var one built
+		var err error
+		if s.helm != nil {
+			one, err = buildHelm(ctx, p, v, b, s)
+		} else {
+			one, err = kustomizeOrPlain(ctx, p, v, b, s)
+		}
+		all.add(one)
+		if err != nil {
+			return all, err
+		}
+	}
+	if len(sources) > 1 {
+		all.kustomization = "" // none of them says it all
+	}
+	return all, changeAll(ctx, p, v, b, &all)
+}
+
+func (a *built) add(b built) {
+	a.objects, a.hooks = append(a.objects, b.objects...), append(a.hooks, b.hooks...)
+	a.warnings, a.ignore = append(a.warnings, b.warnings...), append(a.ignore, b.ignore...)
+	a.charts, a.kustomization = append(a.charts, b.charts...), cmp.Or(a.kustomization, b.kustomization)
+	a.mentioned = append(a.mentioned, b.mentioned...)
+	maps.Copy(a.unstable, b.unstable)
 }
 
 // locateVariable adds the line to an error about a ${…}. The file is that of the object,
@@ -81,30 +143,25 @@ func locateVariable(err error, tree api.Tree, read []string) {
 }
 
 // kustomizeOrPlain builds the kustomization that the bundle names or holds, and reads plain YAML where there is none.
-func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
+func kustomizeOrPlain(ctx context.Context, p *pass, v *view, b resolved, s source) (built, error) {
 	vars := p.variablesOf(b)
-	dir := b.dir
-	explicit := b.overlay != ""
-	switch {
-	case b.overlay != "":
-		dir = path.Join(b.dir, b.overlay)
-	case b.spec.Kustomize != nil:
-		dir, explicit = path.Join(b.dir, b.spec.Kustomize.Path), true
-	}
-	if err := v.within(b, b.sourceField(), dir); err != nil {
+	if err := v.within(b, s.field, s.dir); err != nil {
 		return built{}, err
 	}
-	from := kustomize.Find(v, dir)
+	from := kustomize.Find(v, s.dir)
 	switch {
 	case from != "":
-		out, err := p.engine.Run(ctx, engine.Request{Kustomization: &engine.Kustomization{Dir: dir, Variables: vars}}, v)
+		out, err := p.engine.Run(ctx, engine.Request{Kustomization: &engine.Kustomization{Dir: s.dir, Variables: vars}}, v)
 		locateVariable(err, v.tree, out.Read) // kustomize keeps no lines
 		kustomize.Relocate(err, v)
 		return built{objects: out.Objects, kustomization: from, mentioned: out.Mentioned}, err
-	case explicit:
-		return built{}, b.errorf(b.sourceField(), "there is no kustomization.yaml in %q", dir)
+	case s.explicit:
+		return built{}, b.errorf(s.field, "there is no kustomization.yaml in %q", s.dir)
 	}
-	docs, warnings, err := plainDocs(v, b)
+	if st, err := v.Stat(s.dir); err != nil || !st.IsDir() {
+		return built{}, b.errorf(s.field, "there is no directory %q", s.dir)
+	}
+	docs, warnings, err := plainDocs(v, b, s.dir)
 	if err != nil {
 		return built{}, err
 	}
@@ -175,24 +232,24 @@ func (v *view) within(b resolved, field, name string) error {
 	return nil
 }
 
-func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
-	chart, digest, err := loadChart(ctx, p, v, b)
+func buildHelm(ctx context.Context, p *pass, v *view, b resolved, s source) (built, error) {
+	chart, fetched, err := loadChart(ctx, p, v, b, s)
 	if err != nil {
 		return built{}, err
 	}
-	layers, err := layeredValues(p, v, b)
+	layers, err := layeredValues(p, v, b, s)
 	if err != nil {
 		return built{}, err
 	}
 	out, err := p.engine.Run(ctx, engine.Request{Chart: &engine.Chart{
 		Packed:      chart,
-		ReleaseName: cmp.Or(b.spec.Helm.ReleaseName, b.name), Namespace: cmp.Or(b.spec.Namespace, defaultNamespace),
-		Values: merged(layers), SkipSchema: b.spec.Helm.Schema == api.SchemaSkip, Facts: p.facts,
+		ReleaseName: cmp.Or(s.helm.ReleaseName, b.name), Namespace: cmp.Or(b.spec.Namespace, defaultNamespace),
+		Values: merged(layers), SkipSchema: s.helm.Schema == api.SchemaSkip, Facts: p.facts,
 	}}, nil)
 	if err != nil {
-		return built{chartDigest: digest}, inLayer(err, layers)
+		return built{charts: fetched}, inLayer(err, layers)
 	}
-	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, chartDigest: digest, unstable: map[*unstructured.Unstructured][]string{}}
+	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, charts: fetched, unstable: map[*unstructured.Unstructured][]string{}}
 	for _, l := range layers {
 		made.mentioned = append(made.mentioned, l.mentioned...)
 	}
@@ -203,32 +260,32 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved) (built, error)
 	return made, nil
 }
 
-// loadChart loads the bundle's chart; the digest is of a remote one.
-func loadChart(ctx context.Context, p *pass, v *view, b resolved) (helm.Packed, string, error) {
-	h := b.spec.Helm
+// loadChart loads a chart. Fetched is one from outside the repository, if it is that.
+func loadChart(ctx context.Context, p *pass, v *view, b resolved, s source) (packed helm.Packed, fetched []fetchedChart, err error) {
+	h, field := s.helm, s.field+".chart"
 	repo, name, remote := remoteChart(h)
 	if !remote {
 		dir := path.Join(b.dir, h.Chart)
-		if err := v.within(b, "spec.helm.chart", dir); err != nil {
-			return helm.Packed{}, "", err
+		if err := v.within(b, field, dir); err != nil {
+			return helm.Packed{}, nil, err
 		}
 		if st, err := v.Stat(dir); err != nil || !st.IsDir() {
-			e := b.errorf("spec.helm.chart", "there is no directory %q", dir)
+			e := b.errorf(field, "there is no directory %q", dir)
 			if !strings.HasPrefix(h.Chart, ".") {
 				e.Hint = "a chart of the repository begins with ./ or ../; one from elsewhere needs repo or oci://"
 			}
-			return helm.Packed{}, "", e
+			return helm.Packed{}, nil, e
 		}
 		if !v.links.through(dir) {
 			if err := v.cover(dir); err != nil {
-				return helm.Packed{}, "", err
+				return helm.Packed{}, nil, err
 			}
 		}
-		c, err := helm.Pack(v, dir)
-		return c, "", err
+		packed, err = helm.Pack(v, dir)
+		return packed, nil, err
 	}
 	if p.charts == nil {
-		return helm.Packed{}, "", b.errorf("spec.helm.chart", "charts from outside the fleet repository cannot be fetched here")
+		return helm.Packed{}, nil, b.errorf(field, "charts from outside the fleet repository cannot be fetched here")
 	}
 	archive, digest, err := p.charts.Fetch(ctx, repo, name, h.Version)
 	if err != nil {
@@ -237,12 +294,12 @@ func loadChart(ctx context.Context, p *pass, v *view, b resolved) (helm.Packed, 
 			at = *e
 		}
 		if at.File = cmp.Or(at.File, b.file); at.File == b.file {
-			at.Field = cmp.Or(at.Field, "spec.helm.chart")
+			at.Field = cmp.Or(at.Field, field)
 			at.Line = cmp.Or(at.Line, LineOf(b.data, strings.Split(at.Field, ".")...))
 		}
-		return helm.Packed{}, "", &at
+		return helm.Packed{}, nil, &at
 	}
-	return helm.Packed{Where: name + "-" + h.Version, Archive: archive}, digest, nil
+	return helm.Packed{Where: name + "-" + h.Version, Archive: archive}, []fetchedChart{{repo, name, h.Version, digest}}, nil
 }
 
 // remoteChart tells a chart from elsewhere: its repository and name.
@@ -307,16 +364,16 @@ func keyLine(n *yaml.Node, key string, otherwise int) int {
 
 // layeredValues are, later ones winning: the values files, spec.helm.values, the target's overlay file, the target's values.
 // The chart's own come below them all.
-func layeredValues(p *pass, v *view, b resolved) ([]layer, error) {
+func layeredValues(p *pass, v *view, b resolved, s source) ([]layer, error) {
 	var layers []layer
-	for i, file := range b.spec.Helm.ValuesFiles {
-		l, err := valuesFile(p, v, b, fmt.Sprintf("spec.helm.valuesFiles.%d", i), path.Join(b.dir, file))
+	for i, file := range s.helm.ValuesFiles {
+		l, err := valuesFile(p, v, b, fmt.Sprintf("%s.valuesFiles.%d", s.field, i), path.Join(b.dir, file))
 		if err != nil {
 			return nil, err
 		}
 		layers = append(layers, l)
 	}
-	l, err := inlineValues(p, b, b.spec.Helm.Values, "spec", "helm", "values")
+	l, err := inlineValues(p, b, s.helm.Values, append(strings.Split(s.field, "."), "values")...)
 	if err != nil {
 		return nil, err
 	}

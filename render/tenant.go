@@ -38,9 +38,12 @@ func (b *resolved) bind(said api.BundleSpec) error {
 	if len(said.Drift.Ignore) > 0 && !t.AdmitsDrift(api.DriftIgnore) {
 		return b.deniedf("spec.drift.ignore", "tenant %q may not have drift ignored", t.Name)
 	}
-	if said.Helm != nil {
-		if repo, name, remote := remoteChart(said.Helm); remote && !t.AdmitsChart(repo, name) {
-			return b.deniedf("spec.helm.chart", "tenant %q may not have the chart %s/%s: its charts come from %s",
+	for _, x := range b.sources() {
+		if x.helm == nil {
+			continue
+		}
+		if repo, name, remote := remoteChart(x.helm); remote && !t.AdmitsChart(repo, name) {
+			return b.deniedf(x.field+".chart", "tenant %q may not have the chart %s/%s: its charts come from %s",
 				t.Name, strings.TrimSuffix(repo, "/"), name, orNowhere(t.Charts))
 		}
 	}

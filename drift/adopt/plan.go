@@ -79,7 +79,7 @@ func New(ctx context.Context, req Request) (Plan, error) {
 		return Plan{}, refusal(e, "something that the drift does not tell of stands in place of "+at,
 			"with drift.extra: report in the bundle it is told, and can be adopted")
 	}
-	if b.Spec.Helm != nil {
+	if b.Spec.HasChart() {
 		return Plan{}, helmRefusal(e, b)
 	}
 	methods := plainMethods(req.Snapshot.Tree, e.Object, b, changes)
@@ -244,11 +244,20 @@ func refusal(e api.Episode, why, hint string) error {
 
 // helmRefusal says where to look: which value makes a field of a chart's output is not known.
 func helmRefusal(e api.Episode, b api.RenderedBundle) error {
-	files := make([]string, 0, len(b.Spec.Helm.ValuesFiles)+1)
-	for _, f := range b.Spec.Helm.ValuesFiles {
-		files = append(files, path.Join(b.Dir, f))
+	charts := []*api.HelmSource{b.Spec.Helm}
+	for _, x := range b.Spec.Sources {
+		charts = append(charts, x.Helm)
+	}
+	var files []string
+	for _, h := range charts {
+		if h == nil {
+			continue
+		}
+		for _, f := range h.ValuesFiles {
+			files = append(files, path.Join(b.Dir, f))
+		}
 	}
 	files = append(files, path.Join(b.Dir, "bundle.yaml"))
-	return refusal(e, fmt.Sprintf("the bundle %s is a Helm chart, and which of its values makes the field cannot be told", e.Bundle),
+	return refusal(e, fmt.Sprintf("the bundle %s has a Helm chart, and which of its values makes the field cannot be told", e.Bundle),
 		"the template is "+b.Origin[e.Object.ID()]+"; set its value in "+strings.Join(files, " or "))
 }
