@@ -59,6 +59,8 @@ type BundleDefaults struct {
 	Wait    *bool    `yaml:"wait,omitempty" json:"wait,omitempty"`
 	Timeout Duration `yaml:"timeout,omitempty" json:"timeout,omitempty"`
 	Drift   Drift    `yaml:"drift,omitempty" json:"drift"`
+	// TakeOver is added to each bundle's.
+	TakeOver []string `yaml:"takeOver,omitempty" json:"takeOver,omitempty"`
 }
 
 // Guards keep a mistake in Git from emptying a cluster.
@@ -143,6 +145,9 @@ type BundleSpec struct {
 	Timeout        Duration        `yaml:"timeout,omitempty" json:"timeout,omitempty"`
 	ServiceAccount *ServiceAccount `yaml:"serviceAccount,omitempty" json:"serviceAccount,omitempty"`
 	Drift          Drift           `yaml:"drift,omitempty" json:"drift"`
+	// TakeOver names field managers whose claims end when Git takes an object over, beside those of kubectl, Helm,
+	// Flux and Argo CD: what they set and Git does not is removed. A bundle's are added to the fleet's.
+	TakeOver []string `yaml:"takeOver,omitempty" json:"takeOver,omitempty"`
 	// Health says what "healthy" means for kinds that do not say it in the standard way.
 	Health []HealthCheck `yaml:"health,omitempty" json:"health,omitempty"`
 }
@@ -281,9 +286,8 @@ type Drift struct {
 	// and to objects that carry our ApplySet label but are not in Git. Empty means the fleet's, else ignore.
 	Extra  ExtraMode    `yaml:"extra,omitempty" json:"extra,omitempty"`
 	Ignore []IgnoreRule `yaml:"ignore,omitempty" json:"ignore,omitempty"`
-	// TakeOver names field managers whose claims end when Git takes an object over, beside those of kubectl, Helm,
-	// Flux and Argo CD: what they set and Git does not is removed. A bundle's are added to the fleet's.
-	TakeOver []string `yaml:"takeOver,omitempty" json:"takeOver,omitempty"`
+	// TakeOver is the bundle's and the fleet's, put together when the bundle is resolved; no file says it here.
+	TakeOver []string `yaml:"-" json:"takeOver,omitempty"`
 }
 
 // AsksForExtra reports whether what others added is looked for.

@@ -114,7 +114,7 @@ type Inputs struct {
 	Unset []string
 	// Facts is a digest of what a chart was told of the cluster; empty if it is no chart.
 	Facts string
-	// Chart is the digest of a chart from outside the repository.
+	// Chart is the digest of a chart from outside the repository; those of several stand one behind another.
 	Chart string
 	// Paths are what was read of the repository: files, and directories as a whole.
 	Paths []string

@@ -35,6 +35,9 @@ func (f Fleet) validate(at locator) error {
 	if err := validTenants(at, f.Spec.Tenants); err != nil {
 		return err
 	}
+	if err := validTakeOver(at, "spec.defaults.takeOver", f.Spec.Defaults.TakeOver); err != nil {
+		return err
+	}
 	return f.Spec.Defaults.Drift.validate(at, "spec.defaults.drift")
 }
 
@@ -109,6 +112,9 @@ func (b Bundle) validate(at locator) error {
 		if h.Kind == "" || h.APIVersion == "" {
 			return at.errorf(fmt.Sprintf("spec.health.%d", i), "needs an apiVersion and a kind")
 		}
+	}
+	if err := validTakeOver(at, "spec.takeOver", s.TakeOver); err != nil {
+		return err
 	}
 	return s.Drift.validate(at, "spec.drift")
 }
@@ -242,11 +248,6 @@ func (d Drift) validate(at locator, field string) error {
 	default:
 		return at.errorf(field+".extra", "%q is not one of ignore, report, remove", d.Extra)
 	}
-	for i, m := range d.TakeOver {
-		if m == "" || m == FieldManager {
-			return at.errorf(fmt.Sprintf("takeOver.%d", i), "%q is no other field manager", m)
-		}
-	}
 	for i, r := range d.Ignore {
 		f := fmt.Sprintf("%s.ignore.%d", field, i)
 		if len(r.Paths) == 0 && len(r.Managers) == 0 {
@@ -259,6 +260,15 @@ func (d Drift) validate(at locator, field string) error {
 			if unclosed.MatchString(p) {
 				return at.errorf(fmt.Sprintf("%s.paths.%d", f, j), "%q has a [ without its ]: an item of a list is written [name=value]", p)
 			}
+		}
+	}
+	return nil
+}
+
+func validTakeOver(at locator, field string, managers []string) error {
+	for i, m := range managers {
+		if m == "" || m == FieldManager {
+			return at.errorf(fmt.Sprintf("%s.%d", field, i), "%q is no other field manager", m)
 		}
 	}
 	return nil

@@ -322,13 +322,13 @@ func located(b resolved, err error) error {
 func inputsOf(p *pass, b resolved, e *entry) *api.Inputs {
 	in := &api.Inputs{
 		Target: b.target, Overlay: b.overlay, Variables: e.variables, Unset: slices.Clone(e.mentioned),
-		Chart: e.built.chartDigest, Paths: slices.Sorted(maps.Keys(e.deps)),
+		Chart: digestsOf(e.built.charts), Paths: slices.Sorted(maps.Keys(e.deps)),
 	}
 	in.Unset = slices.DeleteFunc(in.Unset, func(name string) bool {
 		_, set := e.variables[name]
 		return set || name == manifest.AnyVariable
 	})
-	if b.spec.Helm != nil {
+	if b.spec.HasChart() {
 		in.Facts = p.factsDigest
 	}
 	return in

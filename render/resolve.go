@@ -180,7 +180,7 @@ func withDefaults(s api.BundleSpec, d api.BundleDefaults) api.BundleSpec {
 		s.Drift.Extra = api.ExtraIgnore
 	}
 	s.Drift.Ignore = slices.Concat(d.Drift.Ignore, s.Drift.Ignore)
-	s.Drift.TakeOver = slices.Concat(d.Drift.TakeOver, s.Drift.TakeOver)
+	s.Drift.TakeOver, s.TakeOver = slices.Concat(d.TakeOver, s.TakeOver), nil
 	return s
 }
 

@@ -43,6 +43,15 @@ type built struct {
 // fetchedChart is a chart from outside the repository, and what it was when it was fetched.
 type fetchedChart struct{ Repo, Name, Version, Digest string }
 
+// digestsOf joins the digests of charts, in the order of the sources.
+func digestsOf(charts []fetchedChart) string {
+	out := make([]string, len(charts))
+	for i, c := range charts {
+		out[i] = c.Digest
+	}
+	return strings.Join(out, " ")
+}
+
 // source is one of a bundle's sources.
 type source struct {
 	// field is where bundle.yaml says it.
