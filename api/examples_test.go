@@ -100,6 +100,9 @@ func fields(typ reflect.Type, at string) []string {
 	var out []string
 	for f := range typ.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+		if name == "-" {
+			continue
+		}
 		path := at + "." + name
 		out = append(out, path)
 		out = append(out, fields(f.Type, path)...)

@@ -270,3 +270,19 @@ func TestSources_tenant(t *testing.T) {
 	err := bundle(t, out, "c").Err
 	wantError(t, err, api.Error{Reason: api.ReasonTenantDenied, Kind: api.Forbidden, File: "c/bundle.yaml", Line: 5, Field: "spec.sources.1.helm.chart"}, "may not have the chart")
 }
+
+// The field managers of a bundle are added to those of the fleet; they are no matter of drift.
+func TestTakeOver(t *testing.T) {
+	files := fleet().With("fleet.yaml", head+"kind: Fleet\nspec: {defaults: {takeOver: [HashiCorp]}}\n", "a/bundle.yaml", bundleYAML("a", "{takeOver: [mine]}"))
+	out := mustRender(t, newRenderer(t, render.Config{}), files.Snapshot(), "one")
+	if diff := cmp.Diff([]string{"HashiCorp", "mine"}, bundle(t, out, "a").Spec.Drift.TakeOver); diff != "" {
+		t.Error(diff)
+	}
+	for spec, want := range map[string]api.Error{
+		"{takeOver: [flotilla]}":      {Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 4, Field: "spec.takeOver.0"},
+		"{drift: {takeOver: [mine]}}": {Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 4, Field: "spec.drift.takeOver"},
+	} {
+		out := mustRender(t, newRenderer(t, render.Config{}), files.With("a/bundle.yaml", bundleYAML("a", spec)).Snapshot(), "one")
+		wantError(t, bundle(t, out, "a").Err, want, "")
+	}
+}
