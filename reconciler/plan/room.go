@@ -8,6 +8,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	smd "sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -40,8 +41,8 @@ func MakeRoom(in Input, err error) (Room, bool) {
 			c.shape = c.shape.Union(s)
 		}
 	}
-	for _, path := range refusedFields(err) {
-		c.look(path)
+	for _, r := range refusedFields(err) {
+		c.look(r)
 	}
 	if c.gone.Empty() {
 		return Room{}, false
@@ -78,16 +79,22 @@ func MayMakeRoom(in Input, r Room) bool {
 	return len(r.Of) == 0 || forced(in) || in.Drift.Extra == api.ExtraRemove
 }
 
+// invalidField is a field that the API server refused. A forbidden one must not be there.
+type invalidField struct {
+	field     string
+	forbidden bool
+}
+
 // refusedFields are the fields that a refusal by the validation of a kind is about.
-func refusedFields(err error) []string {
+func refusedFields(err error) []invalidField {
 	var status apierrors.APIStatus
 	if !errors.As(err, &status) || !apierrors.IsInvalid(err) || Denied(err) || Immutable(err) != nil || status.Status().Details == nil {
 		return nil
 	}
-	var out []string
+	var out []invalidField
 	for _, c := range status.Status().Details.Causes {
 		if c.Field != "" && c.Field != "<nil>" {
-			out = append(out, c.Field)
+			out = append(out, invalidField{c.Field, string(c.Type) == string(field.ErrorTypeForbidden)})
 		}
 	}
 	return out
@@ -119,11 +126,12 @@ type spot struct {
 }
 
 // look goes to a field as the API server names it, and takes what is live there and not in Git;
-// of what both have, or Git alone, what stands beside it.
-func (c *crowder) look(path string) {
+// of what both have, or Git alone, what stands beside it. So it does of a forbidden field that neither has:
+// for some fields the API server has another name than its own schema (cephFS for cephfs, downwarAPI for downwardAPI).
+func (c *crowder) look(r invalidField) {
 	at := []spot{{shape: c.shape, live: c.in.Live.Object, want: c.in.Desired.Object}}
 	var above []spot
-	for _, name := range fieldSteps(path) {
+	for _, name := range fieldSteps(r.field) {
 		above = at
 		at = nil
 		for _, s := range above {
@@ -134,7 +142,7 @@ func (c *crowder) look(path string) {
 		switch {
 		case s.want == nil && s.live != nil:
 			c.take(s)
-		case s.want != nil && s.live == nil && i < len(above):
+		case s.live == nil && (s.want != nil || r.forbidden) && i < len(above):
 			c.beside(above[i])
 		case s.want != nil:
 			c.beside(s)
