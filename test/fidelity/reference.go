@@ -38,7 +38,7 @@ func helmRenders(dir, values string) (objects, error) {
 	}
 	vals := map[string]any{}
 	if values != "" {
-		text, err := os.ReadFile(values)
+		text, err := os.ReadFile(filepath.Join(dir, values))
 		if err != nil {
 			return nil, err
 		}
