@@ -25,6 +25,7 @@ type Suspension struct {
 const (
 	ReasonNoSuchSuspension = "NoSuchSuspension"
 	ReasonNoSuchBundle     = "NoSuchBundle"
+	ReasonNoSuchObject     = "NoSuchObject"
 )
 
 // GitSuspension is the name of the suspension that Cluster.spec.suspend makes.

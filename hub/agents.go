@@ -118,6 +118,7 @@ func (h agents) greet(ctx context.Context, c conn, st *stream, end context.Cance
 		h.sessions.close(s)
 		return nil, nil, err
 	}
+	vouch(ctx) // there is one stream for each cluster
 	h.log.Info("agent connected", "cluster", id.Cluster, "agent", id.AgentID, "version", s.version)
 	return s, hello, nil
 }

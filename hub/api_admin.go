@@ -197,7 +197,7 @@ func (h *Hub) getAudit(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	answer := stretch[store.AuditEntry]{Items: part.Entries}
+	answer := auditAnswer{stretch: stretch[store.AuditEntry]{Items: part.Entries}, Dropped: part.Dropped}
 	if part.Before > 0 {
 		q := r.URL.Query()
 		q.Del("token")
@@ -205,6 +205,13 @@ func (h *Hub) getAudit(w http.ResponseWriter, r *http.Request) {
 		answer.Next = r.URL.Path + "?" + q.Encode()
 	}
 	writeJSON(w, answer)
+}
+
+// auditAnswer is a part of the audit log, with whose entries had to go.
+type auditAnswer struct {
+	stretch[store.AuditEntry]
+
+	Dropped []store.AuditShare `json:"dropped,omitempty"`
 }
 
 // parseAudit reads cluster, actor, action, before and size.
@@ -228,6 +235,9 @@ func (h *Hub) Audit(ctx context.Context, f store.AuditFilter) (web.AuditPart, er
 	if len(es) > size {
 		part.Entries = part.Entries[:size]
 		part.Before = part.Entries[size-1].Seq
+	}
+	if err == nil {
+		part.Dropped, err = h.store.AuditDropped(ctx)
 	}
 	return part, err
 }

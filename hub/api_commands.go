@@ -26,6 +26,8 @@ type SuspendRequest struct {
 	// Until is the end; or For is how long from now. Exactly one is set.
 	Until time.Time    `json:"until,omitzero"`
 	For   api.Duration `json:"for,omitempty"`
+	// Force suspends also bundles and objects that the cluster does not have, for when they come.
+	Force bool `json:"force,omitempty"`
 }
 
 // ResumeRequest asks an agent to end a suspension; an empty name ends all.
@@ -100,7 +102,7 @@ func (h *Hub) postSuspend(w http.ResponseWriter, r *http.Request) {
 	}
 	e := act(r.Context(), "suspend", r.PathValue("name"))
 	e.Scope, e.Reason, e.Until = s.Scope.String(), s.Reason, s.Until
-	h.answer(w, r, &hubv1.Command{Kind: "suspend", Suspension: b}, e)
+	h.answer(w, r, &hubv1.Command{Kind: "suspend", Suspension: b, Force: req.Force}, e)
 }
 
 // answer passes a command to a cluster's agent, notes what came of it, and answers with the result.
@@ -168,7 +170,7 @@ func (h *Hub) command(ctx context.Context, cluster string, c *hubv1.Command) ([]
 }
 
 // notThere are the reasons of an agent that say that what was named does not exist.
-var notThere = []string{api.ReasonNoSuchSuspension, api.ReasonNoSuchBundle}
+var notThere = []string{api.ReasonNoSuchSuspension, api.ReasonNoSuchBundle, api.ReasonNoSuchObject}
 
 // shortened bounds what an agent says of an error.
 func shortened(s string) string {

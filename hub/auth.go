@@ -17,8 +17,19 @@ import (
 
 const (
 	sessionCookie = "flotilla_session"
-	sessionLife   = 12 * time.Hour
+	// hostPrefix has browsers take a cookie only over TLS, from the host itself, for all its paths:
+	// no neighbouring host, and nobody who can answer without TLS, sets it in the hub's place.
+	hostPrefix  = "__Host-"
+	sessionLife = 12 * time.Hour
 )
+
+// cookieName is what the session's cookie is called in requests like this one.
+func (a *authenticator) cookieName(r *http.Request) string {
+	if a.encrypted(r) {
+		return hostPrefix + sessionCookie
+	}
+	return sessionCookie
+}
 
 // authenticator decides who a request comes from.
 type authenticator struct {
@@ -53,7 +64,7 @@ var (
 // identify returns who a request comes from, by its header or its session.
 // found is false when it carries neither; a wrong token is an error.
 func (a *authenticator) identify(r *http.Request) (c caller, found bool, err error) {
-	value, cookie, err := credential(r)
+	value, cookie, err := a.credential(r)
 	switch {
 	case err != nil || value == "":
 		return caller{}, false, err
@@ -66,7 +77,7 @@ func (a *authenticator) identify(r *http.Request) (c caller, found bool, err err
 }
 
 // credential is what a request carries: a token, or the secret of a session.
-func credential(r *http.Request) (value string, cookie bool, err error) {
+func (a *authenticator) credential(r *http.Request) (value string, cookie bool, err error) {
 	if h := r.Header.Get("Authorization"); h != "" {
 		value, ok := strings.CutPrefix(h, "Bearer ")
 		if !ok || value == "" {
@@ -74,7 +85,7 @@ func credential(r *http.Request) (value string, cookie bool, err error) {
 		}
 		return value, false, nil
 	}
-	if c, err := r.Cookie(sessionCookie); err == nil {
+	if c, err := r.Cookie(a.cookieName(r)); err == nil {
 		return c.Value, true, nil
 	}
 	return "", false, nil
@@ -82,7 +93,7 @@ func credential(r *http.Request) (value string, cookie bool, err error) {
 
 // holds is whether what let a request in is still good.
 func (a *authenticator) holds(r *http.Request) bool {
-	value, cookie, err := credential(r)
+	value, cookie, err := a.credential(r)
 	if err != nil {
 		return false
 	}
@@ -142,7 +153,7 @@ func (a *authenticator) session(ctx context.Context, secret string) (Token, bool
 
 // endSession ends the session that a request carries, if any.
 func (a *authenticator) endSession(r *http.Request) error {
-	c, err := r.Cookie(sessionCookie)
+	c, err := r.Cookie(a.cookieName(r))
 	if err != nil || c.Value == "" {
 		return nil //nolint:nilerr // no cookie is no session
 	}
@@ -177,7 +188,7 @@ func (a *authenticator) setCookie(w http.ResponseWriter, r *http.Request, value 
 	// Lax: a link in a chat shows the page to whoever is logged in. Requests that change something
 	// are kept from other sites by what browsers say of their origin; see Hub.handler and Hub.guard.
 	http.SetCookie(w, &http.Cookie{
-		Name: sessionCookie, Value: value, Path: "/", Expires: end,
+		Name: a.cookieName(r), Value: value, Path: "/", Expires: end,
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: a.encrypted(r),
 	})
 }

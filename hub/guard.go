@@ -52,6 +52,7 @@ func (h *Hub) guard(rt route) http.Handler {
 				Err: fmt.Errorf("token %q is for a %s, and this needs %s", c.Name, c.Role, rt.who),
 			})
 		default:
+			vouch(r.Context())
 			ctx := context.WithValue(r.Context(), actorKey{}, c.Name)
 			if c.Role >= Admin {
 				ctx = web.ForAdmin(ctx)

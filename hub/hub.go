@@ -289,12 +289,14 @@ func (h *Hub) Run(ctx context.Context) error {
 	agents := h.agentServer()
 	people := h.peopleServer()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return served("agents", agents.ServeTLS(h.agentLn, "", "")) })
+	// No proxy stands between agents and the hub.
+	agentLn, httpLn := crowdListener{h.agentLn, newCrowd(nil, h.crowded)}, crowdListener{h.httpLn, newCrowd(h.cfg.TrustedProxies, h.crowded)}
+	g.Go(func() error { return served("agents", agents.ServeTLS(agentLn, "", "")) })
 	g.Go(func() error {
 		if h.httpCert != nil {
-			return served("http", people.ServeTLS(h.httpLn, "", ""))
+			return served("http", people.ServeTLS(httpLn, "", ""))
 		}
-		return served("http", people.Serve(h.httpLn))
+		return served("http", people.Serve(httpLn))
 	})
 	g.Go(func() error { return h.tick(ctx) })
 	g.Go(func() error { return watchFiles(ctx, h.files) })
@@ -311,6 +313,14 @@ func (h *Hub) Run(ctx context.Context) error {
 	})
 	h.log.Info("hub serves", "agents", h.AgentAddr(), "http", h.URL(), "advertised", h.AgentURL(), "public", h.PublicURL())
 	return g.Wait()
+}
+
+// crowded counts a connection that had to go for a newer one, and tells of some of them.
+func (h *Hub) crowded(site string) {
+	h.metrics.refusals.WithLabelValues(reasonTooManyConnections).Inc()
+	if ok, left := h.refusals.take(h.now()); ok {
+		h.log.Warn("connection closed: too many from one address on which nobody has shown who they are", "remote", site, "most", strangersPerSite, "not_logged", left)
+	}
 }
 
 func served(what string, err error) error {
@@ -378,6 +388,7 @@ func (h *Hub) agentServer() *http.Server {
 		Handler:           withConn(bounded(maxEnroll, mux)),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       idleTime,
+		ConnContext:       withGuest,
 		MaxHeaderBytes:    maxHeaders,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
@@ -408,6 +419,7 @@ func (h *Hub) peopleServer() *http.Server {
 		Protocols:         &protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       idleTime,
+		ConnContext:       withGuest,
 		MaxHeaderBytes:    maxHeaders,
 		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
 	}

@@ -274,3 +274,24 @@ func TestListsAreWhole(t *testing.T) {
 		}
 	}
 }
+
+// The front page of a large fleet does not grow with it. Whoever needs a look has a tile, and it is said how many have none.
+func TestFleetPage_isBounded(t *testing.T) {
+	h := seeded(t, 1100)
+	failed := hubtest.Get[view.List[view.Cluster]](h, "/api/v1/clusters?state=failed,drifted")
+	for _, path := range []string{"/", "/?sort=-name", "/?group=env"} {
+		status, body := h.Do(http.MethodGet, path, "")
+		page := string(body)
+		if n := strings.Count(page, `id="tile-`); status != http.StatusOK || n != 1000 || !strings.Contains(page, "100 clusters more") || !strings.Contains(page, "1–50 of 1100") {
+			t.Errorf("%s: %d, %d tiles", path, status, n)
+		}
+		for _, c := range failed.Items {
+			if !strings.Contains(page, `id="tile-`+c.Name+`"`) {
+				t.Errorf("%s: %s is %s, and has no tile", path, c.Name, c.State)
+			}
+		}
+	}
+	if status, body := h.Do(http.MethodGet, "/?state=failed", ""); status != http.StatusOK || strings.Contains(string(body), "more have no tile") {
+		t.Errorf("a part of the fleet: %d", status)
+	}
+}

@@ -601,3 +601,23 @@ func TestPublicAddress(t *testing.T) {
 		}
 	}
 }
+
+// Over TLS the session's cookie is one that no neighbouring host, and nobody who answers without TLS, can set:
+// a browser takes it from the hub alone, and the hub takes no other.
+func TestAttack_cookieOfANeighbour(t *testing.T) {
+	h, _ := guarded(t, "bob operator "+bobsToken+"\n", hub.Config{})
+	_, res := request(t, h, http.MethodGet, "/?token="+bobsToken)
+	if len(res.Cookies()) != 1 {
+		t.Fatalf("cookies %v", res.Cookies())
+	}
+	c := res.Cookies()[0]
+	if c.Name != "__Host-flotilla_session" || !c.Secure || c.Path != "/" || c.Domain != "" {
+		t.Errorf("the cookie is %s", c.Raw)
+	}
+	if !opens(t, h, c) {
+		t.Error("its own cookie is not taken")
+	}
+	if c.Name = "flotilla_session"; opens(t, h, c) {
+		t.Error("a cookie that a neighbour can set is taken")
+	}
+}

@@ -33,6 +33,8 @@ const (
 	reasonBadRequest    = "BadRequest"
 	reasonBadReport     = "BadReport"
 	reasonTooMany       = "TooManyRequests"
+
+	reasonTooManyConnections = "TooManyConnections"
 )
 
 func refused(reason, hint, format string, args ...any) error {

@@ -60,6 +60,7 @@ type Store interface {
 
 	Audit(ctx context.Context, e store.AuditEntry) error
 	AuditLog(ctx context.Context, f store.AuditFilter) ([]store.AuditEntry, error)
+	AuditDropped(ctx context.Context) ([]store.AuditShare, error)
 }
 
 var _ Store = (*store.Store)(nil)

@@ -22,6 +22,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
 	"github.com/flotilla-fleet/flotilla/hub/pki"
 	"github.com/flotilla-fleet/flotilla/hub/proto/hubv1"
+	"github.com/flotilla-fleet/flotilla/hub/view"
 )
 
 // stranger speaks to the agents' address of a hub without a certificate.
@@ -250,6 +251,54 @@ func TestStrangers_idleConnectionsEnd(t *testing.T) {
 	if _, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		t.Errorf("the hub keeps a connection without a handshake: %v", err)
 	}
+}
+
+// Connections on which nobody shows who they are have a bound for each address. Whoever fills it locks out nobody:
+// agents and people from the same address come in, and stay.
+func TestStrangers_connectionsAreBounded(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{})
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
+	a.MustJoin(h)
+	a.Run()
+	connected := func() bool {
+		return connectedTo(h, "prod-eu")
+	}
+	hubtest.Eventually(t, "the agent is connected", connected)
+	const flood = 700
+	for _, addr := range []string{h.AgentAddr(), h.HTTPAddr()} {
+		var conns []net.Conn
+		for range flood {
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			conns = append(conns, c)
+		}
+		// The oldest have to go.
+		if err := conns[0].SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conns[0].Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
+			t.Errorf("%s keeps %d connections of strangers: %v", addr, flood, err)
+		}
+	}
+	if !connected() {
+		t.Error("the agent was disconnected by strangers")
+	}
+	second := hubtest.NewAgent(t, "prod-us", hubtest.AgentOptions{})
+	second.MustJoin(h)
+	second.Run()
+	hubtest.Eventually(t, "an agent connects all the same", func() bool {
+		return connectedTo(h, "prod-us")
+	})
+	if _, text := h.Do(http.MethodGet, "/metrics", ""); !bytes.Contains(text, []byte(`flotilla_hub_refusals_total{reason="TooManyConnections"}`)) {
+		t.Error("they are not counted")
+	}
+}
+
+func connectedTo(h *hubtest.Hub, cluster string) bool {
+	return hubtest.Get[view.ClusterDetail](h, "/api/v1/clusters/"+cluster).Connected
 }
 
 // An agent's certificate is renewed as often as it needs, and not as often as it likes.

@@ -54,6 +54,8 @@ type Command struct {
 	Name string
 	// Actor is who ordered it, as the hub knows.
 	Actor string
+	// Force has CommandSuspend take names that the cluster does not have.
+	Force bool
 }
 
 // The kinds of commands.

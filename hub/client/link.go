@@ -321,7 +321,7 @@ func (l *link) command(ctx context.Context, m *hubv1.Command) {
 }
 
 func (l *link) execute(ctx context.Context, m *hubv1.Command) ([]byte, error) {
-	c := Command{Kind: m.GetKind(), Name: m.GetName(), Actor: m.GetActor()}
+	c := Command{Kind: m.GetKind(), Name: m.GetName(), Actor: m.GetActor(), Force: m.GetForce()}
 	if len(m.GetSuspension()) > 0 {
 		c.Suspension = new(api.Suspension)
 		if err := json.Unmarshal(m.GetSuspension(), c.Suspension); err != nil {

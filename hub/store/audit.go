@@ -61,6 +61,7 @@ func (e AuditEntry) bounded() AuditEntry {
 	} {
 		*f = cut(strings.ToValidUTF8(*f, "�"), maxAuditText)
 	}
+	e.Actor = strings.ReplaceAll(e.Actor, "\x00", "�") // it is part of a key
 	e.At, e.Until, e.Ordered = e.At.UTC(), e.Until.UTC(), e.Ordered.UTC()
 	return e
 }
@@ -73,48 +74,28 @@ func cut(s string, most int) string {
 }
 
 // Audit appends an entry to the audit log. An entry without a time gets the present one, and what is too long in it is cut.
+// Each actor has a share of the log: beyond it, its own oldest entries go.
 func (s *Store) Audit(ctx context.Context, e AuditEntry) error {
 	if e.At.IsZero() {
 		e.At = s.now()
 	}
 	e = e.bounded()
 	return s.update(ctx, func(tx *boltfile.Tx) error {
-		b := tx.Bucket(bucketAudit)
+		b, meta := tx.Bucket(bucketAudit), tx.Bucket(bucketMeta)
 		e := e
 		e.Seq = b.Sequence() + 1
 		if err := b.SetSequence(e.Seq); err != nil {
 			return err
 		}
-		if err := b.Save(binary.BigEndian.AppendUint64(nil, e.Seq), e); err != nil {
+		a := auditor{Store: s, tx: tx}
+		if _, err := meta.Load(keyCounters, &a.count); err != nil {
 			return err
 		}
-		var c Counters
-		if _, err := tx.Bucket(bucketMeta).Load(keyCounters, &c); err != nil {
+		if err := a.add(e); err != nil {
 			return err
 		}
-		c.AuditEntries++
-		if err := s.trimAudit(b, &c); err != nil {
-			return err
-		}
-		return tx.Bucket(bucketMeta).Save(keyCounters, c)
+		return meta.Save(keyCounters, a.count)
 	})
-}
-
-func (s *Store) trimAudit(b *boltfile.Bucket, c *Counters) error {
-	var old [][]byte
-	err := b.Keys(nil, func(k []byte, _ int) error {
-		if c.AuditEntries-len(old) <= s.limits.AuditEntries {
-			return boltfile.ErrStop
-		}
-		old = append(old, slices.Clone(k))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	c.AuditEntries -= len(old)
-	c.DroppedEntries += uint64(len(old))
-	return deleteAll(b, old)
 }
 
 // AuditFilter selects entries; zero fields select all.

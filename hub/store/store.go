@@ -57,8 +57,10 @@ type Limits struct {
 	// for as long as closed episodes are; zero means 1,000 and 32 MiB.
 	HistoryPerCluster      int
 	HistoryBytesPerCluster int64
-	// AuditEntries is how many entries of the audit log are kept; zero means 100,000.
-	AuditEntries int
+	// AuditEntries is how many entries of the audit log are kept; zero means 100,000. Beyond that whoever has most gives.
+	// AuditPerActor is how many of each actor; zero means a tenth of it, and at least one.
+	AuditEntries  int
+	AuditPerActor int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -76,6 +78,9 @@ func (l Limits) withDefaults() Limits {
 		if *n.limit <= 0 {
 			*n.limit = n.most
 		}
+	}
+	if l.AuditPerActor <= 0 {
+		l.AuditPerActor = max(1, l.AuditEntries/10)
 	}
 	for _, n := range []struct {
 		limit *int64
@@ -137,6 +142,8 @@ const (
 	bucketHistory  = "history"
 	bucketSessions = "sessions"
 	bucketReported = "reported"
+	bucketActors   = "audit-actors"
+	bucketShares   = "audit-shares"
 )
 
 var (
@@ -156,7 +163,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	f, err := boltfile.Open(boltfile.Config{
 		Path: cfg.Path, Kind: "hub store", LockTimeout: cfg.LockTimeout,
-		Migrations: []boltfile.Migration{initial(), history(), people(), usage()},
+		Migrations: []boltfile.Migration{initial(), history(), people(), usage(), actors()},
 	})
 	if err != nil {
 		return nil, err

@@ -626,7 +626,7 @@ func TestCertificates(t *testing.T) {
 
 func TestAudit(t *testing.T) {
 	cfg := config(t)
-	cfg.Limits.AuditEntries = 5
+	cfg.Limits.AuditEntries, cfg.Limits.AuditPerActor = 5, 5
 	s := open2(t, cfg)
 	for i := range 8 {
 		e := store.AuditEntry{Actor: "ann", Action: "suspend", Cluster: []string{"eu", "us"}[i%2], Result: "ok"}

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -275,6 +277,48 @@ func TestMigration4(t *testing.T) {
 	}
 	if u := agree(t, s)["eu"]; u.Open != 0 || u.Closed != 3 {
 		t.Errorf("after the open one has ended: %+v", u)
+	}
+}
+
+// The audit log of the version before is counted by actor when the store is opened.
+func TestMigration5(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "hub.db")
+	f, err := boltfile.Open(boltfile.Config{Path: path, Kind: "hub store", Migrations: []boltfile.Migration{initial(), history(), people(), usage()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.Update(func(tx *boltfile.Tx) error {
+		b := tx.Bucket(bucketAudit)
+		var errs []error
+		for i, actor := range []string{"ann", "bob", "bob", "bob", ""} {
+			seq := uint64(i + 1)
+			errs = append(errs, b.Save(binary.BigEndian.AppendUint64(nil, seq), AuditEntry{Seq: seq, At: start, Actor: actor, Action: "sync"}), b.SetSequence(seq))
+		}
+		return errors.Join(append(errs, tx.Bucket(bucketMeta).Save(keyCounters, map[string]any{"auditEntries": 5}))...)
+	})
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(Config{Path: path, Now: func() time.Time { return start }, Limits: Limits{AuditEntries: 100, AuditPerActor: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, actor := range []string{"bob", "ann"} {
+		if err := s.Audit(t.Context(), AuditEntry{Actor: actor, Action: "sync"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []uint64
+	es, err := s.AuditLog(t.Context(), AuditFilter{})
+	for _, e := range es {
+		got = append(got, e.Seq)
+	}
+	if want := []uint64{7, 6, 5, 4, 1}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("entries %v, want %v: %v", got, want, err)
+	}
+	if gone, err := s.AuditDropped(t.Context()); err != nil || len(gone) != 1 || gone[0].Actor != "bob" || gone[0].Dropped != 2 {
+		t.Errorf("dropped: %+v, %v", gone, err)
 	}
 }
 

@@ -19,11 +19,14 @@ const pageRows = 50
 // roomyTiles is up to how many clusters the tiles have room for names.
 const roomyTiles = 48
 
+// maxTiles is how many clusters have a tile, those that need a look first. The table has pages for all.
+const maxTiles = 1000
+
 type fleetData struct {
 	Fleet view.Fleet
-	// Tiles are all clusters that match, Rows the table's page of them.
-	Tiles  []view.Cluster
+	// Groups are the tiles of clusters that match, and NoTile how many of those have none. Rows is the table's page of them.
 	Groups []tileGroup
+	NoTile int
 	Roomy  bool
 	Rows   []view.Cluster
 	Query  view.Query
@@ -72,11 +75,11 @@ func (p *Pages) Fleet(w http.ResponseWriter, r *http.Request) {
 	}
 	selected := q.Select(all)
 	d := fleetData{
-		Fleet: view.Sum(all), Tiles: selected, Roomy: len(selected) <= roomyTiles, Query: q,
+		Fleet: view.Sum(all), NoTile: max(0, len(selected)-maxTiles), Roomy: len(selected) <= roomyTiles, Query: q,
 		Total: len(selected), URL: p.cfg.URL,
 		GroupBy: values.Get("group"), Keys: labelKeys(all),
 	}
-	d.Groups = group(selected, d.GroupBy)
+	d.Groups = group(tiled(q, selected), d.GroupBy)
 	rows, at, pages := view.Paged(selected, q.Page, q.Size)
 	d.Rows, d.Pager = rows, newPager(r.URL, at, pages, q.Size, len(selected))
 	d.Facets = facets(r.URL, d.Fleet, q)
@@ -85,6 +88,15 @@ func (p *Pages) Fleet(w http.ResponseWriter, r *http.Request) {
 	p.render(w, r, http.StatusOK, page{
 		Name: "fleet", Title: "Fleet", Data: d, Open: d.Fleet.Drift, Twin: twin("/api/v1/clusters", values),
 	})
+}
+
+// tiled are the clusters of a selection that have a tile: all in the order that was asked for, or where they are too many the most urgent.
+func tiled(q view.Query, selected []view.Cluster) []view.Cluster {
+	if len(selected) <= maxTiles {
+		return selected
+	}
+	q.Sort, q.Descending = "state", false
+	return q.Select(selected)[:maxTiles]
 }
 
 type clusterData struct {

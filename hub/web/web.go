@@ -41,6 +41,8 @@ type AuditPart struct {
 	Entries []store.AuditEntry
 	// Before is the Seq that the next part begins before; zero if there is none.
 	Before uint64
+	// Dropped are the actors of whom entries had to go for newer ones.
+	Dropped []store.AuditShare
 }
 
 // Config is what Pages are made from.

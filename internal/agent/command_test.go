@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,44 @@ func TestCommand_namesNothingCanHave(t *testing.T) {
 			var e *api.Error
 			if !errors.As(err, &e) || e.Kind != api.Stalled || e.Reason != api.ReasonImpossibleName && e.Reason != "BadSuspension" {
 				t.Errorf("%s %q %+v: %v", c.Kind, name, c.Suspension, err)
+			}
+		}
+	}
+}
+
+// A suspension of what the cluster does not have is refused, and says what may be meant.
+func TestMissing(t *testing.T) {
+	ref := func(kind, name string) api.ObjectRef {
+		return api.ObjectRef{Group: "apps", Version: "v1", Kind: kind, Namespace: "podinfo", Name: name}
+	}
+	inventory := map[string][]api.InventoryEntry{"podinfo": {{Object: ref("Deployment", "podinfo")}}}
+	statuses := []api.BundleStatus{{Name: "podinfo"}, {Name: "empty"}}
+	open := []api.Episode{{Object: ref("StatefulSet", "gone")}}
+	deployment := func(o api.ObjectRef) api.Scope { return api.Scope{Objects: []api.ObjectRef{o}} }
+	for name, tt := range map[string]struct {
+		scope api.Scope
+		want  []string
+	}{
+		"a bundle":                     {scope: api.Scope{Bundles: []string{"podinfo"}}},
+		"a bundle without an object":   {scope: api.Scope{Bundles: []string{"empty", "podinfo"}}},
+		"no bundle":                    {api.Scope{Bundles: []string{"podinfo", "podnfo"}}, []string{`there is no bundle "podnfo"`, "do you mean podinfo?", "force"}},
+		"nothing like a bundle":        {api.Scope{Bundles: []string{"zzz"}}, []string{"its bundles are: empty, podinfo"}},
+		"an object":                    {scope: deployment(ref("Deployment", "podinfo"))},
+		"an object of any group":       {scope: deployment(api.ObjectRef{Kind: "Deployment", Namespace: "podinfo", Name: "podinfo"})},
+		"an object that is missing":    {scope: deployment(ref("StatefulSet", "gone"))},
+		"no object":                    {deployment(ref("Deployment", "podnfo")), []string{"has no object Deployment.apps/podinfo/podnfo", "do you mean Deployment.apps/podinfo/podinfo?"}},
+		"an object of another group":   {deployment(api.ObjectRef{Group: "x", Kind: "Deployment", Namespace: "podinfo", Name: "podinfo"}), []string{"Deployment.apps/podinfo/podinfo"}},
+		"a kind in lower case":         {deployment(api.ObjectRef{Kind: "deployment", Namespace: "podinfo", Name: "podinfo"}), []string{"do you mean Deployment.apps/podinfo/podinfo?"}},
+		"a kind that flotilla has not": {deployment(ref("Widget", "w")), []string{"Deployment.apps/podinfo/podinfo, StatefulSet.apps/podinfo/gone"}},
+	} {
+		err := missing(tt.scope, inventory, statuses, open)
+		if (err != nil) != (len(tt.want) > 0) {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %q is not in %v", name, want, err)
 			}
 		}
 	}

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/client"
+	"github.com/flotilla-fleet/flotilla/internal/suggest"
 )
 
 // JoinMaterial is what a hub gives out for one agent to join it, as the join file holds it.
@@ -179,12 +183,91 @@ func (a *Agent) command(ctx context.Context, c client.Command) (any, error) {
 		if err := s.Validate(a.now(), a.reconciler.SuspendMax()); err != nil {
 			return nil, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
 		}
+		if err := a.mustHave(ctx, s.Scope); err != nil && !c.Force {
+			return nil, err
+		}
 		return a.target.Suspend(ctx, s)
 	case client.CommandResume:
 		return a.resume(ctx, c.Name)
 	default:
 		return nil, &api.Error{Kind: api.Stalled, Reason: "UnknownCommand", Err: fmt.Errorf("this agent does not know the command %q", c.Kind)}
 	}
+}
+
+// mustHave refuses a scope that names what the cluster does not have: a suspension of a mistyped name holds nothing.
+// Where it cannot be looked up, the scope is taken as it is: breaking glass must not depend on that.
+func (a *Agent) mustHave(ctx context.Context, scope api.Scope) error {
+	if scope.All {
+		return nil
+	}
+	inventory, err := a.target.Inventory(ctx)
+	if err != nil {
+		a.cfg.Log.Warn("cannot look up what a suspension names: it is taken as it is", "scope", scope.String(), "error", err)
+		return nil
+	}
+	// Of a bundle that has nothing yet, or an object that is missing now, the agent knows all the same.
+	statuses, err := a.target.BundleStatuses(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	open, err := a.store.OpenEpisodes()
+	if err != nil {
+		return err
+	}
+	return missing(scope, inventory, statuses, open)
+}
+
+// missing is an error about the first thing of a scope that is nowhere among what a cluster has.
+func missing(scope api.Scope, inventory map[string][]api.InventoryEntry, statuses []api.BundleStatus, open []api.Episode) error {
+	const ask = "; \"force\": true suspends it all the same, for when it comes"
+	bundles := slices.Collect(maps.Keys(inventory))
+	for _, b := range statuses {
+		bundles = append(bundles, b.Name)
+	}
+	slices.Sort(bundles)
+	bundles = slices.Compact(bundles)
+	for _, name := range scope.Bundles {
+		if !slices.Contains(bundles, name) {
+			e := suggest.NoBundle(name, "", bundles)
+			e.Hint += ask
+			return e
+		}
+	}
+	var objects []api.ObjectRef
+	for _, entries := range inventory {
+		for _, entry := range entries {
+			objects = append(objects, entry.Object)
+		}
+	}
+	for _, e := range open {
+		objects = append(objects, e.Object)
+	}
+	slices.SortFunc(objects, api.CompareRefs)
+	for _, want := range scope.Objects {
+		one := api.Scope{Objects: []api.ObjectRef{want}}
+		if slices.ContainsFunc(objects, func(o api.ObjectRef) bool { return one.Covers("", o) }) {
+			continue
+		}
+		e := suggest.NoObject(want.String(), alike(want, objects))
+		e.Hint += ask
+		return e
+	}
+	return nil
+}
+
+// alike are the objects of the same kind as one, or all if there are none.
+func alike(want api.ObjectRef, objects []api.ObjectRef) []string {
+	var same, all []string
+	for _, o := range objects {
+		all = append(all, o.String())
+		if strings.EqualFold(o.Kind, want.Kind) {
+			same = append(same, o.String())
+		}
+	}
+	if len(same) > 0 {
+		all = same
+	}
+	return slices.Compact(all)
 }
 
 // resumed is what ended by a command.

@@ -38,6 +38,18 @@ func TestAgent_suspensionsInTheHubsLog(t *testing.T) {
 	if status, answer := order("sync", `{"bundle": "nothing-like-that"}`); status != http.StatusNotFound {
 		t.Errorf("sync of nothing: %d %s", status, answer)
 	}
+	for body, want := range map[string]string{
+		`{"scope": {"bundles": ["` + r.NS + `-ap"]}, "reason": "INC-0", "for": "10m"}`:                                 "do you mean " + r.NS + "-app?",
+		`{"scope": {"objects": [{"kind": "Widget", "namespace": "x", "name": "y"}]}, "reason": "INC-0", "for": "10m"}`: "flotilla has no object Widget/x/y",
+	} {
+		hubtest.Eventually(t, "a refusal that says "+want, func() bool { // the first pass may not have come yet
+			status, answer := order("suspend", body)
+			return status == http.StatusNotFound && strings.Contains(answer, want)
+		})
+	}
+	if status, answer := order("suspend", `{"scope": {"bundles": ["later"]}, "reason": "INC-0", "for": "10m", "force": true}`); status != http.StatusOK {
+		t.Errorf("suspend of what is to come: %d %s", status, answer)
+	}
 	status, answer := order("suspend", `{"scope": {"all": true}, "reason": "INC-1", "for": "10m"}`)
 	var made struct{ Result api.Suspension }
 	if err := json.Unmarshal([]byte(answer), &made); status != http.StatusOK || err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/view"
+	"github.com/flotilla-fleet/flotilla/internal/suggest"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
@@ -144,7 +145,7 @@ func TestHostileCluster(t *testing.T) {
 		"history":         func(w *terminal.Printer) { historyTable(w, []happened{filled[happened]()}, room{wide: true}) },
 		"resume":          func(w *terminal.Printer) { resumeFields(w, filled[api.Episode]()) },
 		"resume, adopt":   func(w *terminal.Printer) { howToAdopt(w, []api.Episode{filled[api.Episode]()}) },
-		"a list of names": func(w *terminal.Printer) { w.Printf("warning: %s\n", listed([]string{hostile, hostile})) },
+		"a list of names": func(w *terminal.Printer) { w.Printf("warning: %s\n", suggest.Listed([]string{hostile, hostile})) },
 		"the demo": func(w *terminal.Printer) {
 			w.Printf("%s", withoutKubectl(hostile))
 		},

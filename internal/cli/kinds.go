@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/suggest"
 )
 
 // namedObject is an object as somebody typed it.
@@ -173,7 +174,7 @@ func (k *kinds) noKind(name string) error {
 	slices.Sort(names)
 	e := &api.Error{Kind: api.Stalled, Reason: "NoSuchKind", Err: fmt.Errorf("the cluster has no kind %q", name), Hint: "kubectl api-resources lists the kinds"}
 	word, _, _ := strings.Cut(name, ".")
-	if meant := near(word, slices.Compact(names)); len(meant) > 0 {
+	if meant := suggest.Near(word, slices.Compact(names)); len(meant) > 0 {
 		e.Hint = "do you mean " + strings.Join(meant, " or ") + "?"
 	}
 	return e

@@ -2,13 +2,12 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/flotilla-fleet/flotilla/internal/agent"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/suggest"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 
@@ -129,11 +128,7 @@ func (n namedObject) among(inventory map[string][]api.InventoryEntry, open []api
 }
 
 func noObject(n namedObject, known []string) *api.Error {
-	return &api.Error{
-		Kind: api.Stalled, Reason: "NoSuchObject",
-		Err:  fmt.Errorf("flotilla has no object %s on this cluster", n.refs[0]),
-		Hint: meant(n.refs[0].String(), known, "known are"),
-	}
+	return suggest.NoObject(n.refs[0].String(), known)
 }
 
 // noBundle says that a cluster has no such bundle; the cluster is empty for the one at hand.
@@ -142,38 +137,11 @@ func noBundle(name, cluster string, bundles []api.BundleStatus) *api.Error {
 	for _, b := range bundles {
 		names = append(names, b.Name)
 	}
-	where := "this cluster"
-	if cluster != "" {
-		where = "cluster " + cluster
-	}
-	return &api.Error{
-		Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on %s now", name, where),
-		Hint: meant(name, names, "its bundles are"),
-	}
-}
-
-// meant names what is near, or else what there is.
-func meant(word string, names []string, all string) string {
-	if guess := near(word, names); len(guess) > 0 {
-		return "do you mean " + strings.Join(guess, " or ") + "?"
-	}
-	return all + ": " + listed(names)
+	return suggest.NoBundle(name, cluster, names)
 }
 
 // forced adds how to have it all the same.
 func forced(e *api.Error) *api.Error {
 	e.Hint += "; --force suspends it all the same, for when it comes"
 	return e
-}
-
-// listed joins names for people, up to a bound.
-func listed(names []string) string {
-	const most = 20
-	switch n := len(names); {
-	case n == 0:
-		return "none"
-	case n > most:
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), n-most)
-	}
-	return strings.Join(names, ", ")
 }

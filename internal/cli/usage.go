@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/flotilla-fleet/flotilla/internal/suggest"
 )
 
 // usagef is a command line that cannot be understood, and what to type instead.
@@ -69,7 +71,7 @@ func unknownCommand(parent *cobra.Command, word string) error {
 		names = append(names, c.Name())
 	}
 	guess := ""
-	if meant := near(word, names); len(meant) > 0 {
+	if meant := suggest.Near(word, names); len(meant) > 0 {
 		for i, m := range meant {
 			meant[i] = strconv.Quote(parent.CommandPath() + " " + m)
 		}
@@ -108,63 +110,13 @@ func unknownFlag(cmd *cobra.Command, err *pflag.NotExistError) error {
 		}
 	})
 	guess := ""
-	switch meant := near(name, names); {
+	switch meant := suggest.Near(name, names); {
 	case name == "namespace":
 		guess = "; a namespace is part of an object's name: KIND/NAMESPACE/NAME"
 	case len(meant) > 0:
 		guess = "; do you mean --" + strings.Join(meant, " or --") + "?"
 	}
 	return usagef("%q has no flag --%s%s%s", cmd.CommandPath(), name, guess, seeHelp(cmd))
-}
-
-// near returns those of names that may be meant by a word, the nearest first, three at most.
-func near(word string, names []string) []string {
-	word = strings.ToLower(word)
-	distance := map[string]int{}
-	var out []string
-	for _, name := range names {
-		n := strings.ToLower(name)
-		d := edits(word, n)
-		if len(word) > 2 && (strings.HasPrefix(n, word) || strings.HasPrefix(word, n)) {
-			d = min(d, 1)
-		}
-		if d <= max(1, len([]rune(word))/3) && !slices.Contains(out, name) {
-			distance[name] = d
-			out = append(out, name)
-		}
-	}
-	slices.SortStableFunc(out, func(a, b string) int { return distance[a] - distance[b] })
-	return out[:min(len(out), 3)]
-}
-
-// edits counts the letters to insert, to remove, to change or to swap with their neighbour to make one word the other.
-func edits(a, b string) int {
-	x, y := []rune(a), []rune(b)
-	if len(x) > 100 || len(y) > 100 {
-		return max(len(x), len(y)) // nobody mistypes so much
-	}
-	rows := make([][]int, len(x)+1)
-	for i := range rows {
-		rows[i] = make([]int, len(y)+1)
-		rows[i][0] = i
-	}
-	for j := range y {
-		rows[0][j+1] = j + 1
-	}
-	for i := range x {
-		for j := range y {
-			cost := 1
-			if x[i] == y[j] {
-				cost = 0
-			}
-			n := min(rows[i][j+1]+1, rows[i+1][j]+1, rows[i][j]+cost)
-			if i > 0 && j > 0 && x[i] == y[j-1] && x[i-1] == y[j] {
-				n = min(n, rows[i-1][j-1]+1)
-			}
-			rows[i+1][j+1] = n
-		}
-	}
-	return rows[len(x)][len(y)]
 }
 
 // spanFlag is a flag for a span of time. All spans of all commands are read by parseSpan.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,18 +42,6 @@ func FuzzParseSpan(f *testing.F) {
 			t.Errorf("%q is %v (%v), and Go's %v", text, d, err, plain)
 		}
 	})
-}
-
-func TestNear(t *testing.T) {
-	names := []string{"podinfo", "podinfo-canary", "monitoring", "ingress", "web", "ConfigMap/app/settings"}
-	for word, want := range map[string][]string{
-		"podnfo": {"podinfo"}, "PODINFO": {"podinfo", "podinfo-canary"}, "pod": {"podinfo", "podinfo-canary"}, "wbe": {"web"}, "we": {"web"},
-		"nothing": nil, "": nil, "x": nil, "ConfigMap/app/setings": {"ConfigMap/app/settings"}, strings.Repeat("x", 1<<20): nil,
-	} {
-		if got := near(word, names); !slices.Equal(got, want) {
-			t.Errorf("near %.40q are %q, want %q", word, got, want)
-		}
-	}
 }
 
 // Where no cluster is asked, the kinds that every cluster has go by all their names, and others stay as they are.

@@ -1109,7 +1109,9 @@ type Command struct {
 	// The suspension's name, for resume; the bundle, for sync. Empty means everything.
 	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
 	// Who ordered it.
-	Actor         string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// For suspend: also what the cluster does not have, for when it comes.
+	Force         bool `protobuf:"varint,6,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1177,6 +1179,13 @@ func (x *Command) GetActor() string {
 		return x.Actor
 	}
 	return ""
+}
+
+func (x *Command) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
 }
 
 type CommandResult struct {
@@ -1385,7 +1394,7 @@ const file_hub_proto_rawDesc = "" +
 	"\bchecksum\x18\x02 \x01(\tR\bchecksum\x12$\n" +
 	"\x0ereached_ago_ms\x18\x03 \x01(\x03R\freachedAgoMs\"\x17\n" +
 	"\x03Ack\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\"w\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\x8d\x01\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1e\n" +
@@ -1393,7 +1402,8 @@ const file_hub_proto_rawDesc = "" +
 	"suspension\x18\x03 \x01(\fR\n" +
 	"suspension\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12\x14\n" +
-	"\x05actor\x18\x05 \x01(\tR\x05actor\"\x91\x01\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x14\n" +
+	"\x05force\x18\x06 \x01(\bR\x05force\"\x91\x01\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x1d\n" +
