@@ -77,7 +77,7 @@ var telling = []string{
 	"spec.targets.*.clusterSelector", "spec.targets.*.clusterSelector.matchLabels",
 	"spec.targets.*.clusterSelector.matchExpressions", "spec.targets.*.clusterSelector.matchExpressions.*",
 	"spec.kustomize", "spec.helm", "spec.sources", "spec.sources.*", "spec.sources.*.helm",
-	"spec.components", "spec.components.*", "spec.patches", "spec.patches.*", "spec.patches.*.target", "spec.serviceAccount", "spec.drift",
+	"spec.createNamespace", "spec.components", "spec.components.*", "spec.patches", "spec.patches.*", "spec.patches.*.target", "spec.serviceAccount", "spec.drift",
 	"spec.drift.ignore", "spec.drift.ignore.*", "spec.drift.ignore.*.target", "spec.drift.ignore.*.paths", "spec.drift.ignore.*.managers",
 	"spec.defaults.drift", "spec.defaults.drift.ignore", "spec.defaults.drift.ignore.*", "spec.defaults.drift.ignore.*.target",
 	"spec.defaults.drift.ignore.*.paths", "spec.defaults.drift.ignore.*.managers",

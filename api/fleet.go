@@ -130,8 +130,10 @@ type BundleSpec struct {
 	Patches    []Patch  `yaml:"patches,omitempty" json:"patches,omitempty"`
 	// Namespace is set on namespaced objects that have none (kustomize overlays set their own),
 	// and is the release namespace of a chart.
-	Namespace string   `yaml:"namespace,omitempty" json:"namespace,omitempty"`
-	DependsOn []string `yaml:"dependsOn,omitempty" json:"dependsOn,omitempty"`
+	Namespace string `yaml:"namespace,omitempty" json:"namespace,omitempty"`
+	// CreateNamespace makes Namespace one of the bundle's objects. Nil: it is there, or another object of Git.
+	CreateNamespace *NewNamespace `yaml:"createNamespace,omitempty" json:"createNamespace,omitempty"`
+	DependsOn       []string      `yaml:"dependsOn,omitempty" json:"dependsOn,omitempty"`
 	// Substitute replaces ${var} by the cluster's variables: in the rendered objects;
 	// for a chart, in the values that the repository gives it, never in what its templates write.
 	Substitute bool `yaml:"substitute,omitempty" json:"substitute,omitempty"`
@@ -240,6 +242,11 @@ type PatchTarget struct {
 	Namespace          string `yaml:"namespace,omitempty" json:"namespace,omitempty"`
 	LabelSelector      string `yaml:"labelSelector,omitempty" json:"labelSelector,omitempty"`
 	AnnotationSelector string `yaml:"annotationSelector,omitempty" json:"annotationSelector,omitempty"`
+}
+
+// NewNamespace is what a namespace has that a bundle brings.
+type NewNamespace struct {
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
 }
 
 // PatchOptions allow what a patch may not do by itself.

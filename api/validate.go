@@ -97,6 +97,9 @@ func (b Bundle) validate(at locator) error {
 			return at.impossible("spec.namespace", err)
 		}
 	}
+	if err := s.validNamespace(at); err != nil {
+		return err
+	}
 	if a := s.ServiceAccount; a != nil {
 		if err := a.validate(at); err != nil {
 			return err
@@ -260,6 +263,23 @@ func (d Drift) validate(at locator, field string) error {
 			if unclosed.MatchString(p) {
 				return at.errorf(fmt.Sprintf("%s.paths.%d", f, j), "%q has a [ without its ]: an item of a list is written [name=value]", p)
 			}
+		}
+	}
+	return nil
+}
+
+func (s BundleSpec) validNamespace(at locator) error {
+	const field = "spec.createNamespace"
+	switch {
+	case s.CreateNamespace == nil:
+		return nil
+	case s.Namespace == "":
+		return at.errorf(field, "needs spec.namespace, which says how the namespace is called")
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.CreateNamespace.Labels)) {
+		value := s.CreateNamespace.Labels[key]
+		if len(validation.IsQualifiedName(key)) > 0 || len(validation.IsValidLabelValue(value)) > 0 {
+			return at.errorf(field+".labels", "%q: %q is no label that Kubernetes takes", key, value)
 		}
 	}
 	return nil

@@ -286,3 +286,42 @@ func TestTakeOver(t *testing.T) {
 		wantError(t, bundle(t, out, "a").Err, want, "")
 	}
 }
+
+// A bundle brings its namespace as one of its objects, with labels; a tenant only where it may have Namespaces.
+func TestCreateNamespace(t *testing.T) {
+	const spec = "{namespace: shop, createNamespace: {labels: {team: web}}}"
+	plain := strings.Replace(configMap("a", "k: v"), ", namespace: default", "", 1)
+	files := fleet().With("a/bundle.yaml", bundleYAML("a", spec), "a/cm.yaml", plain)
+	r := newRenderer(t, render.Config{})
+	b := bundle(t, mustRender(t, r, files.Snapshot(), "one"), "a")
+	want := map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "shop", "labels": map[string]any{"team": "web"}}}
+	if diff := cmp.Diff(want, object(t, b, "Namespace")); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"ConfigMap/shop/a", "Namespace/shop"}, refs(b)); diff != "" {
+		t.Error(diff)
+	}
+	namespace := "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+	tenant := func(kinds string) string {
+		return head + "kind: Fleet\nspec: {tenants: [{name: t, path: a, serviceAccount: {namespace: t, name: d}, namespaces: [shop], kinds: {allow: [" + kinds + "]}}]}\n"
+	}
+	for name, tt := range map[string]struct {
+		files rendertest.Files
+		want  api.Error
+		text  string
+	}{
+		"no name":   {files.With("a/bundle.yaml", bundleYAML("a", "{createNamespace: {}}")), api.Error{Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 4, Field: "spec.createNamespace"}, "needs spec.namespace"},
+		"null":      {files.With("a/bundle.yaml", bundleYAML("a", "{namespace: shop, createNamespace: ~}")), api.Error{Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 4, Field: "spec.createNamespace"}, "nothing is below it"},
+		"bad label": {files.With("a/bundle.yaml", bundleYAML("a", "{namespace: shop, createNamespace: {labels: {a: b c}}}")), api.Error{Reason: "BadFleetFile", File: "a/bundle.yaml", Line: 4, Field: "spec.createNamespace.labels"}, "no label"},
+		"twice":     {files.With("a/ns.yaml", namespace), api.Error{Reason: "DuplicateObject", File: "a/bundle.yaml", Line: 4}, "is also in a/ns.yaml"},
+		"empty":     {files.With("a/cm.yaml", ""), api.Error{Reason: "EmptyBundle", File: "a/bundle.yaml"}, "no object at all"},
+		"tenant":    {files.With("fleet.yaml", tenant("ConfigMap")), api.Error{Kind: api.Forbidden, Reason: api.ReasonTenantDenied, File: "a/bundle.yaml", Line: 4}, "has no namespace"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantError(t, bundle(t, mustRender(t, r, tt.files.Snapshot(), "one"), "a").Err, tt.want, tt.text)
+		})
+	}
+	if err := bundle(t, mustRender(t, r, files.With("fleet.yaml", tenant("ConfigMap, Namespace")).Snapshot(), "one"), "a").Err; err != nil {
+		t.Error(err)
+	}
+}

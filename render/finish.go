@@ -24,7 +24,8 @@ const defaultNamespace = "default"
 
 // check refuses what must not be applied.
 func check(b resolved, out built) error {
-	if len(out.objects) == 0 && len(out.hooks) == 0 {
+	made := len(b.newNamespace()) // which is no sign that the sources hold anything
+	if len(out.objects) == made && len(out.hooks) == 0 {
 		return &api.Error{
 			Kind: api.Stalled, Reason: "EmptyBundle", File: b.file,
 			Err:  fmt.Errorf("bundle %q renders to no object at all", b.name),

@@ -109,7 +109,24 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 	if len(sources) > 1 {
 		all.kustomization = "" // none of them says it all
 	}
-	return all, changeAll(ctx, p, v, b, &all)
+	if err := changeAll(ctx, p, v, b, &all); err != nil {
+		return all, err
+	}
+	all.objects = append(all.objects, b.newNamespace()...)
+	return all, nil
+}
+
+// newNamespace is the namespace that the bundle brings, if it does.
+func (b resolved) newNamespace() []manifest.Object {
+	if b.spec.CreateNamespace == nil {
+		return nil
+	}
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
+	o.SetName(b.spec.Namespace)
+	if labels := b.spec.CreateNamespace.Labels; len(labels) > 0 {
+		o.SetLabels(labels)
+	}
+	return []manifest.Object{{Unstructured: o, File: b.file, Line: LineOf(b.data, "spec", "createNamespace")}}
 }
 
 func (a *built) add(b built) {
