@@ -115,7 +115,7 @@ func (s *SSHServer) accept() {
 }
 
 func (s *SSHServer) serve(c net.Conn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	conn, channels, requests, err := ssh.NewServerConn(c, s.server)
 	if err != nil {
 		return
@@ -137,7 +137,7 @@ func (s *SSHServer) serve(c net.Conn) {
 }
 
 func (s *SSHServer) session(conn *ssh.ServerConn, channel ssh.Channel, asked <-chan *ssh.Request) {
-	defer channel.Close()
+	defer func() { _ = channel.Close() }()
 	for req := range asked {
 		if req.Type != "exec" {
 			_ = req.Reply(req.Type == "env", nil)
@@ -170,7 +170,7 @@ func (s *SSHServer) run(conn *ssh.ServerConn, channel ssh.Channel, line string) 
 		return err
 	}
 	if s.config.Access != nil && !s.config.Access(key, strings.Trim(argument, "'")) {
-		return errors.New("ERROR: Repository not found, or no access to it.")
+		return errors.New("repository not found, or no access to it")
 	}
 	cmd := exec.Command("git", strings.TrimPrefix(program, "git-"), filepath.Join(s.config.Root, filepath.FromSlash(repository))) //nolint:noctx // it ends with the connection
 	cmd.Env = Environment()

@@ -69,8 +69,7 @@ func (c *Client) Get(config Config) (*http.Client, error) {
 		}
 		data, err := os.ReadFile(f.file)
 		if err != nil {
-			var p *os.PathError
-			if errors.As(err, &p) {
+			if p, ok := errors.AsType[*os.PathError](err); ok {
 				err = p.Err
 			}
 			return nil, &FileError{f.what, f.file, err}

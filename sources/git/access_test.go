@@ -156,7 +156,7 @@ func newProxy(t *testing.T, serve func(*proxyServer, net.Conn) error) *proxyServ
 
 // pipe connects a client with what it asked for.
 func (p *proxyServer) pipe(c net.Conn, in io.Reader, to string) error {
-	out, err := net.DialTimeout("tcp", to, 10*time.Second) //nolint:noctx // of a test's own server
+	out, err := net.DialTimeout("tcp", to, 10*time.Second)
 	if err != nil {
 		return err
 	}

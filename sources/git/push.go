@@ -298,7 +298,8 @@ type growth struct {
 // add encodes an object and keeps it, unless the repository has it.
 func (g *growth) add(o interface {
 	Encode(o plumbing.EncodedObject) error
-}) (plumbing.Hash, error) {
+},
+) (plumbing.Hash, error) {
 	e := g.fresh.NewEncodedObject()
 	if err := o.Encode(e); err != nil {
 		return plumbing.ZeroHash, err

@@ -76,7 +76,7 @@ func (r Ref) validate() error {
 		return fmt.Errorf("%q is not a branch's name", r.Branch)
 	case r.Tag != "" && !validRefName("refs/tags/"+r.Tag):
 		return fmt.Errorf("%q is not a tag's name", r.Tag)
-	case r.Name != "" && !(strings.HasPrefix(r.Name, "refs/") && validRefName(r.Name)):
+	case r.Name != "" && (!strings.HasPrefix(r.Name, "refs/") || !validRefName(r.Name)):
 		return fmt.Errorf("%q is not the full name of a ref, such as refs/pull/1/head", r.Name)
 	case r.Commit != "" && (!plumbing.IsHash(r.Commit) || r.Commit != strings.ToLower(r.Commit)):
 		return fmt.Errorf("%q is not a commit's whole hash: 40 digits of 0-9a-f", r.Commit)

@@ -185,7 +185,7 @@ func TestPathThatWasRight(t *testing.T) {
 func pkt(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
 
 // hostile serves a made-up advertisement.
-func hostile(t *testing.T, refs func(io.Writer), answer func(io.Writer)) string {
+func hostile(t *testing.T, refs, answer func(io.Writer)) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {

@@ -223,8 +223,7 @@ func (r *remote) eachKey(a access, do func(sshAccess) error) error {
 	}
 	for _, access := range accesses {
 		err = do(access)
-		var refused *otherKey
-		if !errors.As(err, &refused) {
+		if _, refused := errors.AsType[*otherKeyError](err); !refused {
 			return err
 		}
 	}
@@ -234,10 +233,10 @@ func (r *remote) eachKey(a access, do func(sshAccess) error) error {
 	return err
 }
 
-// otherKey marks an error that another SSH key may mend.
-type otherKey struct{ error }
+// otherKeyError marks an error that another SSH key may mend.
+type otherKeyError struct{ error }
 
-func (e *otherKey) Unwrap() error { return e.error }
+func (e *otherKeyError) Unwrap() error { return e.error }
 
 // opener begins a conversation.
 type opener func(context.Context, *session) (transport.UploadPackSession, error)
@@ -423,7 +422,7 @@ func (s *session) classify(ctx context.Context, err error) error {
 func (s *session) named(e *api.Error) error {
 	e.Err = redact.Error(fmt.Errorf("%s %s: %w", s.verb, s.r.shown, e.Err), s.secrets...)
 	if s.r.endpoint.Protocol == "ssh" && (e.Reason == reasonAuthentication || e.Reason == "RepositoryRefused" || e.Reason == "RepositoryNotFound") {
-		return &otherKey{e}
+		return &otherKeyError{e}
 	}
 	return e
 }

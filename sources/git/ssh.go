@@ -120,8 +120,7 @@ func readSSHKey(file, passphrase string) (ssh.Signer, error) {
 		return nil, bad("", "%w", err)
 	}
 	signer, err := ssh.ParsePrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	if errors.As(err, &locked) {
+	if _, locked := errors.AsType[*ssh.PassphraseMissingError](err); locked {
 		if passphrase == "" {
 			return nil, bad("write it as passphrase=… into the file of --credentials, or into a file passphrase of its directory", "needs a passphrase, and none is given")
 		}

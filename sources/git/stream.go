@@ -180,8 +180,7 @@ func (c *complained) Unwrap() error { return c.err }
 
 // because adds what the server said, if it ended the conversation.
 func (s *stream) because(err error) error {
-	var line *pktline.ErrorLine
-	if errors.As(err, &line) {
+	if line, ok := errors.AsType[*pktline.ErrorLine](err); ok {
 		return &complained{tidyWords(line.Text), err}
 	}
 	if !isEnd(err) && !errors.Is(err, packp.ErrEmptyInput) {

@@ -241,8 +241,8 @@ func TestDowngradeIsRefused(t *testing.T) {
 	ann := signaturetest.NewPGP(t, "Ann", 0)
 	repo := gitservertest.New(t)
 	old := signedCommit(t, repo, "1", ann)
-	side := repo.Do(gitserver.Commit{Branch: "side", Parent: gitserver.Parent(old), Write: map[string]string{"a": "side"}})
-	side = signed(t, repo, "side", ann)
+	repo.Do(gitserver.Commit{Branch: "side", Parent: gitserver.Parent(old), Write: map[string]string{"a": "side"}})
+	side := signed(t, repo, "side", ann)
 	newest := signedCommit(t, repo, "2", ann)
 	config := git.Config{URL: repo.Dir, Ref: git.Ref{Branch: "main"}, Dir: t.TempDir(), Verify: git.Verify{KeyFiles: []string{keyFile(t, ann)}}}
 	s, err := git.New(config)

@@ -19,6 +19,9 @@ import (
 // goodHashes are those that nobody makes collisions of.
 var goodHashes = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512, crypto.SHA3_256, crypto.SHA3_512}
 
+// maxClockSkew is how far the clock of whoever signs may be ahead of ours.
+const maxClockSkew = 15 * time.Minute
+
 func (k *Keys) addPGP(data []byte) error {
 	rest := data
 	for {
@@ -53,6 +56,10 @@ func (k *Keys) verifyPGP(payload []byte, armored string, at time.Time) (string, 
 	sig, err := readPGP(raw)
 	if err != nil {
 		return "", err
+	}
+	// A signature of a machine whose clock is ahead of ours is no forgery.
+	if sig.CreationTime.After(at) && sig.CreationTime.Sub(at) <= maxClockSkew {
+		at = sig.CreationTime
 	}
 	config := &packet.Config{Time: func() time.Time { return at }}
 	entity, err := openpgp.CheckDetachedSignatureAndHash(k.pgp, bytes.NewReader(payload), bytes.NewReader(raw), []crypto.Hash{sig.Hash}, config)

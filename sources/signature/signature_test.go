@@ -157,6 +157,22 @@ func twice(t *testing.T, armored string) string {
 	return out.String()
 }
 
+// TestOpenPGPClockThatIsAhead: a commit of somebody whose clock is ahead is taken, and one of tomorrow is not.
+func TestOpenPGPClockThatIsAhead(t *testing.T) {
+	t.Parallel()
+	key := signaturetest.NewPGP(t, "Ann", 0)
+	keys := &signature.Keys{}
+	if err := keys.Add("x", []byte(key.Public())); err != nil {
+		t.Fatal(err)
+	}
+	sig := key.Sign([]byte("x"))
+	for behind, good := range map[time.Duration]bool{time.Second: true, 10 * time.Minute: true, 24 * time.Hour: false} {
+		if _, err := keys.Verify([]byte("x"), sig, time.Now().Add(-behind)); (err == nil) != good {
+			t.Errorf("with a clock that is %s behind: %v", behind, err)
+		}
+	}
+}
+
 func TestOpenPGPKeyThatExpired(t *testing.T) {
 	t.Parallel()
 	key := signaturetest.NewPGP(t, "Ann", time.Hour)

@@ -52,7 +52,7 @@ func parseSSH(line string) (sshKey, error) {
 		return sshKey{}, none
 	}
 	pub, err := ssh.ParsePublicKey(blob)
-	if err != nil || pub.Type() != words[at] || pub.Type() == ssh.InsecureKeyAlgoDSA {
+	if err != nil || pub.Type() != words[at] || pub.Type() == "ssh-dss" {
 		return sshKey{}, none
 	}
 	if _, isCertificate := pub.(*ssh.Certificate); isCertificate {
