@@ -192,6 +192,7 @@ func (yardApplier) BundleStatuses(context.Context) ([]api.BundleStatus, error) {
 func (yardApplier) Inventory(context.Context) (map[string][]api.InventoryEntry, error) {
 	return nil, nil
 }
+
 func (yardApplier) PublishStatus(context.Context, api.BundleStatus, []api.InventoryEntry) error {
 	return nil
 }
