@@ -161,7 +161,12 @@ func TestStory_aBackoffGrows(t *testing.T) {
 		y.commit()
 		y.goes(answer("a", api.Transient))
 		y.start()
-		y.pass(time.Hour)
+		y.pass(time.Minute)
+		// The waits are 1 s, 2 s, 4 s, and so on, or down to half of that: six or seven tries fit into a minute.
+		if n := len(y.taken("a")); n < 6 || n > 7 {
+			t.Errorf("it was tried %d times in a minute", n)
+		}
+		y.pass(59 * time.Minute)
 		// 1 s, 2 s, … 256 s are at most nine tries in 511 s, and from then on two and a half to five minutes lie between two.
 		if n := len(y.taken("a")); n < 18 || n > 36 {
 			t.Errorf("it was tried %d times in an hour", n)
