@@ -34,8 +34,10 @@ agent:
   rbac: impersonate-only
   join: join.json
   credentials: credentials
+  sshKey: id
+  knownHosts: known_hosts
   ageKeys: [age.txt, team-a=team-a.txt]
-  secret: {data: {join.json: "{}", credentials: one, age.txt: two, team-a.txt: three}}
+  secret: {data: {join.json: "{}", credentials: one, id: key, known_hosts: keys, age.txt: two, team-a.txt: three}}
   serviceMonitor: {enabled: true}
   nodeSelector: {kubernetes.io/os: linux}
   tolerations: [{operator: Exists}]

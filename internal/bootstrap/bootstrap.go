@@ -45,6 +45,8 @@ const (
 	VarRBAC             = "flotilla_rbac"
 	VarSecret           = "flotilla_secret" //nolint:gosec // the name of a variable
 	VarCredentials      = "flotilla_credentials"
+	VarSSHKey           = "flotilla_ssh_key"
+	VarKnownHosts       = "flotilla_known_hosts"
 	VarGitCA            = "flotilla_git_ca"
 	VarChartCredentials = "flotilla_chart_credentials" //nolint:gosec // the name of a variable
 	VarJoin             = "flotilla_join"
@@ -297,6 +299,8 @@ agent:
   # The Secret that flotilla bootstrap makes, and its files.
   secret: {name: "${` + VarSecret + `:-}"}
   credentials: "${` + VarCredentials + `:-}"
+  sshKey: "${` + VarSSHKey + `:-}"
+  knownHosts: "${` + VarKnownHosts + `:-}"
   gitCA: "${` + VarGitCA + `:-}"
   chartCredentials: "${` + VarChartCredentials + `:-}"
   join: "${` + VarJoin + `:-}"

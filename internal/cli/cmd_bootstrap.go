@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -34,6 +35,8 @@ type bootstrapping struct {
 	author  string
 	upgrade bool
 	noPush  bool
+	// pushSSHKey is a file. Empty means that the agent's key may push.
+	pushSSHKey string
 
 	// objects are the bundle's as the commit that is pushed renders them, and steps what they change on the cluster.
 	objects []*unstructured.Unstructured
@@ -44,7 +47,7 @@ func newBootstrap() *cobra.Command {
 	b := bootstrapping{installation: installation{component: install.Agent, secret: map[string]any{}}}
 	cmd := &cobra.Command{
 		Use:   "bootstrap --cluster NAME --repo URL",
-		Short: "Add a cluster to the fleet repository, and have an agent there that manages itself from Git",
+		Short: "Add a cluster to the repository, with an agent that manages itself",
 		Long: `Add a cluster to the fleet repository, put an agent on the cluster of --kubeconfig, and wait
 until it has applied everything.
 
@@ -53,11 +56,13 @@ flotilla/ that holds the agent itself, for all clusters. A file that is there is
 The agent is installed as that commit says, and follows it from then on: a commit that changes
 flotilla/ rolls the agent. Running it again adds what is missing, and nothing else.
 
-The files of --credentials, --age-key, --join and the like become a Secret on the cluster; they are
-not written to Git. The agent only reads the repository; the credentials need the right to push
-once, for this command, which --push-credentials can give by itself.`,
+The files of --credentials, --ssh-key, --age-key, --join and the like become a Secret on the cluster;
+they are not written to Git. The agent only reads the repository; the credentials need the right to
+push once, for this command, which --push-credentials or --push-ssh-key can give by itself.`,
 		Example: `  flotilla bootstrap --cluster prod-eu --repo https://git.example.com/fleet.git --labels env=prod \
     --credentials git-credentials --hub https://hub.example.com
+  flotilla bootstrap --cluster prod-eu --repo git@git.example.com:fleet.git \
+    --ssh-key deploy-key --known-hosts known_hosts --push-ssh-key ~/.ssh/id_ed25519
   flotilla bootstrap --cluster prod-eu --repo https://git.example.com/fleet.git --no-push | git apply
   flotilla bootstrap --cluster prod-eu --repo https://git.example.com/fleet.git --upgrade`,
 		Args: noArgs,
@@ -69,6 +74,7 @@ once, for this command, which --push-credentials can give by itself.`,
 	f.StringToStringVar(&b.labels, "labels", nil, "labels of the cluster, which bundles select by, as KEY=VALUE,…")
 	f.StringVar(&b.author, "author", "flotilla <flotilla@localhost>", "whom the commit names")
 	pushCredentials := f.String("push-credentials", "", "file with credentials that may push (default: those of --credentials)")
+	f.StringVar(&b.pushSSHKey, "push-ssh-key", "", "file with a private SSH key that may push (default: that of --ssh-key)")
 	f.BoolVar(&b.upgrade, "upgrade", false, "replace the chart and the image in the repository by those of this version, for all clusters")
 	f.BoolVar(&b.noPush, "no-push", false, "print the commit as a patch, and change nothing")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -170,7 +176,7 @@ func (b *bootstrapping) request(ctx context.Context) (bootstrap.Request, error) 
 		return req, err
 	}
 	for value, variable := range map[string]string{
-		"credentials": bootstrap.VarCredentials, "gitCA": bootstrap.VarGitCA, "chartCredentials": bootstrap.VarChartCredentials, "join": bootstrap.VarJoin,
+		"credentials": bootstrap.VarCredentials, "sshKey": bootstrap.VarSSHKey, "knownHosts": bootstrap.VarKnownHosts, "gitCA": bootstrap.VarGitCA, "chartCredentials": bootstrap.VarChartCredentials, "join": bootstrap.VarJoin,
 	} {
 		if file, ok := values[value].(string); ok {
 			req.Variables[variable] = file
@@ -222,7 +228,11 @@ func (b *bootstrapping) source(credentials string) (*git.Source, func(), error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	src, err := git.New(git.Config{URL: b.agent.repo, Ref: git.Ref{Branch: b.agent.branch}, Dir: dir, CredentialsFile: credentials, CAFile: b.agent.ca})
+	c := git.Config{URL: b.agent.repo, Ref: git.Ref{Branch: b.agent.branch}, Dir: dir, CredentialsFile: credentials, CAFile: b.agent.ca}
+	if git.OverSSH(c.URL) {
+		c.SSHKeys, c.KnownHosts = []string{cmp.Or(b.pushSSHKey, b.agent.sshKey)}, []string{b.agent.knownHosts}
+	}
+	src, err := git.New(c)
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}

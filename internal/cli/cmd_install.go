@@ -10,17 +10,17 @@ import (
 	"strings"
 	"time"
 
-	"github.com/flotilla-fleet/flotilla/internal/agent"
-
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/deploy"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/install"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/sources/git"
 )
 
 // installation is what the two install commands have in common.
@@ -83,6 +83,7 @@ func noSubcommand(cmd *cobra.Command, args []string) error {
 type agentFlags struct {
 	cluster, repo, branch, rbac   string
 	credentials, ca, charts, join string
+	sshKey, knownHosts            string
 	keys                          []string
 }
 
@@ -93,6 +94,8 @@ func (a *agentFlags) flags(cmd *cobra.Command) {
 	f.StringVar(&a.branch, "branch", "main", "branch to follow")
 	f.StringVar(&a.rbac, "rbac", "cluster-admin", "the agent's rights: cluster-admin or impersonate-only")
 	f.StringVar(&a.credentials, "credentials", "", "file with the repository's credentials")
+	f.StringVar(&a.sshKey, "ssh-key", "", "file with a private SSH key for the repository, without a passphrase: a deploy key that may read")
+	f.StringVar(&a.knownHosts, "known-hosts", "", "file with the keys of the repository's SSH server, as ssh-keyscan prints them")
 	f.StringVar(&a.ca, "git-ca-file", "", "certificate authorities to trust for the repository")
 	f.StringVar(&a.charts, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
 	f.StringVar(&a.join, "join", "", "file with a hub's join material; see flotilla join --help")
@@ -105,13 +108,19 @@ func (a *agentFlags) check() error {
 	if a.cluster == "" || a.repo == "" {
 		return usageError{errors.New("--cluster and --repo are needed: what the fleet repository calls this cluster, and where it is")}
 	}
+	if git.OverSSH(a.repo) && (a.sshKey == "" || a.knownHosts == "") {
+		return usageError{errors.New("--ssh-key and --known-hosts are needed for a repository over SSH: the agent has no files of OpenSSH to look into\n" +
+			"ssh-keyscan HOST prints what belongs into the file of --known-hosts; compare it with what the server's owner publishes")}
+	}
 	return nil
 }
 
 // mount puts the files into the agent's Secret, and returns the values of the chart that name them there.
 func (a *agentFlags) mount(in *installation) (map[string]any, error) {
 	values := map[string]any{}
-	for value, file := range map[string]string{"credentials": a.credentials, "gitCA": a.ca, "chartCredentials": a.charts, "join": a.join} {
+	for value, file := range map[string]string{
+		"credentials": a.credentials, "sshKey": a.sshKey, "knownHosts": a.knownHosts, "gitCA": a.ca, "chartCredentials": a.charts, "join": a.join,
+	} {
 		if err := in.mount(values, value, value, file); err != nil {
 			return nil, err
 		}
@@ -147,7 +156,7 @@ func newInstallAgent() *cobra.Command {
 What is there already and owned by another tool is refused, and nothing is written before
 all of it is known to be possible.
 
-The files of --credentials, --age-key, --join and the like become a Secret that only the agent mounts.
+The files of --credentials, --ssh-key, --age-key, --join and the like become a Secret that only the agent mounts.
 
 With --rbac impersonate-only the agent may read everything, write its own objects, and act as
 service accounts; a bundle without spec.serviceAccount is then denied.`,

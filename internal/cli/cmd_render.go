@@ -74,9 +74,10 @@ are in the repository, as on a cluster that has them, and those of --api-version
 Secrets are decrypted with the age keys given by --age-key
 and printed with their values masked, unless --show-secrets is set.
 
-With --all every cluster is rendered, and a bundle that comes out the same on several clusters is printed once, with their names.
-With --explain as well it says instead how often each bundle was rendered, and in which inputs the renderings differ:
-clusters for which the same is read (files, variables, chart) share one.`,
+With --all every cluster is rendered, and a bundle that comes out the same on several clusters is
+printed once, with their names. With --explain as well it says instead how often each bundle was
+rendered, and in which inputs the renderings differ: clusters for which the same is read (files,
+variables, chart) share one.`,
 		Example: `  flotilla render --repo . --cluster prod-eu
   flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2
   flotilla render --all --explain`,

@@ -478,6 +478,12 @@ func TestInstallPrint(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, out)
 		}
 	}
+	out = print("--repo", "git@git.example.com:fleet.git", "--ssh-key", credentials, "--known-hosts", credentials)
+	for _, want := range []string{"--ssh-key=/etc/flotilla/sshKey", "--known-hosts=/etc/flotilla/knownHosts", "sshKey: (hidden)"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is missing in\n%s", want, out)
+		}
+	}
 	if markers.MatchString(out) {
 		t.Error("the credentials were printed")
 	}

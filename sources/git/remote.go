@@ -108,6 +108,15 @@ func (r *remote) parse(raw string) error {
 	return nil
 }
 
+// OverSSH reports whether an address leads to an SSH server.
+func OverSSH(address string) bool {
+	if strings.Contains(address, "://") {
+		return strings.HasPrefix(address, "ssh://")
+	}
+	_, _, _, ok := scpLike(address)
+	return ok
+}
+
 // scpLike reads the short form [USER@]HOST:PATH of an SSH address. A path of this machine has a slash or a dot first,
 // or no colon.
 func scpLike(raw string) (user, host, path string, ok bool) {
