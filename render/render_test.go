@@ -3,6 +3,7 @@ package render_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -659,9 +660,7 @@ func TestRender_bundleVariables(t *testing.T) {
 		"b/base/cm.yaml":            configMap("a", `color: "${color}", app: "${app}"`),
 	}
 	files := fleet()
-	for name, content := range chart {
-		files[name] = content
-	}
+	maps.Copy(files, chart)
 	r := newRenderer(t, render.Config{})
 	want := func(files rendertest.Files, name, color, app string) {
 		t.Helper()

@@ -106,9 +106,12 @@ func TestShare_rendersOnceWhatIsTheSame(t *testing.T) {
 		bundle, a, b string
 		same         bool
 	}{
-		{"k", "c000", "c003", true}, {"k", "c000", "c001", false},
-		{"v", "c000", "c002", true}, {"v", "c000", "c001", false},
-		{"h", "c000", "c004", true}, {"h", "c000", "c001", false},
+		{"k", "c000", "c003", true},
+		{"k", "c000", "c001", false},
+		{"v", "c000", "c002", true},
+		{"v", "c000", "c001", false},
+		{"h", "c000", "c004", true},
+		{"h", "c000", "c001", false},
 		{"p", "c000", "c006", false},
 	} {
 		a, b := bundle(t, got[tt.a], tt.bundle), bundle(t, got[tt.b], tt.bundle)

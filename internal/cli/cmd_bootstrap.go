@@ -67,7 +67,7 @@ push once, for this command, which --push-credentials or --push-ssh-key can give
   flotilla bootstrap --cluster prod-eu --repo https://git.example.com/fleet.git --upgrade`,
 		Args: noArgs,
 	}
-	b.installation.flags(cmd)
+	b.flags(cmd)
 	b.agent.flags(cmd)
 	b.hub.flags(cmd)
 	f := cmd.Flags()

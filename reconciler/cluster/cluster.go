@@ -8,7 +8,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
-// ClusterConfig is what a clusterClient needs.
+// Config is what a Client needs.
 type Config struct {
 	// Server is the cluster's API server; required.
 	Server *kube.Server
@@ -22,7 +22,7 @@ type Config struct {
 	Now func() time.Time
 }
 
-// clusterClient reads and writes what flotilla itself has on one cluster.
+// Client reads and writes what flotilla itself has on one cluster.
 // Its methods may be called from many goroutines.
 type Client struct {
 	server       *kube.Server
@@ -34,7 +34,7 @@ type Client struct {
 	status       *statusCache
 }
 
-// NewCluster returns a clusterClient. It does not talk to the cluster yet.
+// New returns a Client. It does not talk to the cluster yet.
 func New(cfg Config) (*Client, error) {
 	if cfg.Server == nil {
 		return nil, errors.New("cluster: Server is required")

@@ -322,6 +322,7 @@ func (c *Client) DeleteOnly(ctx context.Context, p Place, uid types.UID, resourc
 	return left, nil
 }
 
+// Pause waits for d, or returns the context's error when that ends first.
 func Pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -333,6 +334,7 @@ func Pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// GroupResource names an object's kind for errors of apimachinery, which ask for a resource and print whatever they get.
 func GroupResource(ref api.ObjectRef) schema.GroupResource {
 	return schema.GroupResource{Group: ref.Group, Resource: ref.Kind}
 }

@@ -221,4 +221,5 @@ func (e *objectsError) Error() string {
 // Unwrap returns the objects' errors.
 func (e *objectsError) Unwrap() []error { return e.errs }
 
+// ErrGone says that an object was deleted between two requests about it.
 var ErrGone = errors.New("it disappeared meanwhile")

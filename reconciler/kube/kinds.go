@@ -39,6 +39,7 @@ type Kinds struct {
 	learnt map[schema.GroupKind]time.Time
 }
 
+// Mapping says where the API server has the objects of a kind.
 type Mapping struct {
 	Resource   string
 	Namespaced bool
@@ -230,8 +231,10 @@ func (s *Server) Scoped(obj *unstructured.Unstructured, fallback string, local m
 	return out
 }
 
+// IsCRD reports whether an object is a CustomResourceDefinition.
 func IsCRD(ref api.ObjectRef) bool {
 	return ref.Kind == "CustomResourceDefinition" && ref.Group == "apiextensions.k8s.io"
 }
 
+// IsNamespace reports whether an object is a Namespace.
 func IsNamespace(ref api.ObjectRef) bool { return ref.Kind == "Namespace" && ref.Group == "" }

@@ -15,7 +15,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/kubejson"
 )
 
-// ServerConfig is what a Server needs.
+// Config is what a Server needs.
 type Config struct {
 	// REST is how to reach the API server; required. Its rate limits are not used:
 	// the server's priority and fairness decides.
