@@ -43,7 +43,7 @@ func DecodeSuspension(u *unstructured.Unstructured) (Suspension, error) {
 	if len(errs) == 0 {
 		return s, nil
 	}
-	err = &Error{Kind: Stalled, Reason: "BadSuspension", Err: fmt.Errorf("Suspension %q cannot be read: %w", s.Name, errors.Join(errs...))}
+	err = &Error{Kind: Stalled, Reason: ReasonBadSuspension, Err: fmt.Errorf("Suspension %q cannot be read: %w", s.Name, errors.Join(errs...))}
 	s.Reason = strings.TrimSpace(fmt.Sprintf("%s (%v)", s.Reason, err))
 	return s, err
 }

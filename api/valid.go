@@ -10,6 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
+// ReasonBadSuspension is the reason of errors about a Suspension that cannot be understood.
+const ReasonBadSuspension = "BadSuspension"
+
 // ReasonImpossibleName is the reason of errors about a name that no API server has.
 const ReasonImpossibleName = "ImpossibleName"
 

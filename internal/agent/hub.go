@@ -181,7 +181,7 @@ func (a *Agent) command(ctx context.Context, c client.Command) (any, error) {
 		s := *c.Suspension
 		s.Actor = c.Actor
 		if err := s.Validate(a.now(), a.reconciler.SuspendMax()); err != nil {
-			return nil, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
+			return nil, &api.Error{Kind: api.Stalled, Reason: api.ReasonBadSuspension, Err: err}
 		}
 		if err := a.mustHave(ctx, s.Scope); err != nil && !c.Force {
 			return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/watch"
 	"github.com/flotilla-fleet/flotilla/reconciler"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/reconciler/preview"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/sources"
 )
@@ -29,6 +30,9 @@ var (
 	_ reconciler.Detective = detective{}
 	_ reconciler.Store     = keeper{}
 	_ persons.Cluster      = stamper{}
+	_ preview.Judge        = Judge{}
+	_ preview.Cluster      = (*Target)(nil)
+	_ preview.Differ       = (*Target)(nil)
 )
 
 // watcher is drift/watch in the reconciler's words.
@@ -109,6 +113,35 @@ func (d detective) Resolved(e api.Episode, at time.Time, why string) api.Episode
 func (d detective) Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string {
 	return drift.Leave(desired, live, drift.AutoscalersIn(neighbours))
 }
+
+// Judge is the pure package drift in the words of a preview.
+type Judge struct{}
+
+func (Judge) input(c preview.Comparison) drift.Input {
+	return drift.Input{
+		Desired: c.Desired, Live: c.Live, DryRun: c.DryRun, Stripped: c.Stripped, Spec: c.Spec,
+		Autoscalers: drift.AutoscalersIn(c.Neighbours), Matched: c.Matched,
+	}
+}
+
+// Leave implements preview.Judge.
+func (Judge) Leave(desired, live *unstructured.Unstructured, neighbours []*unstructured.Unstructured) []string {
+	return drift.Leave(desired, live, drift.AutoscalersIn(neighbours))
+}
+
+// Mode implements preview.Judge.
+func (Judge) Mode(spec api.Drift, annotations map[string]string) api.DriftMode {
+	return drift.Mode(spec, annotations, nil)
+}
+
+// Compare implements preview.Judge.
+func (j Judge) Compare(c preview.Comparison) preview.Finding {
+	res := drift.Compare(j.input(c))
+	return preview.Finding{Class: res.Class, Fields: res.Fields, Mode: res.Mode, Reported: res.Action == drift.None}
+}
+
+// Additions implements preview.Judge.
+func (j Judge) Additions(c preview.Comparison) []byte { return drift.Additions(j.input(c)) }
 
 // stamper is where drift/persons keeps its admission policy.
 type stamper struct{ *Target }

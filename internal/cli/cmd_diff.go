@@ -10,47 +10,8 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/redact"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
+	"github.com/flotilla-fleet/flotilla/reconciler/preview"
 )
-
-// outcome is what becomes of a difference in a pass.
-type outcome string
-
-const (
-	// outcomeChange: the pass makes it.
-	outcomeChange outcome = "change"
-	// outcomeUnclear: the pass makes it, or only reports it; what was applied last is not known.
-	outcomeUnclear outcome = "unclear"
-	// outcomeRefused: a guard refuses it.
-	outcomeRefused outcome = "refused"
-	// outcomeHeld: a suspension holds it back.
-	outcomeHeld outcome = "held"
-	// outcomeReported: it is drift, which the policy only reports.
-	outcomeReported outcome = "reported"
-	// outcomeSkipped: the object is left as it is.
-	outcomeSkipped outcome = "skipped"
-	// outcomeFailed: the pass tries, and fails.
-	outcomeFailed outcome = "failed"
-)
-
-// counts reports whether there is something to do for a pass, or for whoever committed.
-func (o outcome) counts() bool {
-	return o == outcomeChange || o == outcomeUnclear || o == outcomeRefused
-}
-
-// planned is what a pass would do to one object; without an object, what concerns a whole bundle,
-// and without a bundle, the whole cluster.
-type planned struct {
-	Bundle  string        `json:"bundle,omitempty"`
-	Object  api.ObjectRef `json:"object,omitzero"`
-	Action  api.Action    `json:"action"`
-	Outcome outcome       `json:"outcome"`
-	// Hook is when the object is run, if it is one of a chart's hooks.
-	Hook   api.HookPhase   `json:"hook,omitempty"`
-	Reason string          `json:"reason,omitempty"`
-	HeldBy string          `json:"heldBy,omitempty"`
-	Error  string          `json:"error,omitempty"`
-	Fields []api.FieldDiff `json:"fields,omitempty"`
-}
 
 func newDiff() *cobra.Command {
 	var (
@@ -101,9 +62,8 @@ the others are shown all the same, and the exit code is that of the error.`,
 			return err
 		}
 		defer d.past.end()
-		d.otherCluster(cmd.Context())
 		printWarnings(errOf(cmd), d.r, bundle)
-		changes, err := d.all(cmd.Context(), bundle)
+		changes, err := d.All(cmd.Context(), bundle)
 		if err != nil {
 			return err
 		}
@@ -112,13 +72,13 @@ the others are shown all the same, and the exit code is that of the error.`,
 		} else if err := out.print(outOf(cmd), changes, nil); err != nil {
 			return err
 		}
-		if err := errors.Join(d.failures...); err != nil {
-			if n := len(d.failures); n > 1 {
-				err = fmt.Errorf("%d bundles and objects would fail, the first: %w", n, d.failures[0])
+		if err := errors.Join(d.Failures...); err != nil {
+			if n := len(d.Failures); n > 1 {
+				err = fmt.Errorf("%d bundles and objects would fail, the first: %w", n, d.Failures[0])
 			}
 			return err
 		}
-		if slices.ContainsFunc(changes, func(p planned) bool { return p.Outcome.counts() }) {
+		if slices.ContainsFunc(changes, func(p preview.Change) bool { return p.Outcome.Counts() }) {
 			return exitError(1)
 		}
 		errOf(cmd).Println("Nothing to do: a pass would change nothing.")
@@ -127,23 +87,23 @@ the others are shown all the same, and the exit code is that of the error.`,
 	return cmd
 }
 
-func printPlanned(w *terminal.Printer, changes []planned) {
+func printPlanned(w *terminal.Printer, changes []preview.Change) {
 	signs := map[api.Action]string{
 		api.Created: "+", api.Updated: "~", api.Recreated: "!", api.Pruned: "-", api.Skipped: "=", api.Denied: "x", api.Failed: "x",
 	}
 	for _, c := range changes {
 		sign := signs[c.Action]
 		switch c.Outcome {
-		case outcomeHeld, outcomeSkipped:
+		case preview.OutcomeHeld, preview.OutcomeSkipped:
 			sign = "="
-		case outcomeReported:
+		case preview.OutcomeReported:
 			sign = "*"
-		case outcomeUnclear:
+		case preview.OutcomeUnclear:
 			sign = "?"
-		case outcomeChange, outcomeRefused, outcomeFailed:
+		case preview.OutcomeChange, preview.OutcomeRefused, preview.OutcomeFailed:
 		}
-		w.Printf("%s %s%s\n", sign, c.subject(), c.what())
-		if c.Error != "" && c.Outcome != outcomeRefused {
+		w.Printf("%s %s%s\n", sign, subjectOf(c), whatOf(c))
+		if c.Error != "" && c.Outcome != preview.OutcomeRefused {
 			w.Printf("    error: %s\n", terminal.Lines(redact.Text(c.Error)))
 		}
 		for _, f := range c.Fields {
@@ -152,8 +112,8 @@ func printPlanned(w *terminal.Printer, changes []planned) {
 	}
 }
 
-// subject is what a line is about.
-func (p planned) subject() string {
+// subjectOf is what a line is about.
+func subjectOf(p preview.Change) string {
 	switch {
 	case p.Bundle == "":
 		return ""
@@ -165,23 +125,23 @@ func (p planned) subject() string {
 	return fmt.Sprintf("%s  (bundle %s) ", p.Object, p.Bundle)
 }
 
-// what becomes of it, and why.
-func (p planned) what() string {
+// whatOf says what becomes of it, and why.
+func whatOf(p preview.Change) string {
 	switch p.Outcome {
-	case outcomeRefused:
+	case preview.OutcomeRefused:
 		if p.Error != "" {
 			return "a pass would refuse this: " + redact.Text(p.Error)
 		}
 		return fmt.Sprintf("%s: %s; refused, see below", p.Action, p.Reason)
-	case outcomeHeld:
+	case preview.OutcomeHeld:
 		return fmt.Sprintf("held by %q; else %s: %s", p.HeldBy, p.Action, p.Reason)
-	case outcomeReported:
+	case preview.OutcomeReported:
 		return "drift, reported: " + p.Reason
-	case outcomeUnclear:
+	case preview.OutcomeUnclear:
 		return fmt.Sprintf("%s or drift: %s", p.Action, p.Reason)
-	case outcomeSkipped:
+	case preview.OutcomeSkipped:
 		return "skipped: " + p.Reason
-	case outcomeChange, outcomeFailed:
+	case preview.OutcomeChange, preview.OutcomeFailed:
 	}
 	if p.Reason == "" {
 		return string(p.Action)

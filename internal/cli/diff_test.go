@@ -385,6 +385,26 @@ func TestDiff_whatOthersAdded(t *testing.T) {
 	}
 }
 
+// A value that the API server would set anyway is nobody's addition, whoever claims it.
+func TestDiff_defaultsThatSomebodyClaims(t *testing.T) {
+	service := "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selector: {app: s}, ports: [{port: 80}]}\n"
+	a := newAhead(t, map[string]string{"app/bundle.yaml": bundleFile("app", "drift: {extra: report}"), "app/s.yaml": service}, "app")
+	a.Stop()
+	edit := func(patch string) {
+		t.Helper()
+		how := metav1.PatchOptions{FieldManager: "kubectl-edit"}
+		if _, err := a.Kube.CoreV1().Services(a.NS).Patch(t.Context(), "s", types.MergePatchType, []byte(patch), how); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(`{"spec":{"sessionAffinity":"ClientIP"}}`)
+	code, rows, _ := a.diff()
+	a.expect(code, 0, rows, map[string]string{"Service/s": "unchanged reported"})
+	edit(`{"spec":{"sessionAffinity":"None","sessionAffinityConfig":null}}`)
+	code, rows, _ = a.diff()
+	a.expect(code, 0, rows, map[string]string{})
+}
+
 // The hooks of a bundle that leaves Git are those of what was applied, around what is pruned; a bundle that is renamed has none, and is upgraded.
 func TestDiff_hooksOfARemoval(t *testing.T) {
 	hook := func(name, phase string) string {

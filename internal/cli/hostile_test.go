@@ -16,6 +16,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/suggest"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
+	"github.com/flotilla-fleet/flotilla/reconciler/preview"
 )
 
 // hostile clears lines, sets the title, begins rows of its own and turns the direction of text.
@@ -154,11 +155,11 @@ func TestHostileCluster(t *testing.T) {
 		show(terminal.To(&b))
 		harmless(t, what, b.String())
 	}
-	for _, o := range []outcome{outcomeChange, outcomeUnclear, outcomeRefused, outcomeHeld, outcomeReported, outcomeSkipped, outcomeFailed} {
-		row := filled[planned]()
+	for _, o := range []preview.Outcome{preview.OutcomeChange, preview.OutcomeUnclear, preview.OutcomeRefused, preview.OutcomeHeld, preview.OutcomeReported, preview.OutcomeSkipped, preview.OutcomeFailed} {
+		row := filled[preview.Change]()
 		row.Outcome = o
 		var b strings.Builder
-		printPlanned(terminal.To(&b), []planned{row})
+		printPlanned(terminal.To(&b), []preview.Change{row})
 		harmless(t, "diff "+string(o), b.String())
 	}
 }

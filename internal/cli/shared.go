@@ -52,3 +52,11 @@ func sharedIn(r api.Rendering) map[string]taken {
 	}
 	return out
 }
+
+// tenantOf names a bundle's tenant; empty for the platform's.
+func tenantOf(rb api.RenderedBundle) string {
+	if rb.Tenant == nil {
+		return ""
+	}
+	return rb.Tenant.Name
+}

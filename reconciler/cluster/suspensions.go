@@ -44,7 +44,7 @@ type suspensionSpec struct {
 
 // Suspensions reads the suspensions on the cluster, expired ones included.
 // A cluster without the CRD has none. One that cannot be understood is read carefully
-// (see api.DecodeSuspension) and comes together with an error whose reason is BadSuspension.
+// (see api.DecodeSuspension) and comes together with an error whose reason is api.ReasonBadSuspension.
 //
 // Ends are given in our own time: if our clock differs from the API server's, they are moved,
 // so that a wrong clock on our side neither ends nor prolongs a suspension.
@@ -84,7 +84,7 @@ func (c *Client) suspension(o *unstructured.Unstructured) (api.Suspension, error
 // The end is given in our own time. One that has ended by the API server's time is an error.
 func (c *Client) Suspend(ctx context.Context, s api.Suspension) (api.Suspension, error) {
 	if err := cmp.Or(s.Scope.Validate(), s.CheckNames()); err != nil {
-		return api.Suspension{}, &api.Error{Kind: api.Stalled, Reason: "BadSuspension", Err: err}
+		return api.Suspension{}, &api.Error{Kind: api.Stalled, Reason: api.ReasonBadSuspension, Err: err}
 	}
 	in, err := suspensions()
 	if err != nil {

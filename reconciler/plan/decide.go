@@ -14,6 +14,9 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 )
 
+// ReasonNotKnown is the reason of a step about an object of ours of which it is not known what was last applied.
+const ReasonNotKnown = "not known as applied"
+
 // ReasonDeclaredTwice is the reason of the error about an object that several bundles declare.
 const ReasonDeclaredTwice = "DeclaredTwice"
 
@@ -183,7 +186,7 @@ func present(in Input, s Step) Step {
 	case in.Entry.UID != "" && in.Entry.UID != string(in.Live.GetUID()):
 		s.Reason, s.TakeOver = "recreated by somebody else", TakeAll
 	case in.Entry.Digest == "":
-		s.Reason = "not known as applied"
+		s.Reason = ReasonNotKnown
 	default:
 		s.Reason = "changed in Git"
 	}

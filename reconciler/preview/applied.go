@@ -1,8 +1,9 @@
-package cli
+package preview
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -16,10 +17,10 @@ import (
 
 // lastApplied finds out what bundles were applied from, where that matters: digests are in the agent's own store,
 // and without them a change in Git looks like drift, and what somebody else labelled as ours like what left Git.
-func (d *differ) lastApplied(ctx context.Context, bundles []api.RenderedBundle) {
+func (p *Preview) lastApplied(ctx context.Context, bundles []api.RenderedBundle) {
 	wanted := map[string][]string{} // revision -> bundles
 	for _, rb := range bundles {
-		if s, ok := d.told[rb.Name]; ok && rb.Err == nil && d.needsHistory(rb) {
+		if s, ok := p.told[rb.Name]; ok && rb.Err == nil && p.needsHistory(rb) {
 			wanted[s.AppliedRevision] = append(wanted[s.AppliedRevision], rb.Name)
 		}
 	}
@@ -27,27 +28,27 @@ func (d *differ) lastApplied(ctx context.Context, bundles []api.RenderedBundle) 
 		names := wanted[revision]
 		old, err := api.Rendering{}, errors.New("no pass of it ever succeeded")
 		if revision != "" {
-			old, err = d.history(ctx, revision)
+			old, err = p.cfg.History(ctx, revision)
 		}
 		if err != nil {
-			d.talk.Printf("note: what was last applied of %s cannot be read, so drift cannot be told from a change in Git: %s\n",
-				strings.Join(names, ", "), redact.Text(err.Error()))
+			p.cfg.Note(fmt.Sprintf("note: what was last applied of %s cannot be read, so drift cannot be told from a change in Git: %s",
+				strings.Join(names, ", "), redact.Text(err.Error())))
 			continue
 		}
 		for i := range old.Bundles {
 			if rb := &old.Bundles[i]; rb.Err == nil && slices.Contains(names, rb.Name) {
-				d.applied[rb.Name] = rb
+				p.applied[rb.Name] = rb
 			}
 		}
 	}
-	for name, old := range d.applied {
-		d.owned[name] = d.known(old, d.owned[name])
+	for name, old := range p.applied {
+		p.owned[name] = p.known(old, p.owned[name])
 	}
 }
 
 // needsHistory reports whether it makes a difference what the bundle was applied from.
-func (d *differ) needsHistory(rb api.RenderedBundle) bool {
-	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore || len(d.told[rb.Name].Exempt) > 0 || d.immutable[rb.Name] {
+func (p *Preview) needsHistory(rb api.RenderedBundle) bool {
+	if m := rb.Spec.Drift.Mode; m == api.DriftReport || m == api.DriftIgnore || len(p.told[rb.Name].Exempt) > 0 || p.immutable[rb.Name] {
 		return true
 	}
 	want := map[string]bool{}
@@ -58,7 +59,7 @@ func (d *differ) needsHistory(rb api.RenderedBundle) bool {
 		}
 	}
 	have := 0
-	for _, e := range d.owned[rb.Name] {
+	for _, e := range p.owned[rb.Name] {
 		if !want[e.Object.ID()] {
 			return true
 		}
@@ -69,7 +70,7 @@ func (d *differ) needsHistory(rb api.RenderedBundle) bool {
 
 // known is an inventory with what the cluster cannot tell: the digests, and objects that are gone.
 // What carries the bundle's label and was not applied is marked as extra: the agent does not own it.
-func (d *differ) known(old *api.RenderedBundle, entries []api.InventoryEntry) []api.InventoryEntry {
+func (p *Preview) known(old *api.RenderedBundle, entries []api.InventoryEntry) []api.InventoryEntry {
 	applied := map[string]*unstructured.Unstructured{}
 	for _, o := range old.Objects {
 		applied[api.RefOf(o).ID()] = o
@@ -78,8 +79,8 @@ func (d *differ) known(old *api.RenderedBundle, entries []api.InventoryEntry) []
 	for _, e := range entries {
 		id := e.Object.ID()
 		o := applied[id]
-		if o == nil && len(d.claims[id]) == 0 && e.Claimed == 0 {
-			d.extra[id] = true
+		if o == nil && len(p.claims[id]) == 0 && e.Claimed == 0 {
+			p.extra[id] = true
 		}
 		if o != nil {
 			e.Digest = apply.Digest(o)
@@ -88,7 +89,7 @@ func (d *differ) known(old *api.RenderedBundle, entries []api.InventoryEntry) []
 		out = append(out, e)
 	}
 	for _, id := range slices.Sorted(maps.Keys(applied)) {
-		if o := applied[id]; slices.Contains(d.claims[id], old.Name) {
+		if o := applied[id]; slices.Contains(p.claims[id], old.Name) {
 			out = append(out, api.InventoryEntry{Object: api.RefOf(o), Digest: apply.Digest(o)})
 		}
 	}
