@@ -118,6 +118,8 @@ type Inputs struct {
 	Chart string
 	// Paths are what was read of the repository: files, and directories as a whole.
 	Paths []string
+	// Secrets are texts that were decrypted for it: whoever shows a value must show none of these.
+	Secrets []string `json:"-"`
 }
 
 // HookPhase is when a hook runs.

@@ -286,6 +286,7 @@ func newEntry(ctx context.Context, p *pass, b resolved) *entry {
 	e.mentioned = slices.Compact(e.mentioned)
 	e.variables = variablesAmong(p.variablesOf(b), e.mentioned)
 	e.inputs = inputsOf(p, b, e)
+	e.inputs.Secrets = v.secrets
 	if len(v.secrets) > 0 {
 		e.fingerprint = p.keys.Fingerprint()
 	}

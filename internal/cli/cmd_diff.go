@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,11 +22,13 @@ func newDiff() *cobra.Command {
 		cluster string
 		bundle  string
 		keys    []string
+		from    string
+		to      string
 	)
 	cmd := &cobra.Command{
-		Use:        "diff --repo DIR-or-URL --cluster NAME",
+		Use:        "diff --repo DIR-or-URL {--cluster NAME | --from REV}",
 		SuggestFor: []string{"plan", "preview", "compare"},
-		Short:      "Show what a pass would do on a cluster, object by object and field by field",
+		Short:      "Show what a pass would do on a cluster, or what a revision changes on all of them",
 		Long: `Show what a pass would do on a cluster. Nothing is written: the API server answers dry runs.
 The agent makes the same decisions. Values of Secrets are masked.
 
@@ -37,18 +40,42 @@ which does not have the new CRD yet, cannot be asked for it, and the reason says
 
 The exit code is 0 when there is nothing to do, and 1 when there is, or when a guard would refuse the pass.
 What is held, skipped or only reported does not count. Where a bundle or an object would fail,
-the others are shown all the same, and the exit code is that of the error.`,
+the others are shown all the same, and the exit code is that of the error.
+
+With --from no cluster is asked: two revisions are rendered for every cluster (or those of --cluster, with commas
+between them) and compared. Clusters that get the same change are shown as one, and those that get another than
+nearly all others are named. First comes what is dangerous, each with its reason; last what is routine: images and
+charts that get another version of the same major number. A revision is written as for git rev-parse, and --to is the
+directory as it is on disk unless it is given; --from A...B compares the merge base of both with B.
+A bundle with encrypted files needs its --age-key. What is live may differ from either revision.`,
 		Example: `  flotilla diff --repo . --cluster prod-eu --kubeconfig prod-eu.kubeconfig
-  flotilla diff --repo . --cluster prod-eu --bundle podinfo -o json`,
+  flotilla diff --repo . --cluster prod-eu --bundle podinfo -o json
+  flotilla diff --from HEAD~1
+  flotilla diff --from origin/main...HEAD -o markdown`,
 		Args: noArgsBut(func(string) string { return "--cluster" }),
 	}
 	k.flags(cmd)
 	repo.flags(cmd)
-	out.flag(cmd)
-	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster (required)")
+	out.among(cmd, "table", "json", "yaml", "markdown", "html")
+	cmd.Flags().StringVar(&from, "from", "", "compare this revision with --to for all clusters, and ask none of them")
+	cmd.Flags().StringVar(&to, "to", "", "with --from: the later revision (default: the directory as it is on disk)")
+	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if from != "" {
+			if cmd.Flags().Changed("kubeconfig") || cmd.Flags().Changed("context") || repo.revision != "" {
+				return usagef("--from asks no cluster, and names the revisions: leave out --kubeconfig, --context and --revision%s", seeHelp(cmd))
+			}
+			r := revisions{repo: repo, from: from, to: to, bundle: bundle, keys: keys, format: out.format}
+			if cluster != "" {
+				r.clusters = strings.Split(cluster, ",")
+			}
+			return r.run(cmd)
+		}
+		if to != "" || out.format == "markdown" || out.format == "html" {
+			return usagef("--to, and the formats markdown and html, belong to --from%s", seeHelp(cmd))
+		}
 		if cluster == "" {
 			return usagef("--cluster is needed: the name of a directory below clusters/%s", seeHelp(cmd))
 		}

@@ -560,13 +560,18 @@ func (s *Source) check(view *objects, h plumbing.Hash) (api.Snapshot, error) {
 		return api.Snapshot{}, err
 	}
 	subject, _, _ := strings.Cut(strings.TrimSpace(c.Message), "\n")
+	return snapshotOf(view, h, root, subject, c.Author.Name, c.Committer.When), nil
+}
+
+// snapshotOf is the snapshot of a commit, or of a directory of it.
+func snapshotOf(view *objects, commit, root plumbing.Hash, subject, author string, when time.Time) api.Snapshot {
 	return api.Snapshot{
-		Revision: h.String(),
+		Revision: commit.String(),
 		Subject:  redact.Text(strings.TrimSpace(subject)),
-		Author:   c.Author.Name,
-		Time:     c.Committer.When,
-		Tree:     &tree{objects: view, root: root, time: c.Committer.When},
-	}, nil
+		Author:   author,
+		Time:     when,
+		Tree:     &tree{objects: view, root: root, time: when},
+	}
 }
 
 const reasonPath = "PathNotFound"
