@@ -53,7 +53,9 @@ func TestRemoveExtraIsGuarded(t *testing.T) {
 	refused(claim, api.Forbidden, "PersistentVolumeClaim", "by hand", api.LabelPartOf)
 	refused(extra("kept", ", annotations: {flotilla.dev/prune: disabled}"), api.Forbidden, "prune: disabled")
 	refused(extra("paused", ", annotations: {flotilla.dev/reconcile: disabled}"), api.Forbidden, "reconcile: disabled")
-	refused(extra("made", ", ownerReferences: [{apiVersion: v1, kind: Service, name: s, uid: x, controller: true}]"), api.Forbidden, "controller")
+	// The owner is there: what has an owner that is not is deleted by the garbage collector.
+	owner := r.create("kubectl-create", configMap("owner", "1")).GetUID()
+	refused(extra("made", ", ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: owner, uid: "+string(owner)+", controller: true}]"), api.Forbidden, "controller")
 	refused(r.create("kubectl-create", configMap("stranger", "1")), api.Forbidden, api.LabelPartOf)
 
 	// What changed since it was looked at stays, and so does another object of the name.
