@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -181,7 +180,7 @@ func (r revisions) snapshots(cmd *cobra.Command, log *slog.Logger) (a, b api.Sna
 	}()
 	if merged {
 		if base == nil {
-			return a, b, names, nil, usagef("%s needs a checkout: a merge base is not asked of a URL", r.from)
+			return a, b, names, nil, usagef("%s needs a checkout: a merge base is not asked of what is fetched", r.from)
 		}
 		if from, err = base(from, to); err != nil {
 			return a, b, names, nil, err
@@ -200,9 +199,10 @@ type (
 	mergeBase func(a, b string) (string, error)
 )
 
-// reader returns how revisions are read: of a checkout, which also knows merge bases, or of a URL.
+// reader returns how revisions are read: of a checkout, which also knows merge bases; or of a repository that is fetched,
+// where it has an address, or signatures are asked for.
 func (r revisions) reader(cmd *cobra.Command, log *slog.Logger) (at readAt, base mergeBase, done func(), err error) {
-	if info, err := os.Stat(r.repo.config.URL); err == nil && info.IsDir() {
+	if r.repo.onDisk() {
 		return r.checkout()
 	}
 	src, done, err := r.repo.open(cmd, log)
@@ -212,7 +212,7 @@ func (r revisions) reader(cmd *cobra.Command, log *slog.Logger) (at readAt, base
 	fetched := false
 	at = func(ctx context.Context, revision string) (api.Snapshot, error) {
 		if revision == onDisk {
-			return api.Snapshot{}, usagef("--to is needed: a URL has no files on disk to compare with")
+			return api.Snapshot{}, usagef("--to is needed: what is fetched has no files on disk to compare with")
 		}
 		if !fetched {
 			if _, err := src.Fetch(ctx); err != nil {

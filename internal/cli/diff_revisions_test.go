@@ -144,6 +144,14 @@ func TestDiffRevisions_what(t *testing.T) {
 			}
 		})
 	}
+	// Signatures that are asked for are looked at, and not passed over because the commits are at hand.
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, []byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, out, stderr := run(t, "diff", "--repo", dir, "--from", "HEAD~1", "--to", "HEAD", "--verify-keys", keys); code < 2 || out != "" || !strings.Contains(stderr, "sign") {
+		t.Errorf("unsigned: exit code %d\n%s%s", code, out, stderr)
+	}
 	code, out, stderr := run(t, "diff", "--repo", t.TempDir(), "--from", "HEAD~1")
 	if code != 3 || !strings.Contains(stderr, "is not in a Git checkout") {
 		t.Errorf("without Git: exit code %d\n%s%s", code, out, stderr)
