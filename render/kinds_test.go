@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render"
@@ -190,6 +191,19 @@ func TestKustomize_patchWithoutItsPath(t *testing.T) {
 			out := mustRender(t, newRenderer(t, render.Config{}), tt.files.Snapshot(), "one")
 			wantError(t, bundle(t, out, "a").Err, api.Error{Reason: "KustomizeFailed", File: tt.file, Line: tt.line, Field: "path"}, "the patch cannot")
 		})
+	}
+}
+
+// A folded text is what YAML says. Kustomize's own output has one empty line more before lines that are indented deeper.
+func TestKustomize_foldedText(t *testing.T) {
+	files := fleet().With("a/cm.yaml", "", "a/kustomization.yaml", "resources: [base.yaml]\n",
+		"a/base.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: x}\ndata:\n  k: >-\n    list.exists(c,\n      c > 1\n    )\n")
+	b := bundle(t, mustRender(t, newRenderer(t, render.Config{}), files.Snapshot(), "one"), "a")
+	if b.Err != nil || len(b.Objects) != 1 {
+		t.Fatalf("%d objects, %v", len(b.Objects), b.Err)
+	}
+	if got, _, _ := unstructured.NestedString(b.Objects[0].Object, "data", "k"); got != "list.exists(c,\n  c > 1\n)" {
+		t.Errorf("got %q", got)
 	}
 }
 
