@@ -110,12 +110,12 @@ type Episode struct {
 	Onset    time.Time `json:"onset"`
 	LastSeen time.Time `json:"lastSeen"`
 	End      time.Time `json:"end,omitzero"`
-	// Count is how often it was seen to begin again within the episode; 1 at first.
+	// Count is the number of rounds so far; 1 at first.
 	Count int `json:"count"`
-	// Reopened is when it last began again; zero if it never did, or if a flotilla of before Rounds noted that.
+	// Reopened is the beginning of the latest round. It is zero in the first round, and in records that are older than Rounds.
 	Reopened time.Time `json:"reopened,omitzero"`
-	// Rounds are the times that it stood and ended before it began again, oldest first, bounded to MaxRounds and
-	// MaxRoundsBytes: the first one and the latest are kept. Earlier says how many there were.
+	// Rounds are the earlier rounds, oldest first, bounded to MaxRounds and MaxRoundsBytes.
+	// The first one and the latest are kept. Earlier counts all of them.
 	Rounds  []Round `json:"rounds,omitempty"`
 	Outcome Outcome `json:"outcome"`
 	// Suspension is the name of the suspension that held correction back.
@@ -136,8 +136,8 @@ type Episode struct {
 	Track *Track `json:"track,omitempty"`
 }
 
-// Round is one time that a drift stood, of an episode that was continued after it.
-// What it looked like is what it looked like when it ended.
+// Round is an earlier round of an episode: the drift stood, ended, and began again.
+// Its class, fields and attribution are those of its end.
 type Round struct {
 	Began time.Time   `json:"began"`
 	Ended time.Time   `json:"ended"`

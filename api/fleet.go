@@ -124,7 +124,7 @@ type BundleSpec struct {
 	Helm      *HelmSource      `yaml:"helm,omitempty" json:"helm,omitempty"`
 	// Sources are rendered as one, in place of Kustomize and Helm.
 	Sources []Source `yaml:"sources,omitempty" json:"sources,omitempty"`
-	// Components and then Patches change what was rendered, whatever rendered it; hooks stay as they are.
+	// Components, and then Patches, change the rendered objects of every source. They do not change hooks.
 	// Components are directories of Kustomize components, relative to the bundle.
 	Components []string `yaml:"components,omitempty" json:"components,omitempty"`
 	Patches    []Patch  `yaml:"patches,omitempty" json:"patches,omitempty"`

@@ -103,6 +103,14 @@ type RenderedBundle struct {
 	Warnings []string
 }
 
+// TenantName names the bundle's tenant; empty for the platform's.
+func (b RenderedBundle) TenantName() string {
+	if b.Tenant == nil {
+		return ""
+	}
+	return b.Tenant.Name
+}
+
 // Inputs are what the rendering of a bundle read. They are shared between renderings: treat them as read-only.
 type Inputs struct {
 	// Target is the index of the bundle's target that matched, -1 for none; Overlay is that target's.

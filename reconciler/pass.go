@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
@@ -278,7 +279,7 @@ func claimsOf(rendering api.Rendering, owners map[string]string) (claims map[str
 	for i := range rendering.Bundles {
 		rb := &rendering.Bundles[i]
 		if rb.Err != nil {
-			broken[tenantOf(rb)] = true
+			broken[rb.TenantName()] = true
 		}
 		for _, o := range rb.Objects {
 			id := api.RefOf(o).ID()
@@ -409,7 +410,7 @@ func scalersIn(rendering api.Rendering) []*unstructured.Unstructured {
 	var out []*unstructured.Unstructured
 	for _, rb := range rendering.Bundles {
 		for _, o := range rb.Objects {
-			if k := o.GetKind(); k == "HorizontalPodAutoscaler" || k == "ScaledObject" {
+			if kube.IsAutoscaler(o.GetKind()) {
 				out = append(out, o)
 			}
 		}

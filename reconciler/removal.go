@@ -251,7 +251,7 @@ func (r *Reconciler) brokenLocked(tenant string) string {
 	}
 	for i := range r.rendering.Bundles {
 		rb := &r.rendering.Bundles[i]
-		if of := tenantOf(rb); rb.Err != nil && (of == "" || of == tenant) {
+		if of := rb.TenantName(); rb.Err != nil && (of == "" || of == tenant) {
 			return rb.Name
 		}
 	}

@@ -137,7 +137,7 @@ func (r *Reconciler) phaseLocked(b *bundle, phase api.BundlePhase, message strin
 	if b.desired != nil && b.desired.Err == nil {
 		b.dependOn(b.desired.Spec.DependsOn)
 		b.status.Keep = !b.desired.Spec.PruneEnabled()
-		b.status.ServiceAccount, b.status.Tenant = b.desired.Spec.ServiceAccount, tenantOf(b.desired)
+		b.status.ServiceAccount, b.status.Tenant = b.desired.Spec.ServiceAccount, b.desired.TenantName()
 	}
 }
 

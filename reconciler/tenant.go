@@ -9,19 +9,11 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
-// tenantOf names a bundle's tenant; empty for the platform's.
-func tenantOf(rb *api.RenderedBundle) string {
-	if rb.Tenant == nil {
-		return ""
-	}
-	return rb.Tenant.Name
-}
-
 // tenantsOf returns the tenant of each bundle of a rendering.
 func tenantsOf(rendering api.Rendering) map[string]string {
 	out := make(map[string]string, len(rendering.Bundles))
 	for i := range rendering.Bundles {
-		out[rendering.Bundles[i].Name] = tenantOf(&rendering.Bundles[i])
+		out[rendering.Bundles[i].Name] = rendering.Bundles[i].TenantName()
 	}
 	return out
 }
@@ -34,7 +26,7 @@ func (r *Reconciler) tenantLocked(bundle string) string {
 	case b == nil:
 		return ""
 	case b.desired != nil:
-		return tenantOf(b.desired)
+		return b.desired.TenantName()
 	}
 	return b.status.Tenant
 }
@@ -86,7 +78,7 @@ func (r *Reconciler) stopLocked(rendering api.Rendering, stopped map[string]erro
 	there := map[string]bool{}
 	for i, rb := range rendering.Bundles {
 		there[rb.Name] = true
-		if err := stopped[tenantOf(&rb)]; err != nil {
+		if err := stopped[rb.TenantName()]; err != nil {
 			rendering.Bundles[i] = api.RenderedBundle{Name: rb.Name, Dir: rb.Dir, Spec: rb.Spec, Tenant: rb.Tenant, Warnings: rb.Warnings, Err: err}
 		}
 	}

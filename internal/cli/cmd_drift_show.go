@@ -23,7 +23,7 @@ func newDriftShow() *cobra.Command {
 		Short: "Show one drift: its fields, both values, who, and what happened",
 		Long: `Show one drift: every field with Git's value and the live one, the difference as a diff,
 who owns the live values and how sure that is, and what happened, in order.
-Of drift that began again it shows what it was before, and how that ended.
+Drift that ended and began again is shown with its earlier rounds, and how each of them ended.
 
 The hub also knows drift that has ended, and the timeline. A cluster tells of drift that is open.
 Values of Secrets are masked: it is only said that they differ.`,

@@ -227,7 +227,7 @@ func printRendering(out, talk *terminal.Printer, r api.Rendering, only string, m
 	}
 	if only != "" && !found {
 		return &api.Error{
-			Kind: api.Stalled, Reason: "NoSuchBundle",
+			Kind: api.Stalled, Reason: api.ReasonNoSuchBundle,
 			Err: fmt.Errorf("bundle %q is not on cluster %q", only, r.Cluster.Metadata.Name),
 		}
 	}

@@ -80,7 +80,7 @@ func printTroubles(talk *terminal.Printer, fleet []compare.On, only string) erro
 	case failed:
 		return &api.Error{Kind: api.Stalled, Reason: "RenderFailed", Err: errors.New("not everything could be rendered")}
 	case !found:
-		return &api.Error{Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("bundle %q is on no cluster", only)}
+		return &api.Error{Kind: api.Stalled, Reason: api.ReasonNoSuchBundle, Err: fmt.Errorf("bundle %q is on no cluster", only)}
 	}
 	return nil
 }

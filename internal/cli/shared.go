@@ -40,7 +40,7 @@ func sharedIn(r api.Rendering) map[string]taken {
 		if len(names) < 2 {
 			continue
 		}
-		names = plan.Claimants(names, "", func(name string) string { return tenantOf(bundles[name]) })
+		names = plan.Claimants(names, "", func(name string) string { return bundles[name].TenantName() })
 		ref, _ := api.ParseID(id)
 		for _, name := range names[1:] {
 			if out[name] == nil {
@@ -51,12 +51,4 @@ func sharedIn(r api.Rendering) map[string]taken {
 		}
 	}
 	return out
-}
-
-// tenantOf names a bundle's tenant; empty for the platform's.
-func tenantOf(rb api.RenderedBundle) string {
-	if rb.Tenant == nil {
-		return ""
-	}
-	return rb.Tenant.Name
 }

@@ -369,7 +369,7 @@ func (w *writer) toSend(ctx context.Context, uid, rv string) ([]byte, error) {
 // It reports whether to try again, which the callers do a few times within a second or so.
 // For a namespace that is not there nobody waits here: it may never come.
 func (w *writer) kindAppears(ctx context.Context, err error) bool {
-	switch _, reason := kube.KindOf(err); reason {
+	switch kube.ReasonOf(err) {
 	case kube.ReasonKindMissing:
 		w.a.server.Kinds.Forget(w.at.Ref.GVK().GroupKind())
 	case kube.ReasonNamespaceMissing:

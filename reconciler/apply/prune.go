@@ -168,7 +168,7 @@ func waitsToGo(left *unstructured.Unstructured) bool {
 // awaitRemovals waits until the pending ones are gone, with one list and one watch for each kind and namespace,
 // and completes their steps.
 func (a *Applier) awaitRemovals(ctx context.Context, c *kube.Client, req PruneRequest, removals []removal) {
-	waits, err := collectionAwaits(req.Bundle, removals)
+	waits, err := going(req.Bundle, removals)
 	if err != nil {
 		for i := range removals {
 			if r := &removals[i]; r.pending {
@@ -206,8 +206,8 @@ func (a *Applier) awaitRemovals(ctx context.Context, c *kube.Client, req PruneRe
 	}
 }
 
-// collectionAwaits groups the pending removals by their collections.
-func collectionAwaits(bundle string, removals []removal) (map[kube.Collection]*kube.Going, error) {
+// going groups the pending removals by their collections.
+func going(bundle string, removals []removal) (map[kube.Collection]*kube.Going, error) {
 	ofBundle, err := kube.ByLabels(map[string]string{api.LabelPartOf: plan.ApplySetID(bundle)})
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,9 +38,7 @@ func (c *Client) Event(ctx context.Context, e EventRequest) {
 			e.Object = api.ObjectRef{Version: "v1", Kind: "Namespace", Name: api.SystemNamespace}
 		}
 	}
-	if len(e.Message) > eventMessage {
-		e.Message = strings.ToValidUTF8(e.Message[:eventMessage], "") + " …"
-	}
+	e.Message = bounded(e.Message, eventMessage)
 	if !c.events.admit(e) {
 		return
 	}

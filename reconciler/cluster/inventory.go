@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -86,7 +85,7 @@ func (c *Client) members(ctx context.Context, gk schema.GroupKind, bundles map[s
 			MetaDigest: api.MetaDigest(o), Claimed: api.ClaimedAt(o),
 		})
 	})
-	if apierrors.IsNotFound(err) && strings.Contains(err.Error(), "could not find the requested resource") {
+	if kube.ReasonOf(err) == kube.ReasonKindMissing {
 		return nil
 	}
 	return err

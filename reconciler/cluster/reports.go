@@ -11,7 +11,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -24,7 +23,7 @@ import (
 //
 //	data:
 //	  status.json: api.ClusterStatus
-//	  drift.json: the open episodes, without evidence and timeline, at most MaxReportedDrift and maxDriftBytes;
+//	  drift.json: the open episodes, without evidence and timeline, at most maxReportedDrift and maxDriftBytes;
 //	    fields and earlier rounds that have no room are only counted, and so are episodes
 //	metadata:
 //	  annotations:
@@ -37,12 +36,12 @@ type Report struct {
 }
 
 const (
-	// MaxReportedDrift bounds Report.Drift: the whole must stay far below etcd's limit for one object.
-	MaxReportedDrift = 100
+	// maxReportedDrift bounds Report.Drift: the whole must stay far below etcd's limit for one object.
+	maxReportedDrift = 100
 	// maxDriftBytes bounds it as it is written: half of what a ConfigMap may hold, of which the status gets the rest.
 	maxDriftBytes = 512 << 10
-	// AnnotationSync orders the agent to look anew: when that was ordered, and for which bundle.
-	AnnotationSync = api.Group + "/sync"
+	// annotationSync orders the agent to look anew: when that was ordered, and for which bundle.
+	annotationSync = api.Group + "/sync"
 
 	reportName  = "flotilla-agent"
 	statusKey   = "status.json"
@@ -97,7 +96,7 @@ func (c *Client) PublishReport(ctx context.Context, r Report) error {
 func reportedDrift(all []api.Episode) ([]json.RawMessage, error) {
 	out := []json.RawMessage{}
 	left := maxDriftBytes
-	first := all[:min(len(all), MaxReportedDrift)]
+	first := all[:min(len(all), maxReportedDrift)]
 	for i, e := range first {
 		raw, err := reportedEpisode(e, left/(len(first)-i))
 		if err != nil {
@@ -182,11 +181,11 @@ func (c *Client) OrderSync(ctx context.Context, bundle string) error {
 			return err
 		}
 		if !slices.ContainsFunc(all, func(b api.BundleStatus) bool { return b.Name == bundle }) {
-			return &api.Error{Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("there is no bundle %q on this cluster", bundle)}
+			return &api.Error{Kind: api.Stalled, Reason: api.ReasonNoSuchBundle, Err: fmt.Errorf("there is no bundle %q on this cluster", bundle)}
 		}
 	}
 	order := strings.TrimSpace(c.now().UTC().Format(time.RFC3339Nano) + " " + bundle)
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, AnnotationSync, order)
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, annotationSync, order)
 	at, err := reportPlace()
 	if err != nil {
 		return err
@@ -203,27 +202,20 @@ func (c *Client) SyncOrder(ctx context.Context) (order, bundle string, err error
 	if err != nil {
 		return "", "", err
 	}
-	order = m.Annotations[AnnotationSync]
+	order = m.Annotations[annotationSync]
 	_, bundle, _ = strings.Cut(order, " ")
 	return order, bundle, nil
 }
 
 // BundleStatuses reads the BundleDeployments, sorted by name. A cluster without the CRD has none.
 func (c *Client) BundleStatuses(ctx context.Context) ([]api.BundleStatus, error) {
-	out := []api.BundleStatus{}
-	in, err := bundleDeployments()
-	if err != nil {
-		return nil, err
-	}
-	err = c.server.Own.List(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
-		raw, err := json.Marshal(o.Object)
-		var d bundleDeployment
-		if err == nil && json.Unmarshal(raw, &d) == nil {
-			out = append(out, d.bundleStatus())
-		}
-	})
+	all, err := deployments(ctx, c.server.Own)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return nil, kube.Classify(bundleRef("*"), "", err)
+	}
+	out := []api.BundleStatus{}
+	for _, d := range all {
+		out = append(out, d.bundleStatus())
 	}
 	return out, nil
 }

@@ -126,24 +126,12 @@ func (d bundleDeployment) kinds() iter.Seq[string] {
 	}
 }
 
-// load reads the BundleDeployments once.
+// loadLocked reads the BundleDeployments once.
 func (s *statusCache) loadLocked(ctx context.Context, server *kube.Server) error {
 	if s.loaded {
 		return nil
 	}
-	in, err := bundleDeployments()
-	if err != nil {
-		return err
-	}
-	var all []bundleDeployment
-	err = server.Own.List(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
-		var d bundleDeployment
-		raw, err := json.Marshal(o.Object)
-		if err != nil || json.Unmarshal(raw, &d) != nil {
-			return // foreign or broken: it is written anew
-		}
-		all = append(all, d)
-	})
+	all, err := deployments(ctx, server.Own)
 	if err != nil {
 		return err
 	}
@@ -154,6 +142,22 @@ func (s *statusCache) loadLocked(ctx context.Context, server *kube.Server) error
 	}
 	s.loaded = true
 	return nil
+}
+
+// deployments reads the BundleDeployments. One that is foreign or broken is left out, and written anew.
+func deployments(ctx context.Context, own *kube.Client) ([]bundleDeployment, error) {
+	in, err := bundleDeployments()
+	if err != nil {
+		return nil, err
+	}
+	var all []bundleDeployment
+	err = own.List(ctx, in, kube.Selector{}, "", func(o *unstructured.Unstructured) {
+		var d bundleDeployment
+		if raw, err := json.Marshal(o.Object); err == nil && json.Unmarshal(raw, &d) == nil {
+			all = append(all, d)
+		}
+	})
+	return all, err
 }
 
 // coversLocked reports whether Inventory looks through all kinds of the BundleDeployment without it.
@@ -225,7 +229,7 @@ func (c *Client) announce(ctx context.Context, bundle api.RenderedBundle, revisi
 	}
 	old, exists := c.status.known[bundle.Name]
 	missing := slices.ContainsFunc(bundle.Objects, func(o *unstructured.Unstructured) bool {
-		return c.status.kinds[groupKind(api.RefOf(o))] == 0
+		return c.status.kinds[o.GroupVersionKind().GroupKind().String()] == 0
 	})
 	c.status.mu.Unlock()
 	if !missing {
@@ -237,7 +241,7 @@ func (c *Client) announce(ctx context.Context, bundle api.RenderedBundle, revisi
 	}
 	d := c.deployment(api.BundleStatus{
 		Name: bundle.Name, Phase: api.PhaseApplying, DesiredRevision: revision, Keep: !bundle.Spec.PruneEnabled(),
-		ServiceAccount: bundle.Spec.ServiceAccount, Tenant: tenantOf(bundle),
+		ServiceAccount: bundle.Spec.ServiceAccount, Tenant: bundle.TenantName(),
 	}, entries, old)
 	if exists {
 		d.Status = old.Status
@@ -269,7 +273,7 @@ func (c *Client) deployment(st api.BundleStatus, entries []api.InventoryEntry, o
 		if e.HandsOff {
 			handsOff = append(handsOff, e.Object.ID())
 		}
-		gks[groupKind(e.Object)] = true
+		gks[e.Object.GVK().GroupKind().String()] = true
 		if ns := e.Object.Namespace; ns != "" && ns != api.SystemNamespace {
 			namespaces[ns] = true
 		}
@@ -412,14 +416,6 @@ func camel(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-// groupKind is written as KEP-3659 does: "Deployment.apps", and "Service" for the core group.
-func groupKind(ref api.ObjectRef) string {
-	if ref.Group == "" {
-		return ref.Kind
-	}
-	return ref.Kind + "." + ref.Group
-}
-
 func deploymentPlace(bundle string) (kube.Place, error) {
 	return kube.PlaceOf(bundleRef(bundle), "bundledeployments")
 }
@@ -436,13 +432,6 @@ const annotationServiceAccount = api.Group + "/service-account"
 
 // annotationTenant, on a BundleDeployment, names the bundle's tenant: whoever lost the store knows who had the bundle's name first.
 const annotationTenant = api.Group + "/tenant"
-
-func tenantOf(b api.RenderedBundle) string {
-	if b.Tenant == nil {
-		return ""
-	}
-	return b.Tenant.Name
-}
 
 // annotationHandsOff, on a BundleDeployment, lists the IDs of objects that Git has, or had last, with api.AnnotationReconcile
 // disabled: whoever lost the store leaves them alone. Nothing on the objects themselves says so.

@@ -15,6 +15,16 @@ var scalerKinds = []struct{ group, version, kind, resource string }{
 	{"keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"},
 }
 
+// IsAutoscaler reports whether objects of a kind set other objects' replicas.
+func IsAutoscaler(kind string) bool {
+	for _, k := range scalerKinds {
+		if k.kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
 // Autoscalers reads what scales objects in a namespace, whoever made it.
 // A cluster that does not have such a kind has none of them.
 func (s *Server) Autoscalers(ctx context.Context, namespace string) ([]*unstructured.Unstructured, error) {

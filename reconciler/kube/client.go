@@ -23,7 +23,7 @@ import (
 // MetadataOnly asks the server to answer with the metadata of an object alone.
 const MetadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 
-// MetadataListOnly is metadataOnly for lists.
+// MetadataListOnly is MetadataOnly for lists.
 const MetadataListOnly = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 // requestTimeout bounds one request.

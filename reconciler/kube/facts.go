@@ -56,7 +56,7 @@ func (s *Server) Facts(ctx context.Context) (api.ClusterFacts, error) {
 // Version says which version of Kubernetes the API server is.
 func (s *Server) Version(ctx context.Context) (version.Info, error) {
 	var v version.Info
-	raw, _, err := send(ctx, ServerVersion(s.Own.rest.Get()))
+	raw, _, err := send(ctx, serverVersion(s.Own.rest.Get()))
 	if err != nil {
 		return v, Classify(api.ObjectRef{Kind: "APIServer", Name: "version"}, "", err)
 	}

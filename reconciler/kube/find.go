@@ -34,7 +34,7 @@ func (s *Server) Live(ctx context.Context, ref api.ObjectRef) (*unstructured.Uns
 // KindGone returns nil if the server really does not have a kind that discovery did not find (cause).
 // Discovery leaves out a group whose API server is down; its objects are still there.
 func (s *Server) KindGone(ctx context.Context, ref api.ObjectRef, cause error) error {
-	if _, reason := KindOf(cause); reason != ReasonKindMissing {
+	if ReasonOf(cause) != ReasonKindMissing {
 		return cause
 	}
 	if ref.Group == "" {
@@ -94,10 +94,10 @@ func (s *Server) Find(ctx context.Context, c *Client, ref api.ObjectRef, accept 
 			return at, live, nil
 		}
 	}
-	switch _, reason := KindOf(err); {
+	switch {
 	case isImpossible(err):
 		return at, nil, apierrors.NewNotFound(GroupResource(ref), ref.Name) // no API server has it
-	case reason != ReasonKindMissing:
+	case ReasonOf(err) != ReasonKindMissing:
 		return at, nil, err
 	}
 	gk := ref.GVK().GroupKind()
@@ -116,10 +116,8 @@ func (s *Server) Find(ctx context.Context, c *Client, ref api.ObjectRef, accept 
 		return at, nil, err
 	}
 	live, err := c.Get(ctx, at, accept)
-	if err != nil {
-		if _, reason := KindOf(err); reason == ReasonKindMissing {
-			err = unserved(ref)
-		}
+	if ReasonOf(err) == ReasonKindMissing {
+		err = unserved(ref)
 	}
 	return at, live, err
 }

@@ -11,6 +11,7 @@
 //	await.go       waiting by a list and a watch
 //	kinds.go       under which address a kind is served, and which namespace an object has
 //	find.go        an object in whatever version it is served
+//	autoscalers.go what sets the replicas of other objects
 //	facts.go       what rendering may know of the cluster
 //	fairness.go    sparing an API server that does not spare itself
 //	errors.go      what an answer asks for
@@ -152,8 +153,8 @@ func Discovery(r *rest.Request, group, version string) (*rest.Request, error) {
 	return r.AbsPath("apis", group, version), nil
 }
 
-// ServerVersion sends a request to what an API server tells of itself.
-func ServerVersion(r *rest.Request) *rest.Request { return r.AbsPath("version") }
+// serverVersion sends a request to what an API server tells of itself.
+func serverVersion(r *rest.Request) *rest.Request { return r.AbsPath("version") }
 
 // A Selector narrows a list or a watch. The zero Selector narrows nothing.
 type Selector struct{ param, value string }

@@ -236,7 +236,7 @@ func (e Failed) next(s State, now time.Time) State {
 	s.Attempt++
 	d, again := Delay(e.Kind, e.After, s.Attempt, e.Jitter)
 	if !again && s.Grace {
-		d, again, s.RetryRefused = RetryFirst, true, true
+		d, again, s.RetryRefused = retryFirst, true, true
 	}
 	s.Failed, s.Unanswered, s.Grace = true, true, false
 	switch {

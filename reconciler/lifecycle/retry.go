@@ -8,7 +8,7 @@ import (
 
 // Bounds of the wait after an error, by its kind.
 const (
-	RetryFirst   = time.Second
+	retryFirst   = time.Second
 	RetryLongest = 5 * time.Minute
 	// retryWaiting is for a waiting error that does not say how long.
 	retryWaiting        = 2 * time.Second
@@ -34,7 +34,7 @@ func Delay(kind api.ErrorKind, after time.Duration, attempt int, jitter float64)
 	case api.Forbidden:
 		if attempt <= 1 {
 			// The API server may not have heard yet of a right, a class or a quota that came a moment ago.
-			return RetryFirst + spread(RetryFirst/8), true
+			return retryFirst + spread(retryFirst/8), true
 		}
 		// What was denied may be allowed by a change on the cluster that nobody tells us of.
 		return RetryLongest, true
@@ -42,7 +42,7 @@ func Delay(kind api.ErrorKind, after time.Duration, attempt int, jitter float64)
 	}
 	d := RetryLongest
 	if attempt < 10 {
-		d = min(RetryFirst<<max(attempt-1, 0), RetryLongest)
+		d = min(retryFirst<<max(attempt-1, 0), RetryLongest)
 	}
 	// Full jitter over the upper half keeps a fleet from coming back in step.
 	return d/2 + spread(d/2), true

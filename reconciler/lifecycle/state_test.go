@@ -109,7 +109,7 @@ func TestWait(t *testing.T) {
 		"nothing is known":       {State{}, Never},
 		"declared":               {inPhase(Due), 0},
 		"running":                {inPhase(Running), Never},
-		"backing off":            {inPhase(BackingOff), RetryFirst / 2},
+		"backing off":            {inPhase(BackingOff), retryFirst / 2},
 		"stalled":                {inPhase(Stalled), Never},
 		"held":                   {inPhase(Held), Never},
 		"synced":                 {inPhase(Synced), Never},
@@ -122,7 +122,7 @@ func TestWait(t *testing.T) {
 		"recalled, changed":      {after(State{}, Recalled{Digest: "one"}, Rendered{"two"}), 0},
 		"recalled, removed":      {after(State{}, Recalled{Digest: "one"}, RemovedFromGit{}), 0},
 		"ordered, then recalled": {after(State{}, Ordered{}, Recalled{Digest: "one"}, Rendered{"one"}), 0},
-		"removal backs off":      {after(State{}, RemovedFromGit{}, Placed{}, Began{}, Failed{Kind: api.Transient}, RemovedFromGit{}), RetryFirst / 2},
+		"removal backs off":      {after(State{}, RemovedFromGit{}, Placed{}, Began{}, Failed{Kind: api.Transient}, RemovedFromGit{}), retryFirst / 2},
 		"removal is stalled":     {after(State{}, RemovedFromGit{}, Placed{}, Began{}, Failed{Kind: api.Stalled}), Never},
 	}
 	for name, tt := range tests {
@@ -189,7 +189,7 @@ func TestReopened(t *testing.T) {
 		t.Fatalf("not tried: %+v", s)
 	}
 	s = refused(s)
-	if s.Wait(start) != RetryFirst || !s.RetryRefused {
+	if s.Wait(start) != retryFirst || !s.RetryRefused {
 		t.Fatalf("not tried once more: %+v", s)
 	}
 	if s = refused(s); s.Phase != Stalled {
@@ -246,7 +246,7 @@ func TestDelay(t *testing.T) {
 		least, most time.Duration // 0 and 0: not again
 	}{
 		{"stalled", api.Stalled, 0, 1, 0, 0},
-		{"denied, at first", api.Forbidden, 0, 1, RetryFirst, RetryFirst * 9 / 8},
+		{"denied, at first", api.Forbidden, 0, 1, retryFirst, retryFirst * 9 / 8},
 		{"denied", api.Forbidden, 0, 2, RetryLongest, RetryLongest},
 		{"transient, at first", api.Transient, 0, 1, time.Second / 2, time.Second},
 		{"transient, fourth", api.Transient, 0, 4, 4 * time.Second, 8 * time.Second},

@@ -38,11 +38,9 @@ func (p *Preview) lastApplied(ctx context.Context, bundles []api.RenderedBundle)
 		for i := range old.Bundles {
 			if rb := &old.Bundles[i]; rb.Err == nil && slices.Contains(names, rb.Name) {
 				p.applied[rb.Name] = rb
+				p.owned[rb.Name] = p.known(rb, p.owned[rb.Name])
 			}
 		}
-	}
-	for name, old := range p.applied {
-		p.owned[name] = p.known(old, p.owned[name])
 	}
 }
 

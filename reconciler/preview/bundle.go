@@ -28,7 +28,7 @@ func (p *Preview) All(ctx context.Context, only string) ([]Change, error) {
 		}
 	}
 	if only != "" && !slices.ContainsFunc(bundles, func(rb api.RenderedBundle) bool { return rb.Name == only }) {
-		return nil, &api.Error{Kind: api.Stalled, Reason: "NoSuchBundle", Err: fmt.Errorf("bundle %q is not on cluster %q", only, p.r.Cluster.Metadata.Name)}
+		return nil, &api.Error{Kind: api.Stalled, Reason: api.ReasonNoSuchBundle, Err: fmt.Errorf("bundle %q is not on cluster %q", only, p.r.Cluster.Metadata.Name)}
 	}
 	p.lastApplied(ctx, bundles)
 	out := []Change{}
@@ -133,7 +133,7 @@ func (p *Preview) look(ctx context.Context, rb api.RenderedBundle, removal bool)
 			Bundle: rb, Revision: p.r.Revision, Inventory: p.owned[rb.Name], Renamed: p.renamed(rb), Left: p.leave,
 			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return p.held.Find(now, rb.Name, ref) },
 			Declared: func(ref api.ObjectRef) []string { return p.declared(rb, ref) },
-			MayTake:  func(from string) bool { return plan.MayTake(tenantOf(rb), p.tenant(from)) },
+			MayTake:  func(from string) bool { return plan.MayTake(rb.TenantName(), p.tenant(from)) },
 		},
 		Coming: p.coming,
 	})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -15,15 +16,15 @@ import (
 func (p *Preview) index() {
 	for _, rb := range p.r.Bundles {
 		if rb.Err != nil {
-			p.broken[tenantOf(rb)] = cmp.Or(p.broken[tenantOf(rb)], rb.Name)
+			p.broken[rb.TenantName()] = cmp.Or(p.broken[rb.TenantName()], rb.Name)
 		}
 		for _, o := range rb.Objects {
 			ref := api.RefOf(o)
 			p.claims[ref.ID()] = append(p.claims[ref.ID()], rb.Name)
-			switch ref.Kind {
-			case "HorizontalPodAutoscaler", "ScaledObject":
+			switch {
+			case kube.IsAutoscaler(ref.Kind):
 				p.scalers = append(p.scalers, o)
-			case "CustomResourceDefinition", "Namespace":
+			case kube.IsCRD(ref), kube.IsNamespace(ref):
 				p.coming = append(p.coming, o)
 			}
 		}
@@ -57,15 +58,11 @@ func (p *Preview) suspensions(ctx context.Context) error {
 
 // inventory finds out what the bundles own. A cluster that never had an agent holds nothing of ours.
 func (p *Preview) inventory(ctx context.Context) error {
-	if len(p.told) == 0 {
-		for id, names := range p.claims {
-			p.claims[id] = plan.Claimants(names, "", p.tenant)
+	if len(p.told) > 0 {
+		var err error
+		if p.owned, err = p.cfg.Cluster.Inventory(ctx); err != nil {
+			return err
 		}
-		return nil
-	}
-	var err error
-	if p.owned, err = p.cfg.Cluster.Inventory(ctx); err != nil {
-		return err
 	}
 	owners := map[string]string{}
 	for name, entries := range p.owned {
@@ -93,19 +90,11 @@ func (p *Preview) left(name string) api.RenderedBundle {
 	return rb
 }
 
-// tenantOf names a bundle's tenant; empty for the platform's.
-func tenantOf(rb api.RenderedBundle) string {
-	if rb.Tenant == nil {
-		return ""
-	}
-	return rb.Tenant.Name
-}
-
 // tenant names the tenant of a bundle: by Git, or else as the cluster tells.
 func (p *Preview) tenant(bundle string) string {
 	for _, rb := range p.r.Bundles {
 		if rb.Name == bundle {
-			return tenantOf(rb)
+			return rb.TenantName()
 		}
 	}
 	return p.told[bundle].Tenant
@@ -117,12 +106,12 @@ func (p *Preview) declared(rb api.RenderedBundle, ref api.ObjectRef) []string {
 	if slices.Contains(all, rb.Name) {
 		return all
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !plan.MayTake(p.tenant(name), tenantOf(rb)) })
+	return slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !plan.MayTake(p.tenant(name), rb.TenantName()) })
 }
 
 // brokenOf names a bundle that cannot be rendered, and that objects of rb may have moved into; empty if there is none.
 func (p *Preview) brokenOf(rb api.RenderedBundle) string {
-	return cmp.Or(p.broken[""], p.broken[tenantOf(rb)])
+	return cmp.Or(p.broken[""], p.broken[rb.TenantName()])
 }
 
 // gate is what the agent asks before it touches anything. Tenants that it stops have its error in their bundles.
@@ -140,7 +129,7 @@ func (p *Preview) gate(bundles []api.RenderedBundle) error {
 	keep := map[string]bool{}
 	for _, rb := range bundles {
 		o.Rendered += len(rb.Objects)
-		tenants[rb.Name] = tenantOf(rb)
+		tenants[rb.Name] = rb.TenantName()
 		keep[rb.Name] = !rb.Spec.PruneEnabled()
 		for _, e := range p.owned[rb.Name] {
 			if !p.extra[e.Object.ID()] {
@@ -151,7 +140,7 @@ func (p *Preview) gate(bundles []api.RenderedBundle) error {
 	o.Keeps = func(bundle string) bool { return keep[bundle] }
 	stopped, err := plan.Gate(o)
 	for i, rb := range bundles {
-		if why := stopped[tenantOf(rb)]; why != nil && rb.Err == nil {
+		if why := stopped[rb.TenantName()]; why != nil && rb.Err == nil {
 			bundles[i].Err = why
 		}
 	}
