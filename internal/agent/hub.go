@@ -233,16 +233,7 @@ func missing(scope api.Scope, inventory map[string][]api.InventoryEntry, statuse
 			return e
 		}
 	}
-	var objects []api.ObjectRef
-	for _, entries := range inventory {
-		for _, entry := range entries {
-			objects = append(objects, entry.Object)
-		}
-	}
-	for _, e := range open {
-		objects = append(objects, e.Object)
-	}
-	slices.SortFunc(objects, api.CompareRefs)
+	objects := suggest.Objects(inventory, open)
 	for _, want := range scope.Objects {
 		one := api.Scope{Objects: []api.ObjectRef{want}}
 		if slices.ContainsFunc(objects, func(o api.ObjectRef) bool { return one.Covers("", o) }) {

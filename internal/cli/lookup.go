@@ -95,16 +95,7 @@ func (l lookup) warn(what string, err error) {
 // among finds the object among those that flotilla has, in its inventory or as open drift.
 // known are those of the same kind, or all if there are none.
 func (n namedObject) among(inventory map[string][]api.InventoryEntry, open []api.Episode) (ref api.ObjectRef, known []string, found bool) {
-	var all []api.ObjectRef
-	for _, entries := range inventory {
-		for _, e := range entries {
-			all = append(all, e.Object)
-		}
-	}
-	for _, e := range open {
-		all = append(all, e.Object)
-	}
-	slices.SortFunc(all, api.CompareRefs)
+	all := suggest.Objects(inventory, open)
 	for _, want := range n.refs { // the likeliest kind goes first
 		one := n
 		one.refs = []api.ObjectRef{want}

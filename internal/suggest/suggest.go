@@ -30,6 +30,21 @@ func NoObject(object string, known []string) *api.Error {
 	}
 }
 
+// Objects are those that flotilla has on a cluster, in its inventory or as open drift, in order.
+func Objects(inventory map[string][]api.InventoryEntry, open []api.Episode) []api.ObjectRef {
+	var out []api.ObjectRef
+	for _, entries := range inventory {
+		for _, e := range entries {
+			out = append(out, e.Object)
+		}
+	}
+	for _, e := range open {
+		out = append(out, e.Object)
+	}
+	slices.SortFunc(out, api.CompareRefs)
+	return out
+}
+
 // meant names what is near, or else what there is.
 func meant(word string, names []string, all string) string {
 	if guess := Near(word, names); len(guess) > 0 {
