@@ -218,6 +218,9 @@ func (e *Episode) MoveBegin(at time.Time) {
 // Earlier is how many rounds there were before the latest, whether Rounds has them or not.
 func (e Episode) Earlier() int { return max(e.Count-1, len(e.Rounds), 0) }
 
+// RoundsLost is how many earlier rounds are not kept in detail.
+func (e Episode) RoundsLost() int { return e.Earlier() - len(e.Rounds) }
+
 // FewerRounds keeps of rounds the first and the latest, at most count of them and at most size bytes of JSON.
 func FewerRounds(rounds []Round, count, size int) []Round {
 	out := slices.Clone(rounds)

@@ -39,7 +39,7 @@ type Input struct {
 	// With it a person can be named, and a value that admission put in place of ours
 	// is told from one that somebody wrote in our name.
 	Matched *api.InventoryEntry
-	// Stamps is the mark of the admission policy that stamps the last editor; see StampPolicy.
+	// Stamps is the mark of the admission policy that stamps the last editor; see persons.StampPolicy.
 	// Empty means that none is in force: nobody is named then, whatever stands on the object.
 	Stamps string
 	// Person is what an episode calls a user: a keyed hash, or nothing. Nil leaves the name as it is.

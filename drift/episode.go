@@ -93,11 +93,8 @@ func Matched(prev api.Episode, at time.Time) api.Episode {
 // passedOver notes that an object is no longer looked at, or not at what had drifted, which ends its episode:
 // nothing was put right by that.
 func passedOver(prev api.Episode, at time.Time, why string) api.Episode {
-	e := clone(prev)
-	at = settle(&e, at)
-	end(&e, at)
-	e.Outcome, e.Hint = api.OutcomeIgnored, ""
-	say(&e, at, "no longer looked at: "+why)
+	e := ended(prev, at, api.OutcomeIgnored, "no longer looked at: "+why)
+	e.Hint = ""
 	return e
 }
 
@@ -140,10 +137,14 @@ func Overwritten(prev api.Episode, at time.Time, revision string) api.Episode {
 
 // Resolved notes that the drift ended without us and without a look at the object, such as by leaving Git. It ends the episode.
 func Resolved(prev api.Episode, at time.Time, why string) api.Episode {
+	return ended(prev, at, api.OutcomeResolved, why)
+}
+
+func ended(prev api.Episode, at time.Time, outcome api.Outcome, why string) api.Episode {
 	e := clone(prev)
 	at = settle(&e, at)
 	end(&e, at)
-	e.Outcome = api.OutcomeResolved
+	e.Outcome = outcome
 	say(&e, at, why)
 	return e
 }

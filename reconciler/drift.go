@@ -2,16 +2,15 @@ package reconciler
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
@@ -82,7 +81,7 @@ func (r *Reconciler) inspect(ctx context.Context, b *bundle, t *target) (ins app
 		if t.near, err = r.autoscalers(ctx, t.desired, ins.Live); err != nil {
 			return ins, err
 		}
-		if err = r.withoutAdditions(ctx, b, t, &ins); !conflict(err) {
+		if err = r.withoutAdditions(ctx, b, t, &ins); !kube.IsConflict(err) {
 			break // else it changed while it was looked at
 		}
 	}
@@ -551,7 +550,7 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 	if err != nil && ctx.Err() != nil {
 		return
 	}
-	if conflict(err) {
+	if kube.IsConflict(err) {
 		// It changed again after the evidence was taken: look again, so that nothing unseen is overwritten.
 		r.queue.addAfter(t.id, conflictRetry)
 		return
@@ -592,11 +591,6 @@ func (r *Reconciler) correct(ctx context.Context, b *bundle, t *target, ins appl
 
 // conflictRetry is how soon an object is looked at again that changed between the look and the write.
 const conflictRetry = 20 * time.Millisecond
-
-func conflict(err error) bool {
-	var e *api.Error
-	return errors.As(err, &e) && e.Reason == "Conflict" || apierrors.IsConflict(err)
-}
 
 // write writes what the verdict asks for.
 func (r *Reconciler) write(ctx context.Context, t *target, ins apply.Inspection, v Verdict) (api.InventoryEntry, error) {

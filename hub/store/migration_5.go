@@ -1,10 +1,6 @@
 package store
 
-import (
-	"encoding/binary"
-
-	"github.com/flotilla-fleet/flotilla/internal/boltfile"
-)
+import "github.com/flotilla-fleet/flotilla/internal/boltfile"
 
 // actors makes, for version 5, the index of the audit log's entries by actor, and counts them.
 func actors() boltfile.Migration {
@@ -25,7 +21,7 @@ func actors() boltfile.Migration {
 				return err
 			}
 			kept[e.Actor]++
-			keys = append(keys, binary.BigEndian.AppendUint64(append([]byte(e.Actor), 0), binary.BigEndian.Uint64(k)))
+			keys = append(keys, append(append([]byte(e.Actor), 0), k...))
 			return nil
 		})
 		if err != nil {

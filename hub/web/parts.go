@@ -85,7 +85,6 @@ func (p *Pages) funcs() template.FuncMap {
 		"episodeIn": episodeSentence,
 		"percent":   percent,
 		"more":      func(e api.Episode) int { return max(0, len(e.Fields)+e.FieldsOmitted-1) },
-		"lost":      func(e api.Episode) int { return e.Earlier() - len(e.Rounds) },
 		"dict":      dict,
 		"title":     func(s any) string { t := fmt.Sprint(s); return strings.ToUpper(t[:1]) + t[1:] },
 	}

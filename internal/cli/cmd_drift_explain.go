@@ -2,20 +2,19 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/flotilla-fleet/flotilla/internal/agent"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
+	apiserver "github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
@@ -228,7 +227,7 @@ func lookAt(ctx context.Context, applier *agent.Target, r api.Rendering, b api.R
 			return in, ins.Refused, nil
 		}
 		in.Stripped, err = applier.Without(ctx, b, ins, patch)
-		if e, ok := errors.AsType[*api.Error](err); !ok || e.Reason != "Conflict" {
+		if !apiserver.IsConflict(err) {
 			return in, nil, err
 		}
 	}

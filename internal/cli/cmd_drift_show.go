@@ -107,7 +107,6 @@ func showFields(w *terminal.Printer, e api.Episode, width int) {
 
 // showRounds shows the times that the drift stood before it began again.
 func showRounds(w *terminal.Printer, e api.Episode, width int) {
-	lost := e.Earlier() - len(e.Rounds)
 	if len(e.Rounds) > 0 {
 		w.Println("")
 		t := table{head: []string{"BEFORE", "UNTIL", "DONE", "BY", "FIELD", "GIT", "LIVE"}, least: []int{0, 0, 0, 8, 16, 8, 8}}
@@ -122,7 +121,7 @@ func showRounds(w *terminal.Printer, e api.Episode, width int) {
 		}
 		t.print(w, width)
 	}
-	if lost > 0 {
+	if lost := e.RoundsLost(); lost > 0 {
 		w.Printf("%d earlier times are not kept in detail\n", lost)
 	}
 }

@@ -192,7 +192,7 @@ func ofEpisodes(episodes []api.Episode) []happened {
 			out = append(out, h)
 		}
 		h.Message = string(e.Class) + " " + firstField(e)
-		if lost := e.Earlier() - len(e.Rounds); lost > 0 {
+		if lost := e.RoundsLost(); lost > 0 {
 			h.Message += fmt.Sprintf(" (%d earlier times are not listed)", lost)
 		}
 		h.At, h.What, h.By = e.Began(), "drifted", who(e.By)

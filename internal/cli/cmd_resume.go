@@ -10,11 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/flotilla-fleet/flotilla/internal/agent"
-
 	"github.com/spf13/cobra"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )
 

@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/flotilla-fleet/flotilla/internal/agent"
-
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
@@ -20,6 +18,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/deploy"
 	"github.com/flotilla-fleet/flotilla/drift/persons"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/install"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
@@ -170,7 +169,9 @@ func hush(ctx context.Context, applier *agent.Target) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(err, &api.Error{
+			// Nobody uninstalls now, so the agent looks after its own bundle again.
+			ended := applier.Resume(context.WithoutCancel(ctx), s.Name)
+			return errors.Join(err, ended, &api.Error{
 				Kind: api.Waiting, Reason: "AgentBusy", Err: errors.New("cannot uninstall the agent: it does not take notice of the suspension of its own bundle, and would put back what goes"),
 				Hint: "see flotilla status, or end it with: kubectl -n " + api.SystemNamespace + " scale deployment/flotilla-agent --replicas=0",
 			})

@@ -4,9 +4,8 @@ import (
 	"context"
 	"slices"
 
-	"github.com/flotilla-fleet/flotilla/internal/agent"
-
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/suggest"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 )

@@ -110,6 +110,12 @@ func withheld(err error) string {
 	return instead
 }
 
+// IsConflict reports whether an object changed between a look at it and a write.
+func IsConflict(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Reason == ReasonConflict || apierrors.IsConflict(err)
+}
+
 // KindOf is the table from the API server's answers to kinds.
 func KindOf(err error) (api.ErrorKind, string) {
 	msg := err.Error()

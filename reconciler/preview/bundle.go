@@ -2,7 +2,6 @@ package preview
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -64,7 +63,7 @@ func (p *Preview) bundle(ctx context.Context, rb api.RenderedBundle) (rows []Cha
 	for range maxLooks {
 		p.Failures = failures
 		rows, err = p.bundleOnce(ctx, rb)
-		if e, ok := errors.AsType[*api.Error](err); !ok || e.Reason != kube.ReasonConflict {
+		if !kube.IsConflict(err) {
 			return rows, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -204,17 +205,14 @@ func (s *player) inList(l []any) ([]any, string) {
 	case 0:
 		return slices.Delete(slices.Clone(l), i, i+1), fmt.Sprintf("[%d] removed,", i)
 	case 1:
-		b, _ := json.Marshal(l[i])
-		other := &unstructured.Unstructured{Object: map[string]any{}}
-		if m, ok := l[i].(map[string]any); ok && json.Unmarshal(b, &m) == nil {
-			for k, v := range m {
-				switch k {
-				case "name", "port", "containerPort", "host", "mountPath":
+		if m, ok := l[i].(map[string]any); ok {
+			m = runtime.DeepCopyJSON(m)
+			for _, k := range []string{"name", "port", "containerPort", "host", "mountPath"} {
+				if v, ok := m[k]; ok {
 					m[k] = s.another(v)
 				}
 			}
-			other.Object = m
-			return append(slices.Clone(l), other.Object), "[] added,"
+			return append(slices.Clone(l), m), "[] added,"
 		}
 		return append(slices.Clone(l), s.another(l[i])), "[] added,"
 	}

@@ -3,7 +3,6 @@ package drift
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"github.com/flotilla-fleet/flotilla/drift"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // look compares an object as the agent does.
@@ -35,7 +35,7 @@ func (s *player) look(p *pair, spec api.Drift) (drift.Result, apply.Inspection) 
 		if patch := drift.Additions(in); patch != nil && ins.Refused == nil {
 			var err error
 			if in.Stripped, err = s.Applier.Without(s.t.Context(), b, ins, patch); err != nil {
-				if conflicts(err) {
+				if kube.IsConflict(err) {
 					continue
 				}
 				s.t.Fatalf("%s: %v", s.log, err)
@@ -43,11 +43,6 @@ func (s *player) look(p *pair, spec api.Drift) (drift.Result, apply.Inspection) 
 		}
 		return drift.Compare(in), ins
 	}
-}
-
-func conflicts(err error) bool {
-	e, ok := errors.AsType[*api.Error](err)
-	return ok && e.Reason == "Conflict" || apierrors.IsConflict(err)
 }
 
 // judge holds the verdict on an object against the twin. It returns what is live; nil if it is gone.
@@ -208,7 +203,7 @@ func (s *player) settles(p *pair, spec api.Drift) bool {
 		default:
 			_, err = s.Applier.Correct(s.t.Context(), b, r.Keep(ins.Desired), ins.Live)
 		}
-		if err != nil && !conflicts(err) {
+		if err != nil && !kube.IsConflict(err) {
 			if api.KindOf(err) != api.Stalled {
 				s.fail(p, "not corrected: %v", err)
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 var unionsAll = flag.Bool("unions.all", false, "have TestUnions swap every member for every other")
@@ -416,7 +417,7 @@ func (s *swap) correct(desired *unstructured.Unstructured, when string) bool {
 		if ins.Err != nil {
 			s.t.Fatal(ins.Err)
 		}
-		if _, err = s.Applier.Correct(s.t.Context(), b, desired, ins.Live); !conflicts(err) {
+		if _, err = s.Applier.Correct(s.t.Context(), b, desired, ins.Live); !kube.IsConflict(err) {
 			break
 		}
 	}
@@ -436,7 +437,7 @@ func (s *swap) byHand() bool {
 			put(o.Object, s.before.Object, strings.Split(field, "."))
 		}
 		_, err = s.place().Update(s.t.Context(), o, metav1.UpdateOptions{FieldManager: "kubectl-edit"})
-		if !conflicts(err) {
+		if !kube.IsConflict(err) {
 			break
 		}
 	}

@@ -145,14 +145,18 @@ func imageOf(version string, created time.Time, b build) (v1.Image, error) {
 	if img, err = mutate.Append(img, mutate.Addendum{Layer: layer, History: v1.History{Created: v1.Time{Time: created}, CreatedBy: "make image"}}); err != nil {
 		return nil, err
 	}
-	return mutate.ConfigFile(img, config(img, version, created, b))
+	c, err := config(img, version, created, b)
+	if err != nil {
+		return nil, err
+	}
+	return mutate.ConfigFile(img, c)
 }
 
 // config is what a container engine reads.
-func config(img v1.Image, version string, created time.Time, b build) *v1.ConfigFile {
+func config(img v1.Image, version string, created time.Time, b build) (*v1.ConfigFile, error) {
 	c, err := img.ConfigFile()
 	if err != nil {
-		c = &v1.ConfigFile{}
+		return nil, err
 	}
 	c = c.DeepCopy()
 	c.OS, c.Architecture, c.Created = b.os, b.arch, v1.Time{Time: created}
@@ -166,5 +170,5 @@ func config(img v1.Image, version string, created time.Time, b build) *v1.Config
 			"org.opencontainers.image.version":  strings.TrimSpace(version),
 		},
 	}
-	return c
+	return c, nil
 }

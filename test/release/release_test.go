@@ -157,8 +157,12 @@ func TestRelease(t *testing.T) {
 		}
 		for name, h := range headers {
 			info, err := os.Stat(filepath.Join(out, name))
-			if err != nil || info.Mode() != h.FileInfo().Mode() {
-				t.Errorf("%s is %v, want %v (%v)", name, info.Mode(), h.FileInfo().Mode(), err)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			if info.Mode() != h.FileInfo().Mode() {
+				t.Errorf("%s is %v, want %v", name, info.Mode(), h.FileInfo().Mode())
 			}
 		}
 	})
@@ -172,6 +176,9 @@ func downloads(t *testing.T, one, two, program string) {
 	want, err := os.ReadFile(filepath.Join(one, "SHA256SUMS"))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if files, err := os.ReadDir(one); err != nil || strings.Count(string(want), "\n") != len(files)-1 {
+		t.Errorf("SHA256SUMS does not have every file beside it (%v):\n%s", err, want)
 	}
 	for line := range strings.Lines(string(want)) {
 		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
