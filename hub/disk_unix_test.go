@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -20,7 +22,11 @@ import (
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
 )
 
+// fullDiskVariable is set in the process that TestFullDisk starts.
+const fullDiskVariable = "FLOTILLA_TEST_FULL_DISK"
+
 // limitFiles keeps every file of this process from growing beyond a size, as a full disk does, until it is told to stop.
+// The process must be one that runs a single test: the limit holds for the files of the testing package, too.
 func limitFiles(t *testing.T, size int64) (stop func()) {
 	t.Helper()
 	signal.Ignore(syscall.SIGXFSZ)
@@ -33,21 +39,35 @@ func limitFiles(t *testing.T, size int64) (stop func()) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	stopped := false
-	stop = func() {
-		if !stopped {
-			stopped = true
-			if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
-				t.Error(err)
-			}
+	return func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+			t.Error(err)
 		}
 	}
-	t.Cleanup(stop)
-	return stop
+}
+
+// TestFullDisk runs its story in a process of its own. A limit of the size of files holds for a whole process,
+// and the testing package writes a file, too: the list of the files that tests read.
+func TestFullDisk(t *testing.T) {
+	if os.Getenv(fullDiskVariable) != "" {
+		tellsOfAFullDisk(t)
+		return
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.CommandContext(t.Context(), program, "-test.run=^TestFullDisk$", "-test.v", "-test.timeout=10m")
+	child.Env = append(os.Environ(), fullDiskVariable+"=1")
+	out, err := child.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestFullDisk")) {
+		t.Errorf("the hub with a full disk: %v\n%s", err, out)
+	}
 }
 
 // A hub whose disk is full says so, in its probes, on its pages, in its log and to its agents, which keep their reports.
-func TestFullDisk(t *testing.T) {
+func tellsOfAFullDisk(t *testing.T) {
+	t.Helper()
 	var log lines
 	h := hubtest.Start(t, hub.Config{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{})
