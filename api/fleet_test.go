@@ -21,62 +21,72 @@ func TestDecodeFleet_persons(t *testing.T) {
 	}
 }
 
+const bundleHead = "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: a}\n"
+
+var unknownFields = []struct {
+	text, field string
+	line        int
+}{
+	{"spce: {}\n", "spce", 4},
+	{"spec:\n  namespace: x\n  substitut: true\n", "spec.substitut", 6},
+	{"spec:\n  targets:\n  - clusters: [one]\n  - cluster: [two]\n", "spec.targets.1.cluster", 7},
+	{"spec: {helm: {chart: ./c, values: {no: 1}, no: 2}}\n", "no", 4}, // two of the name in a line
+}
+
 func TestDecodeBundle_unknownField(t *testing.T) {
-	const head = "apiVersion: flotilla.dev/v1alpha1\nkind: Bundle\nmetadata: {name: a}\n"
-	for _, tt := range []struct {
-		text, field string
-		line        int
-	}{
-		{"spce: {}\n", "spce", 4},
-		{"spec:\n  namespace: x\n  substitut: true\n", "spec.substitut", 6},
-		{"spec:\n  targets:\n  - clusters: [one]\n  - cluster: [two]\n", "spec.targets.1.cluster", 7},
-		{"spec: {helm: {chart: ./c, values: {no: 1}, no: 2}}\n", "no", 4}, // two of the name in a line
-	} {
-		_, err := api.DecodeBundle("bundle.yaml", []byte(head+tt.text))
+	for _, tt := range unknownFields {
+		_, err := api.DecodeBundle("bundle.yaml", []byte(bundleHead+tt.text))
 		if e, ok := err.(*api.Error); !ok || e.Field != tt.field || e.Line != tt.line || e.Err.Error() != "unknown field" { //nolint:errorlint // it is documented
 			t.Errorf("%q: %+v", tt.text, err)
 		}
 	}
 }
 
+const tenantsHead = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  tenants:\n  - {name: a, path: teams/a, " + bound + "}\n"
+
+func secondTenant(path, more string) string {
+	return "{name: b, path: " + path + ", " + bound + more + "}"
+}
+
+// secondTenants are written behind the one of tenantsHead; those with a field are refused for it.
+var secondTenants = []struct{ name, text, field string }{
+	{"another one", secondTenant("teams/ab", ", keys: [b], kinds: {allow: [ConfigMap, '*.apps', Widget.example.com, '*']}, charts: ['oci://x/*'], images: ['x.io/*']"), ""},
+	{"no name", "{path: teams/b, " + bound + "}", "name"},
+	{"the same name", "{name: a, path: teams/b, " + bound + "}", "name"},
+	{"no path", "{name: b, " + bound + "}", "path"},
+	{"the root", secondTenant(".", ""), "path"},
+	{"not from the root", secondTenant("/teams/b", ""), "path"},
+	{"out of the repository", secondTenant("../b", ""), "path"},
+	{"not clean", secondTenant("teams/b/", ""), "path"},
+	{"over a dot", secondTenant("teams/./b", ""), "path"},
+	{"hidden", secondTenant(".github", ""), "path"},
+	{"the clusters", secondTenant("clusters", ""), "path"},
+	{"a cluster", secondTenant("clusters/one", ""), "path"},
+	{"the same path", secondTenant("teams/a", ""), "path"},
+	{"inside of another", secondTenant("teams/a/b", ""), "path"},
+	{"around another", secondTenant("teams", ""), "path"},
+	{"a key's file", secondTenant("teams/b", ", keys: [b.txt]"), "keys.0"},
+	{"no service account", "{name: b, path: teams/b, namespaces: [b]}", "serviceAccount"},
+	{"the agent's service account", "{name: b, path: teams/b, serviceAccount: {namespace: flotilla-system, name: agent}, namespaces: [b]}", "serviceAccount.namespace"},
+	{"no namespace", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}}", "namespaces"},
+	{"the agent's namespace", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}, namespaces: [flotilla-system]}", "namespaces.0"},
+	{"no namespace's name", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}, namespaces: [a/b]}", "namespaces.0"},
+	{"a kind in small letters", secondTenant("teams/b", ", kinds: {allow: [configmaps]}"), "kinds.allow.0"},
+	{"a kind with a version", secondTenant("teams/b", ", kinds: {deny: [apps/v1/Deployment]}"), "kinds.deny.0"},
+	{"flotilla's kinds", secondTenant("teams/b", ", kinds: {allow: [Suspension.flotilla.dev]}"), "kinds.allow.0"},
+	{"charts over http", secondTenant("teams/b", ", charts: ['http://x/*']"), "charts.0"},
+	{"charts of any machine", secondTenant("teams/b", ", charts: ['https://*/x']"), "charts.0"},
+	{"images of any machine", secondTenant("teams/b", ", images: ['*/x']"), "images.0"},
+	{"images without a machine", secondTenant("teams/b", ", images: ['library/nginx']"), "images.0"},
+	{"a selector", secondTenant("teams/b", ", clusterSelector: {matchExpressions: [{key: x, operator: Like}]}"), "clusterSelector"},
+	{"a drift mode", secondTenant("teams/b", ", rights: {drift: [never]}"), "rights.drift.0"},
+	{"a negative quota", secondTenant("teams/b", ", quotas: {objects: -1}"), "quotas"},
+	{"another field", secondTenant("teams/b", ", namespace: b"), "namespace"},
+}
+
 func TestDecodeFleet_tenants(t *testing.T) {
-	const head = "apiVersion: flotilla.dev/v1alpha1\nkind: Fleet\nspec:\n  tenants:\n  - {name: a, path: teams/a, " + bound + "}\n"
-	b := func(path, more string) string { return "{name: b, path: " + path + ", " + bound + more + "}" }
-	for _, tt := range []struct{ name, text, field string }{
-		{"another one", b("teams/ab", ", keys: [b], kinds: {allow: [ConfigMap, '*.apps', Widget.example.com, '*']}, charts: ['oci://x/*'], images: ['x.io/*']"), ""},
-		{"no name", "{path: teams/b, " + bound + "}", "name"},
-		{"the same name", "{name: a, path: teams/b, " + bound + "}", "name"},
-		{"no path", "{name: b, " + bound + "}", "path"},
-		{"the root", b(".", ""), "path"},
-		{"not from the root", b("/teams/b", ""), "path"},
-		{"out of the repository", b("../b", ""), "path"},
-		{"not clean", b("teams/b/", ""), "path"},
-		{"over a dot", b("teams/./b", ""), "path"},
-		{"hidden", b(".github", ""), "path"},
-		{"the clusters", b("clusters", ""), "path"},
-		{"a cluster", b("clusters/one", ""), "path"},
-		{"the same path", b("teams/a", ""), "path"},
-		{"inside of another", b("teams/a/b", ""), "path"},
-		{"around another", b("teams", ""), "path"},
-		{"a key's file", b("teams/b", ", keys: [b.txt]"), "keys.0"},
-		{"no service account", "{name: b, path: teams/b, namespaces: [b]}", "serviceAccount"},
-		{"the agent's service account", "{name: b, path: teams/b, serviceAccount: {namespace: flotilla-system, name: agent}, namespaces: [b]}", "serviceAccount.namespace"},
-		{"no namespace", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}}", "namespaces"},
-		{"the agent's namespace", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}, namespaces: [flotilla-system]}", "namespaces.0"},
-		{"no namespace's name", "{name: b, path: teams/b, serviceAccount: {namespace: b, name: b}, namespaces: [a/b]}", "namespaces.0"},
-		{"a kind in small letters", b("teams/b", ", kinds: {allow: [configmaps]}"), "kinds.allow.0"},
-		{"a kind with a version", b("teams/b", ", kinds: {deny: [apps/v1/Deployment]}"), "kinds.deny.0"},
-		{"flotilla's kinds", b("teams/b", ", kinds: {allow: [Suspension.flotilla.dev]}"), "kinds.allow.0"},
-		{"charts over http", b("teams/b", ", charts: ['http://x/*']"), "charts.0"},
-		{"charts of any machine", b("teams/b", ", charts: ['https://*/x']"), "charts.0"},
-		{"images of any machine", b("teams/b", ", images: ['*/x']"), "images.0"},
-		{"images without a machine", b("teams/b", ", images: ['library/nginx']"), "images.0"},
-		{"a selector", b("teams/b", ", clusterSelector: {matchExpressions: [{key: x, operator: Like}]}"), "clusterSelector"},
-		{"a drift mode", b("teams/b", ", rights: {drift: [never]}"), "rights.drift.0"},
-		{"a negative quota", b("teams/b", ", quotas: {objects: -1}"), "quotas"},
-		{"another field", b("teams/b", ", namespace: b"), "namespace"},
-	} {
-		_, err := api.DecodeFleet("fleet.yaml", []byte(head+"  - "+tt.text+"\n"))
+	for _, tt := range secondTenants {
+		_, err := api.DecodeFleet("fleet.yaml", []byte(tenantsHead+"  - "+tt.text+"\n"))
 		switch e, ok := err.(*api.Error); { //nolint:errorlint // it is documented
 		case tt.field == "" && err == nil:
 		case !ok || strings.TrimPrefix(e.Field, "spec.tenants.1.") != tt.field || e.Line != 6:

@@ -130,7 +130,7 @@ Exit codes: 0 done; 1 flotilla diff found changes; 2 a surprise inside; 3 a huma
 		}
 	}
 	add("daily", newStatus(), newDrift(), newHistory(), newSuspend(), newResume(), newSync())
-	add("commit", newRender(), newDiff())
+	add("commit", newRender(), newDiff(), newSchema())
 	add("run", newBootstrap(), newInstall(), newUninstall(), newAgent(logger), newHub(logger), newJoin(), newDemo(logger))
 	add("other", newVersion())
 	root.AddCommand(newRenderWorker())

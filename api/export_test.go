@@ -1,0 +1,4 @@
+package api
+
+// Telling are the fields that refuse to be null.
+var Telling = telling
