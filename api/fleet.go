@@ -128,9 +128,9 @@ type BundleSpec struct {
 	// Components are directories of Kustomize components, relative to the bundle.
 	Components []string `yaml:"components,omitempty" json:"components,omitempty"`
 	Patches    []Patch  `yaml:"patches,omitempty" json:"patches,omitempty"`
-	// Namespace is set on namespaced objects that have none (kustomize overlays set their own),
+	// Namespace is set on namespaced objects that have none (kustomize overlays set their own), or on all of them,
 	// and is the release namespace of a chart.
-	Namespace string `yaml:"namespace,omitempty" json:"namespace,omitempty"`
+	Namespace Namespace `yaml:"namespace,omitempty" json:"namespace,omitzero"`
 	// CreateNamespace makes Namespace one of the bundle's objects. Nil: it is there, or another object of Git.
 	CreateNamespace *NewNamespace `yaml:"createNamespace,omitempty" json:"createNamespace,omitempty"`
 	DependsOn       []string      `yaml:"dependsOn,omitempty" json:"dependsOn,omitempty"`

@@ -191,6 +191,8 @@ func (g generator) of(typ reflect.Type, at string) object {
 		out = object{"type": []string{"string", "number"}, "pattern": `^(0|(\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+)$`, "maximum": 0, "minimum": 0}
 	case typ == reflect.TypeFor[time.Time]():
 		out = object{"type": "string", "pattern": `^[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}`}
+	case typ == reflect.TypeFor[api.Namespace]():
+		return object{"anyOf": []any{object{"type": []string{"string", "number", "boolean", "null"}}, g.structure(typ, at)}}
 	case typ.Kind() == reflect.Pointer:
 		return g.of(typ.Elem(), at)
 	case typ.Kind() == reflect.Struct:

@@ -92,9 +92,13 @@ func (b Bundle) validate(at locator) error {
 			return at.errorf(fmt.Sprintf("spec.dependsOn.%d", i), "a bundle cannot depend on itself")
 		}
 	}
-	if s.Namespace != "" {
-		if err := CheckNamespace(s.Namespace); err != nil {
-			return at.impossible("spec.namespace", err)
+	if !s.Namespace.IsZero() {
+		if err := CheckNamespace(s.Namespace.Name()); err != nil {
+			field := "spec.namespace"
+			if s.Namespace.Override != "" {
+				field += ".override"
+			}
+			return at.impossible(field, err)
 		}
 	}
 	if err := s.validNamespace(at); err != nil {
@@ -273,7 +277,7 @@ func (s BundleSpec) validNamespace(at locator) error {
 	switch {
 	case s.CreateNamespace == nil:
 		return nil
-	case s.Namespace == "":
+	case s.Namespace.IsZero():
 		return at.errorf(field, "needs spec.namespace, which says how the namespace is called")
 	}
 	for _, key := range slices.Sorted(maps.Keys(s.CreateNamespace.Labels)) {

@@ -136,7 +136,7 @@ func (c *change) writeObjects(objects []manifest.Object) error {
 	for _, o := range objects {
 		ref := api.RefOf(o.Unstructured)
 		if first, twice := c.from[ref.ID()]; twice {
-			return duplicateObject(ref, o, first.File)
+			return c.bundle.duplicateObject(ref, o, first.File)
 		}
 		c.from[ref.ID()] = o
 		text, err := json.Marshal(shielded(o.Object, dollarBrace))

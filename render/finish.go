@@ -204,23 +204,6 @@ func summary(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:3], ", "), len(names)-3)
 }
 
-// setNamespace sets an object's namespace if it needs one, takes it away if it must have none,
-// and reports whether it had to fall back to the default.
-func setNamespace(o *unstructured.Unstructured, namespace string, namespaced bool) (fellBack bool) {
-	if !namespaced {
-		unstructured.RemoveNestedField(o.Object, "metadata", "namespace")
-		return false
-	}
-	if o.GetNamespace() != "" {
-		return false
-	}
-	if namespace == "" {
-		namespace, fellBack = defaultNamespace, true
-	}
-	o.SetNamespace(namespace)
-	return fellBack
-}
-
 // finish does what needs to know all bundles: the scopes that their CRDs define, and the tenants' quotas.
 // An object may be in two bundles: which of them has it, only the cluster can tell.
 func finish(here []resolved, entries []*entry, errs []error) []api.RenderedBundle {
@@ -287,7 +270,7 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 	for i, o := range objects {
 		ref := api.RefOf(o.Unstructured)
 		if first, twice := final.Origin[ref.ID()]; twice {
-			return api.RenderedBundle{}, duplicateObject(ref, o, first)
+			return api.RenderedBundle{}, b.duplicateObject(ref, o, first)
 		}
 		final.Origin[ref.ID()] = o.File
 		final.Objects[i] = o.Unstructured
@@ -301,11 +284,15 @@ func (e *entry) rendered(b resolved, all scopes) (api.RenderedBundle, error) {
 	return final, nil
 }
 
-func duplicateObject(ref api.ObjectRef, again manifest.Object, first string) error {
-	return &api.Error{
+func (b resolved) duplicateObject(ref api.ObjectRef, again manifest.Object, first string) error {
+	e := &api.Error{
 		Kind: api.Stalled, Reason: "DuplicateObject", File: again.File, Line: again.Line,
 		Err: fmt.Errorf("%s is also in %s", ref, first),
 	}
+	if b.spec.Namespace.Override != "" {
+		e.Hint = "spec.namespace.override puts objects of several namespaces into one: two of them must not have one name"
+	}
+	return e
 }
 
 // compareHooks orders hooks as Helm does, by weight. Which of them are of one moment depends on what is there already,

@@ -112,6 +112,9 @@ func build(ctx context.Context, p *pass, v *view, b resolved) (built, error) {
 	if err := changeAll(ctx, p, v, b, &all); err != nil {
 		return all, err
 	}
+	if x := b.spec.Namespace.Override; x != "" {
+		moveReferences(x, all)
+	}
 	all.objects = append(all.objects, b.newNamespace()...)
 	return all, nil
 }
@@ -122,7 +125,7 @@ func (b resolved) newNamespace() []manifest.Object {
 		return nil
 	}
 	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace"}}
-	o.SetName(b.spec.Namespace)
+	o.SetName(b.spec.Namespace.Name())
 	if labels := b.spec.CreateNamespace.Labels; len(labels) > 0 {
 		o.SetLabels(labels)
 	}
@@ -269,7 +272,7 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved, s source) (bui
 	}
 	out, err := p.engine.Run(ctx, engine.Request{Chart: &engine.Chart{
 		Packed:      chart,
-		ReleaseName: cmp.Or(s.helm.ReleaseName, b.name), Namespace: cmp.Or(b.spec.Namespace, defaultNamespace),
+		ReleaseName: cmp.Or(s.helm.ReleaseName, b.name), Namespace: cmp.Or(b.spec.Namespace.Name(), defaultNamespace),
 		Values: merged(layers), SkipSchema: s.helm.Schema == api.SchemaSkip, Facts: p.facts,
 	}}, nil)
 	if err != nil {

@@ -196,7 +196,7 @@ func (a *Applier) newRun(req Request) (*run, error) {
 	for _, o := range req.Bundle.Objects {
 		// An object whose digest is the applied one was resolved when it was applied.
 		if !r.settled(o) {
-			o = a.server.Scoped(o, req.Bundle.Spec.Namespace, local)
+			o = a.server.Scoped(o, req.Bundle.Spec.Namespace.Name(), local)
 		}
 		id := api.RefOf(o).ID()
 		if seen[id] {
@@ -219,7 +219,7 @@ func (r *run) admit() error {
 	}
 	all := slices.Clone(r.objects)
 	for _, h := range r.req.Bundle.Hooks {
-		all = append(all, r.a.server.Scoped(h.Object, r.req.Bundle.Spec.Namespace, nil))
+		all = append(all, r.a.server.Scoped(h.Object, r.req.Bundle.Spec.Namespace.Name(), nil))
 	}
 	for _, o := range all {
 		ref := api.RefOf(o)

@@ -138,7 +138,7 @@ func (h *hooks) differences(when moment) []Difference {
 	var out []Difference
 	phase := h.phases[when]
 	for _, hook := range h.at(when) {
-		ref := api.RefOf(h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace, nil))
+		ref := api.RefOf(h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace.Name(), nil))
 		d := Difference{Hook: phase, Step: plan.Step{Object: ref, Next: plan.Write, Action: api.Created, Reason: string(phase) + " hook"}}
 		if h.r.req.Held != nil {
 			if s, ok := h.r.req.Held(ref); ok {

@@ -252,7 +252,7 @@ func (h *hooks) try(ctx context.Context, hook api.Hook, when moment) bool {
 
 // homeless says of a hook of a removal that its namespace is gone, or going: nothing can be made there.
 func (h *hooks) homeless(ctx context.Context, hook api.Hook) (why string, err error) {
-	name := api.RefOf(h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)).Namespace
+	name := api.RefOf(h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace.Name(), nil)).Namespace
 	if name == "" {
 		return "", nil
 	}
@@ -287,7 +287,7 @@ func (h *hooks) one(ctx context.Context, hook api.Hook) (skipped string, err err
 	if len(policies) == 0 {
 		policies = []string{beforeHookCreation}
 	}
-	obj := h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace, nil)
+	obj := h.r.a.server.Scoped(hook.Object, h.r.req.Bundle.Spec.Namespace.Name(), nil)
 	at, err := h.r.a.server.Kinds.Place(api.RefOf(obj))
 	if err != nil {
 		return "", err

@@ -190,7 +190,7 @@ func (s *Server) Resolve(_ context.Context, r api.Rendering) api.Rendering {
 		bundles[i] = b
 		copied := false
 		for j, o := range b.Objects {
-			fixed := s.Scoped(o, b.Spec.Namespace, local)
+			fixed := s.Scoped(o, b.Spec.Namespace.Name(), local)
 			if fixed == o {
 				continue
 			}
