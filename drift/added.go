@@ -1,8 +1,6 @@
 package drift
 
 import (
-	"encoding/json"
-	"fmt"
 	"slices"
 
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -209,66 +207,6 @@ var notes = map[string]bool{
 	"volume.kubernetes.io/storage-provisioner": true, "volume.beta.kubernetes.io/storage-provisioner": true,
 	"volume.kubernetes.io/selected-node": true, "batch.kubernetes.io/job-tracking": true,
 	"autoscaling.alpha.kubernetes.io/conditions": true, "autoscaling.alpha.kubernetes.io/current-metrics": true,
-}
-
-// Additions is a JSON patch that takes away what others added, as far as it is known without a dry run of just that:
-// its answer is Input.Stripped. It is nil if nothing was added, or that answer is there already.
-func Additions(in Input) []byte {
-	if !in.Spec.AsksForExtra() || in.Stripped != nil {
-		return nil
-	}
-	return Compare(in).StripPatch()
-}
-
-// StripPatch is a JSON patch (RFC 6902) that removes the added fields from the live object it was
-// compared with, and from no later one. It is nil if there are none.
-func (r Result) StripPatch() []byte {
-	if len(r.added) == 0 || r.Evidence == nil {
-		return nil
-	}
-	type op struct {
-		Op    string `json:"op"`
-		Path  string `json:"path"`
-		Value any    `json:"value,omitempty"`
-	}
-	ops := []op{{Op: "test", Path: "/metadata/resourceVersion", Value: r.Evidence.ResourceVersion}}
-	var added []trail
-	for _, d := range r.added {
-		added = append(added, d.top)
-	}
-	// The last item of a list goes first, so that the others stay where they are.
-	slices.SortStableFunc(added, func(a, b trail) int { return comparePositions(b, a) })
-	added = slices.CompactFunc(added, func(a, b trail) bool { return a.String() == b.String() })
-	for _, t := range added {
-		path := ""
-		for _, s := range t {
-			if s.Index >= 0 {
-				path += fmt.Sprintf("/%d", s.Index)
-			} else {
-				path += "/" + s.Text
-			}
-		}
-		ops = append(ops, op{Op: "remove", Path: path})
-	}
-	b, err := json.Marshal(ops)
-	if err != nil {
-		return nil // strings always marshal
-	}
-	return b
-}
-
-func comparePositions(a, b trail) int {
-	for i := range min(len(a), len(b)) {
-		switch {
-		case a[i].Index != b[i].Index:
-			return a[i].Index - b[i].Index
-		case a[i].Text < b[i].Text:
-			return -1
-		case a[i].Text > b[i].Text:
-			return 1
-		}
-	}
-	return len(a) - len(b)
 }
 
 // below is the part of a set below a path.

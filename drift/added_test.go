@@ -2,6 +2,7 @@ package drift_test
 
 import (
 	"context"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -259,3 +260,134 @@ func get(v any, path string) (any, bool) {
 }
 
 func replace(s string, pairs ...string) string { return strings.NewReplacer(pairs...).Replace(s) }
+
+// A default that hangs on a field of Git's is judged by Git's value, and not by the one that somebody put in its place.
+func TestDefaultsThatHangOnGit(t *testing.T) {
+	c := newCluster(t)
+	const pod = `{metadata: {labels: {a: b}}, spec: {restartPolicy: RESTART, containers: [{name: a, image: "a:1"}]}}`
+	always, never := replace(pod, "RESTART", "Always"), replace(pod, "RESTART", "Never")
+	container := func(in string) string { return in + "/containers/[name=a]" }
+	for name, tt := range map[string]struct{ git, from, to, want, added string }{
+		"the image of a PodTemplate": {
+			`{apiVersion: v1, kind: PodTemplate, metadata: {name: hangs}, template: ` + always + `}`, `"a:1"`, `"zz"`,
+			`changed ` + container("/template/spec") + `/image "a:1" -> "zz" by k9s`, "",
+		},
+		"the image of a Deployment": {
+			`{apiVersion: apps/v1, kind: Deployment, metadata: {name: hangs}, spec: {replicas: 0, selector: {matchLabels: {a: b}}, template: ` + always + `}}`, `"a:1"`, `"zz:latest"`,
+			`changed ` + container("/spec/template/spec") + `/image "a:1" -> "zz:latest" by k9s`, "",
+		},
+		"the image of a CronJob": {
+			`{apiVersion: batch/v1, kind: CronJob, metadata: {name: hangs}, spec: {suspend: true, schedule: "0 0 * * *", jobTemplate: {spec: {template: ` + never + `}}}}`, `"a:1"`, `"zz"`,
+			`changed ` + container("/spec/jobTemplate/spec/template/spec") + `/image "a:1" -> "zz" by k9s`, "",
+		},
+		"a value that only somebody else's image would give": {
+			`{apiVersion: v1, kind: PodTemplate, metadata: {name: differs}, template: ` + always + `}`, `"image":"a:1","imagePullPolicy":"IfNotPresent"`, `"image":"zz","imagePullPolicy":"Always"`,
+			`changed ` + container("/template/spec") + `/image "a:1" -> "zz" by k9s`, `added ` + container("/template/spec") + `/imagePullPolicy  -> "Always" by k9s`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := c.in(t)
+			desired := c.parse(tt.git)
+			c.apply(desired)
+			t.Cleanup(func() { c.delete(desired) })
+			raw, err := json.Marshal(c.get(desired).Object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			changed := &unstructured.Unstructured{}
+			if err := changed.UnmarshalJSON([]byte(replace(string(raw), tt.from, tt.to))); err != nil {
+				t.Fatal(err)
+			}
+			for _, field := range []string{"resourceVersion", "uid", "creationTimestamp", "managedFields", "generation"} {
+				unstructured.RemoveNestedField(changed.Object, "metadata", field)
+			}
+			delete(changed.Object, "status")
+			// An apply claims all that it sends.
+			if _, err := c.resource(desired).Apply(t.Context(), desired.GetName(), changed, metav1.ApplyOptions{FieldManager: "k9s", Force: true}); err != nil {
+				t.Fatal(err)
+			}
+			want := []string{tt.want}
+			if tt.added != "" {
+				want = append(want, tt.added)
+			}
+			if d := cmp.Diff(want, lines(drift.Compare(c.looked(desired, api.Drift{Extra: api.ExtraReport})))); d != "" {
+				t.Error(d)
+			}
+			// Where a rule leaves the field alone, the default hangs on what is live.
+			rule := api.IgnoreRule{Paths: []string{strings.Fields(tt.want)[1]}}
+			told := drift.Compare(c.looked(desired, api.Drift{Extra: api.ExtraReport, Ignore: []api.IgnoreRule{rule}})).Fields
+			if hangs := tt.added != ""; hangs != (len(told) == 0) {
+				t.Errorf("with a rule for the image: %v", told)
+			}
+		})
+	}
+}
+
+// The API server lets a PUT have the same item of a merge list twice. All of them are an addition, and go together.
+func TestItemThatIsThereTwice(t *testing.T) {
+	c := newCluster(t)
+	added := func(port string) string {
+		item := "/spec/template/spec/containers/[name=web]/ports/[containerPort=" + port + ",protocol=TCP]"
+		return "added " + item + `  -> {"containerPort":` + port + `,"protocol":"TCP"} by helm`
+	}
+	for name, tt := range map[string]struct {
+		ports []int64
+		want  []string
+	}{
+		"somebody else's": {[]int64{81, 81, 80}, []string{added("81")}},
+		"around ours":     {[]int64{81, 80, 81}, []string{added("81")}},
+		"two of them":     {[]int64{81, 82, 81, 80, 82}, []string{added("81"), added("82")}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := c.in(t)
+			desired := c.parse(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: twice}, spec: {replicas: 0, selector: {matchLabels: {app: web}}, ` +
+				`template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1", ports: [{containerPort: 80}]}]}}}}`)
+			c.apply(desired)
+			t.Cleanup(func() { c.delete(desired) })
+			eventually(t, "nobody else writes between the look and the PUT", func() bool {
+				put := c.get(desired)
+				put.SetManagedFields(nil)
+				container := put.Object["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any)[0].(map[string]any)
+				var ports []any
+				for _, p := range tt.ports {
+					ports = append(ports, map[string]any{"containerPort": p, "protocol": "TCP"})
+				}
+				container["ports"] = ports
+				_, err := c.resource(desired).Update(t.Context(), put, metav1.UpdateOptions{FieldManager: "helm"})
+				return err == nil
+			})
+			var stripped *unstructured.Unstructured
+			eventually(t, "nobody else writes between the look and the dry run", func() bool {
+				r := drift.Compare(c.looked(desired, api.Drift{Extra: api.ExtraRemove}))
+				if d := cmp.Diff(tt.want, lines(r)); d != "" {
+					t.Error(d)
+					return true
+				}
+				var err error
+				stripped, err = c.tryWithout(desired, r.StripPatch())
+				return err == nil
+			})
+			if t.Failed() {
+				return
+			}
+			left, _, _ := unstructured.NestedSlice(stripped.Object, "spec", "template", "spec", "containers")
+			if got := left[0].(map[string]any)["ports"].([]any); len(got) != 1 {
+				t.Errorf("left are %v", got)
+			}
+		})
+	}
+
+	// Of an item of ours that is there twice, Git says one.
+	desired := c.parse(`{apiVersion: apps/v1, kind: Deployment, metadata: {name: ours}, spec: {replicas: 0, selector: {matchLabels: {app: web}}, ` +
+		`template: {metadata: {labels: {app: web}}, spec: {containers: [{name: web, image: "web:1", ports: [{containerPort: 80}]}]}}}}`)
+	c.apply(desired)
+	c.edit(desired, edit, `[{"op":"add","path":"/spec/template/spec/containers/0/ports/-","value":{"containerPort":80,"name":"again"}}]`)
+	in := c.looked(desired, api.Drift{Extra: api.ExtraReport})
+	if r := drift.Compare(in); r.Class != api.ClassChanged {
+		t.Errorf("ours twice: %q", lines(r))
+	}
+	c.apply(desired)
+	if got := lines(drift.Compare(c.looked(desired, api.Drift{Extra: api.ExtraReport}))); got != nil {
+		t.Errorf("after a correction: %q", got)
+	}
+}

@@ -68,7 +68,9 @@ type Result struct {
 
 	// off is why the object is not looked at; addedOff, why not at what others added.
 	off, addedOff string
-	added         []difference
+	// live is the object that was compared.
+	live  *unstructured.Unstructured
+	added []difference
 	// kept are differences that are no drift; passed are those among what others added.
 	kept, passed []difference
 	// rewritten says that we wrote the object since it was last known to match.
@@ -105,7 +107,7 @@ func Compare(in Input) Result {
 	if in.Manager == "" {
 		in.Manager = api.FieldManager
 	}
-	r := Result{rewritten: rewritten(in)}
+	r := Result{rewritten: rewritten(in), live: in.Live}
 	r.Mode, r.off = mode(in.Spec, annotations(in.Desired), annotations(in.Live))
 	ssa, git := ssaMode(in)
 	removes := in.Spec.Extra == api.ExtraRemove && ssa != ssaMerge

@@ -149,14 +149,14 @@ func Find(list []any, pe fieldpath.PathElement) int {
 		}
 		return *pe.Index
 	}
-	if i := slices.IndexFunc(list, func(item any) bool { return isExactly(pe, item) }); i >= 0 {
+	if i := slices.IndexFunc(list, func(item any) bool { return IsExactly(pe, item) }); i >= 0 {
 		return i
 	}
 	return slices.IndexFunc(list, func(item any) bool { return IsItem(pe, item) })
 }
 
-// isExactly is IsItem for an item that has all the key fields.
-func isExactly(pe fieldpath.PathElement, item any) bool {
+// IsExactly is IsItem for an item that has all the key fields.
+func IsExactly(pe fieldpath.PathElement, item any) bool {
 	m := asMap(item)
 	return IsItem(pe, item) && (pe.Key == nil || !slices.ContainsFunc(*pe.Key, func(f value.Field) bool {
 		_, there := m[f.Name]

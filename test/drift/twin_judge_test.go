@@ -80,10 +80,40 @@ func (s *player) mend(p *pair, before *unstructured.Unstructured) {
 	for q := range p.fields.All() {
 		s.same(p, q.Copy(), live, "after what was added is gone")
 	}
-	if have := s.content(live); !within(have, p.content) {
+	if have := s.content(s.known(p, live)); !within(have, p.content) {
 		s.fail(p, "with extra: remove it is not its twin (-twin +object):\n%s", cmp.Diff(p.content, have))
 		s.anew(p)
 	}
+}
+
+// known is an object without what the API server has under before-first-apply: as nobody owned anything of the object any more,
+// it ceased to note who writes, and what was written then is nobody's that could be told.
+func (s *player) known(p *pair, live *unstructured.Unstructured) *unstructured.Unstructured {
+	out := live.DeepCopy()
+	for q := range claimed(live, untold).Difference(p.fields).All() {
+		q := q.Copy()
+		if at, _, ok := fieldpath.Locate(out.Object, q); ok && at.Field(0) != "" {
+			s.untold.Add(1)
+			unstructured.RemoveNestedField(out.Object, names(at)...)
+		}
+	}
+	return out
+}
+
+// untold is an entry of managedFields for whatever was there when the API server began to note who writes.
+func untold(e metav1.ManagedFieldsEntry) bool { return e.Manager == "before-first-apply" }
+
+// names are the fields of a trail that goes through no list; none if it does.
+func names(at fieldpath.Trail) []string {
+	var out []string
+	for i := range at {
+		name := at.Field(len(at) - 1 - i)
+		if name == "" {
+			return nil
+		}
+		out = append(out, name)
+	}
+	return out
 }
 
 // within reports whether all of a value is in another one. A default that somebody took away, and that the API server
@@ -119,7 +149,7 @@ func (s *player) alarms(p *pair, r drift.Result, live *unstructured.Unstructured
 func (s *player) misses(p *pair, r drift.Result, live *unstructured.Unstructured) {
 	twin := p.words
 	theirs := claimed(live, func(e metav1.ManagedFieldsEntry) bool {
-		return e.Manager != api.FieldManager && e.Subresource == "" && e.APIVersion == live.GetAPIVersion() && !strings.HasPrefix(e.Manager, "kube-")
+		return e.Manager != api.FieldManager && !untold(e) && e.Subresource == "" && e.APIVersion == live.GetAPIVersion() && !strings.HasPrefix(e.Manager, "kube-")
 	})
 	for q := range p.fields.Union(theirs).All() {
 		q := q.Copy()
@@ -135,8 +165,8 @@ func (s *player) misses(p *pair, r drift.Result, live *unstructured.Unstructured
 		if s := at.String(); s == "/metadata/labels" || s == "/metadata/annotations" {
 			continue // a claim to the map alone, whose parts come by themselves
 		}
-		if m, isMap := have.(map[string]any); fieldpath.Equal(have, want) || isMap && len(m) > 0 && want == nil || allocated(at.String()) {
-			continue
+		if m, isMap := have.(map[string]any); fieldpath.Equal(have, want) || isMap && len(m) > 0 && (want == nil || within(have, want)) || allocated(at.String()) {
+			continue // the parts of a map come by themselves, and a default in it that is gone is nobody's
 		}
 		if slices.ContainsFunc(r.Ignored, func(g drift.Ignored) bool { return related(g.Path, at.String()) }) {
 			continue // of what is no drift by its nature a judge knows nothing

@@ -109,7 +109,7 @@ type stage struct {
 	pairs  []*pair
 	other  string // the twins' namespace
 	// counts of what was tried
-	refused, drifted atomic.Int64
+	refused, drifted, untold atomic.Int64
 }
 
 // player edits one object of Git, and judges what is said of it.
@@ -141,7 +141,8 @@ func TestTwins(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d edits of %d kinds: %d drifts, %d corrections refused", edits*len(pairs), len(pairs), s.drifted.Load(), s.refused.Load())
+	t.Logf("%d edits of %d kinds: %d drifts, %d corrections refused, %d additions under before-first-apply",
+		edits*len(pairs), len(pairs), s.drifted.Load(), s.refused.Load(), s.untold.Load())
 }
 
 // play makes edits one after the other, with a correction now and then.
