@@ -133,7 +133,9 @@ type BundleSpec struct {
 	Namespace Namespace `yaml:"namespace,omitempty" json:"namespace,omitzero"`
 	// CreateNamespace makes Namespace one of the bundle's objects. Nil: it is there, or another object of Git.
 	CreateNamespace *NewNamespace `yaml:"createNamespace,omitempty" json:"createNamespace,omitempty"`
-	DependsOn       []string      `yaml:"dependsOn,omitempty" json:"dependsOn,omitempty"`
+	// Empty is EmptyAllowed, or empty: a bundle that renders nothing is refused, for it is more likely broken than meant to be emptied.
+	Empty     EmptyRule `yaml:"empty,omitempty" json:"empty,omitempty"`
+	DependsOn []string  `yaml:"dependsOn,omitempty" json:"dependsOn,omitempty"`
 	// Substitute replaces ${var} by the cluster's variables: in the rendered objects;
 	// for a chart, in the values that the repository gives it, never in what its templates write.
 	Substitute bool `yaml:"substitute,omitempty" json:"substitute,omitempty"`
@@ -153,6 +155,12 @@ type BundleSpec struct {
 	// Health says what "healthy" means for kinds that do not say it in the standard way.
 	Health []HealthCheck `yaml:"health,omitempty" json:"health,omitempty"`
 }
+
+// EmptyRule says what becomes of a bundle that renders nothing.
+type EmptyRule string
+
+// EmptyAllowed lets a bundle render nothing: what it had is pruned, within the guards.
+const EmptyAllowed EmptyRule = "allowed"
 
 // HasChart reports whether a chart is among the bundle's sources.
 func (s BundleSpec) HasChart() bool {

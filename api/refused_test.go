@@ -48,6 +48,7 @@ var refusedSpecs = []string{
 	"patches: [{}]",
 	"patches: [{path: a, target: {}}]",
 	"createNamespace: {}",
+	"empty: true",
 	"namespace: [a]",
 	"namespace: {}",
 	"namespace: {override: ~}",

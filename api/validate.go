@@ -104,6 +104,9 @@ func (b Bundle) validate(at locator) error {
 	if err := s.validNamespace(at); err != nil {
 		return err
 	}
+	if s.Empty != "" && s.Empty != EmptyAllowed {
+		return at.errorf("spec.empty", "%q is not %q, which is the only word for it", s.Empty, EmptyAllowed)
+	}
 	if a := s.ServiceAccount; a != nil {
 		if err := a.validate(at); err != nil {
 			return err

@@ -234,7 +234,7 @@ func (r *Reconciler) gate(rendering api.Rendering) (api.Rendering, error) {
 	o := plan.Outlook{
 		Cluster: r.Cluster, Revision: rendering.Revision, Broken: broken, Guards: rendering.Guards(),
 		Tenant: func(bundle string) string { return r.bundles[bundle].status.Tenant },
-		Owned:  map[string][]api.ObjectRef{},
+		Owned:  map[string][]api.ObjectRef{}, MayBeEmpty: map[string]bool{},
 		Claimed: func(ref api.ObjectRef) bool {
 			id := ref.ID()
 			return claims[id] != "" && plan.MayTake(tenants[claims[id]], r.tenantLocked(r.owners[id]))
@@ -249,7 +249,7 @@ func (r *Reconciler) gate(rendering api.Rendering) (api.Rendering, error) {
 	}
 	for _, rb := range rendering.Bundles {
 		o.Rendered += len(rb.Objects)
-		keep[rb.Name] = !rb.Spec.PruneEnabled()
+		keep[rb.Name], o.MayBeEmpty[rb.Name] = !rb.Spec.PruneEnabled(), rb.Spec.Empty == api.EmptyAllowed
 	}
 	o.Keeps = func(bundle string) bool { return keep[bundle] }
 	o.Leaves = func(bundle string, ref api.ObjectRef) bool {

@@ -25,11 +25,11 @@ const defaultNamespace = "default"
 // check refuses what must not be applied.
 func check(b resolved, out built) error {
 	made := len(b.newNamespace()) // which is no sign that the sources hold anything
-	if len(out.objects) == made && len(out.hooks) == 0 {
+	if len(out.objects) == made && len(out.hooks) == 0 && b.spec.Empty != api.EmptyAllowed {
 		return &api.Error{
 			Kind: api.Stalled, Reason: "EmptyBundle", File: b.file,
 			Err:  fmt.Errorf("bundle %q renders to no object at all", b.name),
-			Hint: "to remove it, delete its bundle.yaml or exclude the cluster in spec.targets",
+			Hint: "to remove it, delete its bundle.yaml or exclude the cluster in spec.targets; to let it render nothing, set spec.empty: allowed",
 		}
 	}
 	for _, o := range out.objects {

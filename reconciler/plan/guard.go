@@ -57,6 +57,8 @@ type Outlook struct {
 	Broken map[string]bool
 	// Owned: bundle -> what it owns. Those that left Git are among them.
 	Owned map[string][]api.ObjectRef
+	// MayBeEmpty are the bundles of Git that may render nothing.
+	MayBeEmpty map[string]bool
 	// Keeps reports whether a bundle deletes nothing, Claimed whether a bundle of Git declares an object.
 	Keeps   func(bundle string) bool
 	Claimed func(api.ObjectRef) bool
@@ -75,7 +77,7 @@ func Gate(o Outlook) (stopped map[string]error, err error) {
 	gone := map[string][]Deletion{} // by tenant
 	for bundle, refs := range o.Owned {
 		owned += len(refs)
-		released = released && (len(refs) == 0 || allows(o.Guards, bundle))
+		released = released && (len(refs) == 0 || o.MayBeEmpty[bundle] || allows(o.Guards, bundle))
 		tenant := ""
 		if o.Tenant != nil {
 			tenant = o.Tenant(bundle)

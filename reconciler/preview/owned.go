@@ -122,15 +122,15 @@ func (p *Preview) gate(bundles []api.RenderedBundle) error {
 	}
 	o := plan.Outlook{
 		Cluster: p.r.Cluster.Metadata.Name, Revision: p.r.Revision, Broken: broken, Guards: p.r.Guards(),
-		Tenant:  func(bundle string) string { return tenants[bundle] },
-		Owned:   map[string][]api.ObjectRef{},
+		Tenant: func(bundle string) string { return tenants[bundle] },
+		Owned:  map[string][]api.ObjectRef{}, MayBeEmpty: map[string]bool{},
 		Claimed: func(ref api.ObjectRef) bool { return len(p.claims[ref.ID()]) > 0 },
 	}
 	keep := map[string]bool{}
 	for _, rb := range bundles {
 		o.Rendered += len(rb.Objects)
 		tenants[rb.Name] = rb.TenantName()
-		keep[rb.Name] = !rb.Spec.PruneEnabled()
+		keep[rb.Name], o.MayBeEmpty[rb.Name] = !rb.Spec.PruneEnabled(), rb.Spec.Empty == api.EmptyAllowed
 		for _, e := range p.owned[rb.Name] {
 			if !p.extra[e.Object.ID()] {
 				o.Owned[rb.Name] = append(o.Owned[rb.Name], e.Object)

@@ -303,3 +303,38 @@ func TestPrune_failedDeletionsAreTriedAgain(t *testing.T) {
 	r.gone("a-1")
 	r.Ready("NS-a", revision)
 }
+
+// A bundle that may render nothing is emptied, within the guards, and is ready then.
+func TestGuard_aBundleThatMayRenderNothing(t *testing.T) {
+	a := many("a", 8)
+	r := start(t, with(a, files{"a/bundle.yaml": bundle("a", "empty: allowed")}))
+	r.Ready("NS-a", "")
+	kept := r.get("a-7")
+	// It is not refused for rendering nothing, but for how much it would delete at once.
+	c := gitserver.Commit{}
+	for name := range a {
+		c.Delete = append(c.Delete, name)
+	}
+	r.Do(c)
+	r.refusedBy("MassDeletion", "8 of 8", "allowDelete")
+	r.same(kept)
+	revision := r.Commit(files{"a/a-7.yaml": a["a/a-7.yaml"], "a/a-6.yaml": a["a/a-6.yaml"], "fleet.yaml": fleet("guards: {allowDelete: [NS-a]}")})
+	r.Ready("NS-a", revision)
+	r.gone("a-0")
+	r.Commit(files{"fleet.yaml": fleet("")})
+	revision = r.Delete("a/a-7.yaml", "a/a-6.yaml")
+	r.Ready("NS-a", revision)
+	r.gone("a-7")
+	r.gone("a-6")
+	b, err := r.Bundle(t.Context(), "NS-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Error != nil || b.Objects != 0 {
+		t.Errorf("the status is %+v", b)
+	}
+	// And it is filled again.
+	revision = r.Commit(files{"a/a-1.yaml": a["a/a-1.yaml"]})
+	r.Ready("NS-a", revision)
+	r.value("a-1", "one")
+}
