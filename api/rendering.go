@@ -150,4 +150,6 @@ type Hook struct {
 	// DeletePolicies are Helm's words: before-hook-creation, hook-succeeded, hook-failed.
 	DeletePolicies []string
 	Object         *unstructured.Unstructured
+	// File is where it was written. No digest depends on it.
+	File string `json:"-"`
 }

@@ -41,7 +41,7 @@ func check(b resolved, out built) error {
 		}
 	}
 	for _, h := range out.hooks {
-		if err := stillEncrypted(manifest.Object{Unstructured: h.Object, File: b.file}); err != nil {
+		if err := stillEncrypted(manifest.Object{Unstructured: h.Object, File: h.File}); err != nil {
 			return err
 		}
 	}

@@ -72,7 +72,7 @@ func (e *entry) admit(b resolved) error {
 		}
 	}
 	for _, h := range e.built.hooks {
-		if err := admitObject(b, manifest.Object{Unstructured: h.Object, File: b.file}); err != nil {
+		if err := admitObject(b, manifest.Object{Unstructured: h.Object, File: h.File}); err != nil {
 			return err
 		}
 	}

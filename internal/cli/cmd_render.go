@@ -18,6 +18,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/internal/terminal"
 	"github.com/flotilla-fleet/flotilla/render"
+	"github.com/flotilla-fleet/flotilla/render/compare"
 	"github.com/flotilla-fleet/flotilla/render/engine"
 )
 
@@ -61,6 +62,7 @@ func newRender() *cobra.Command {
 		more    []string
 		all     bool
 		explain bool
+		hooks   bool
 		out     output
 	)
 	cmd := &cobra.Command{
@@ -77,16 +79,21 @@ and printed with their values masked, unless --show-secrets is set.
 With --all every cluster is rendered, and a bundle that comes out the same on several clusters is
 printed once, with their names. With --explain as well it says instead how often each bundle was
 rendered, and in which inputs the renderings differ: clusters for which the same is read (files,
-variables, chart) share one.`,
+variables, chart) share one.
+
+With --hooks the hooks of charts are printed instead, in the order in which they run: when, with which
+weight, and when they are deleted; with -o yaml or json also what they are.`,
 		Example: `  flotilla render --repo . --cluster prod-eu
   flotilla render --repo https://git.example.com/fleet.git --cluster prod-eu --bundle podinfo --revision v1.2
-  flotilla render --all --explain`,
+  flotilla render --all --explain
+  flotilla render --cluster prod-eu --bundle ingress --hooks`,
 		Args: noArgsBut(func(string) string { return "--cluster" }),
 	}
 	repo.flags(cmd)
 	cmd.Flags().StringVar(&cluster, "cluster", "", "name of the cluster")
 	cmd.Flags().BoolVar(&all, "all", false, "all clusters, and what they have in common once")
 	cmd.Flags().BoolVar(&explain, "explain", false, "with --all: say how often each bundle is rendered, and why")
+	cmd.Flags().BoolVar(&hooks, "hooks", false, "print the hooks of charts instead of the objects")
 	out.among(cmd, "yaml", "table", "json")
 	cmd.Flags().StringVar(&bundle, "bundle", "", "only this bundle")
 	cmd.Flags().StringArrayVar(&keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
@@ -100,8 +107,8 @@ variables, chart) share one.`,
 		if cluster != "" && all {
 			return usagef("--cluster and --all exclude each other%s", seeHelp(cmd))
 		}
-		if !explain && cmd.Flags().Changed("output") || explain && !all {
-			return usagef("--output belongs to --explain, and that to --all%s", seeHelp(cmd))
+		if err := viewOf(cmd, &out, all, explain, hooks); err != nil {
+			return err
 		}
 		if kubever != "" {
 			if _, err := utilversion.ParseGeneric(kubever); err != nil {
@@ -127,15 +134,37 @@ variables, chart) share one.`,
 			if explain {
 				return explainSharing(cmd, out, fleet, bundle)
 			}
+			if hooks {
+				return printHooks(cmd, out, fleet, bundle, maskOf(*show))
+			}
 			return printFleet(outOf(cmd), errOf(cmd), fleet, bundle, maskOf(*show))
 		}
 		rendering, err := renderSettled(cmd.Context(), renderer, snap, cluster, kubever, more)
 		if err != nil {
 			return err
 		}
+		if hooks {
+			printWarnings(errOf(cmd), rendering, bundle)
+			return printHooks(cmd, out, []compare.On{{Cluster: cluster, Rendering: rendering}}, bundle, maskOf(*show))
+		}
 		return printRendering(outOf(cmd), errOf(cmd), rendering, bundle, maskOf(*show))
 	}
 	return cmd
+}
+
+// viewOf refuses flags that do not go together, and makes a table the form of what is no object.
+func viewOf(cmd *cobra.Command, out *output, all, explain, hooks bool) error {
+	switch changed := cmd.Flags().Changed("output"); {
+	case explain && hooks:
+		return usagef("--explain and --hooks exclude each other%s", seeHelp(cmd))
+	case explain && !all:
+		return usagef("--explain belongs to --all%s", seeHelp(cmd))
+	case changed && !explain && !hooks:
+		return usagef("--output belongs to --explain and to --hooks%s", seeHelp(cmd))
+	case !changed:
+		out.format = "table"
+	}
+	return nil
 }
 
 // maxSettling bounds how often CustomResourceDefinitions of charts may bring further ones out of charts.

@@ -94,9 +94,6 @@ func explainSharing(cmd *cobra.Command, o output, fleet []compare.On, only strin
 			shown = append(shown, s)
 		}
 	}
-	if !cmd.Flags().Changed("output") {
-		o.format = "table"
-	}
 	err := o.print(outOf(cmd), shown, func(w *terminal.Printer) {
 		row(w, "BUNDLE", "CLUSTERS", "RENDERINGS", "THEY DIFFER IN")
 		for _, s := range shown {

@@ -42,6 +42,7 @@ type hook struct {
 	Weight         int
 	DeletePolicies []string
 	Unstable       []string
+	File           string
 }
 
 // call asks for a file, a directory, or what is there.
@@ -154,7 +155,7 @@ func replyOf(r Result, err error) reply {
 		out.Objects = append(out.Objects, object{o.Object, o.File, o.Line})
 	}
 	for _, h := range r.Hooks {
-		out.Hooks = append(out.Hooks, hook{h.Object.Object, h.Phases, h.Weight, h.DeletePolicies, h.Unstable})
+		out.Hooks = append(out.Hooks, hook{h.Object.Object, h.Phases, h.Weight, h.DeletePolicies, h.Unstable, h.File})
 	}
 	return out
 }
@@ -175,7 +176,7 @@ func (r reply) result() (Result, error) {
 		}
 		out.Hooks = append(out.Hooks, Hook{Hook: api.Hook{
 			Phases: h.Phases, Weight: h.Weight, DeletePolicies: h.DeletePolicies,
-			Object: &unstructured.Unstructured{Object: h.Object},
+			Object: &unstructured.Unstructured{Object: h.Object}, File: h.File,
 		}, Unstable: h.Unstable})
 	}
 	return out, r.Err.err()
