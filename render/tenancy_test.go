@@ -355,7 +355,7 @@ spec:
 		{
 			name: "a hook elsewhere", change: append(app("{helm: {chart: ../c}}"), "teams/a/c/Chart.yaml", "{apiVersion: v2, name: c, version: 1.0.0}",
 				"teams/a/c/templates/job.yaml", "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x, namespace: b, annotations: {helm.sh/hook: pre-install}}\n"),
-			want: denied("teams/a/app/bundle.yaml", 0, ""), text: `Job.batch/b/x: the namespace "b"`,
+			want: denied("teams/a/c/templates/job.yaml", 0, ""), text: `Job.batch/b/x: the namespace "b"`,
 		},
 		{name: "an item of a List", change: file("apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(configMapIn("b", "x")), "\n", "\n  ") + "\n"), want: denied(x, 4, ""), text: `the namespace "b"`},
 		{name: "a binding of the cluster's roles", change: file(clusterRole), want: at, text: "ClusterRoleBinding.rbac.authorization.k8s.io/x: the kind has no namespace, and kinds.allow does not name it"},
