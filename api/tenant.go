@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -66,7 +67,13 @@ type TenantQuotas struct {
 	Bundles int `yaml:"bundles,omitempty" json:"bundles,omitempty"`
 	// Objects counts those of all its bundles, hooks included.
 	Objects int `yaml:"objects,omitempty" json:"objects,omitempty"`
+	// RenderingTime is what the charts and kustomizations of all its bundles may take together to be rendered:
+	// processor time, as far as the system tells it.
+	RenderingTime Duration `yaml:"renderingTime,omitempty" json:"renderingTime,omitempty"`
 }
+
+// LeastRenderingTime is the smallest quota of rendering time: a worker that begins takes a part of it.
+const LeastRenderingTime = time.Second
 
 // ReasonTenantDenied is the reason of every error about what a tenant may not do.
 const ReasonTenantDenied = "TenantDenied"
@@ -220,6 +227,9 @@ func (t Tenant) validate(at locator, field string) error {
 	}
 	if t.Quotas.Bundles < 0 || t.Quotas.Objects < 0 {
 		return at.errorf(field+".quotas", "a quota cannot be negative")
+	}
+	if r := time.Duration(t.Quotas.RenderingTime); r != 0 && r < LeastRenderingTime {
+		return at.errorf(field+".quotas.renderingTime", "%v is less than %v, of which a worker takes a part to begin", r, LeastRenderingTime)
 	}
 	return nil
 }

@@ -31,6 +31,8 @@ type cache struct {
 	// shared: an entry's key -> the entries of that key, the newest last. Those of entries are all in it.
 	shared map[string][]*entry
 	kept   int // entries in shared
+	// remembered: a bundle on a cluster -> its renderings that were refused or measured, the newest last. See refusals.
+	remembered map[cacheKey][]*entry
 	// running: what is being rendered -> closed when it is done.
 	running map[string]chan struct{}
 }
@@ -54,6 +56,9 @@ type entry struct {
 	// uses counts where the entry is among cache.entries; cache.mu guards it.
 	uses int
 
+	// cost is how much rendering time it takes, if it is a bundle of a tenant with a quota of that.
+	cost cost
+
 	// err is why there is nothing else, and refusedAt when that came out.
 	err       error
 	refusedAt time.Time
@@ -66,22 +71,41 @@ type entry struct {
 func newCache(limit int, keepAll bool, refused refusals) *cache {
 	c := &cache{
 		limit: limit, keepAll: keepAll, refused: refused,
-		entries: map[cacheKey]*entry{}, shared: map[string][]*entry{}, running: map[string]chan struct{}{},
-	}
-	for at, e := range refused.load() {
-		c.useLocked(at, e) // nobody has the cache yet
+		entries: map[cacheKey]*entry{}, shared: map[string][]*entry{}, running: map[string]chan struct{}{}, remembered: refused.load(),
 	}
 	return c
 }
 
+// costOf returns what is known of how long a bundle takes: what was measured for the same inputs, so that time, which is
+// never the same twice, decides once.
+func (c *cache) costOf(ctx context.Context, p *pass, b resolved) cost {
+	at, key := cacheKey{p.cluster, b.name}, keyOf(p, b)
+	c.mu.Lock()
+	known := slices.Clone(c.shared[key])
+	measured := slices.Clone(c.remembered[at])
+	c.mu.Unlock()
+	if e := c.find(ctx, p, b, costKeyOf(p, b), nil, measured); e != nil {
+		return e.cost
+	}
+	if e := c.find(ctx, p, b, key, nil, known); e != nil && e.err == nil {
+		return e.cost
+	}
+	return cost{}
+}
+
 // get returns the bundle's entry, rendering it if need be. What is rendered for another cluster at this moment is waited for.
-func (c *cache) get(ctx context.Context, p *pass, b resolved) (*entry, error) {
+// m counts what it takes; nil where nothing bounds that.
+func (c *cache) get(ctx context.Context, p *pass, b resolved, m *metered) (*entry, error) {
 	at, key := cacheKey{p.cluster, b.name}, keyOf(p, b)
 	for {
 		c.mu.Lock()
 		known := slices.Clone(c.shared[key])
 		last := c.entries[at]
+		remembered := slices.Clone(c.remembered[at])
 		c.mu.Unlock()
+		if e := c.find(ctx, p, b, key, nil, remembered); e != nil {
+			return e, e.err
+		}
 		if e := c.find(ctx, p, b, key, last, known); e != nil {
 			c.mu.Lock()
 			c.useLocked(at, e)
@@ -90,7 +114,7 @@ func (c *cache) get(ctx context.Context, p *pass, b resolved) (*entry, error) {
 		}
 		mine, done := c.claim(flightOf(p, b, key, known), key, len(known))
 		if mine {
-			return c.render(ctx, p, b, at, key, done)
+			return c.render(ctx, p, b, m, at, key, done)
 		}
 		select {
 		case <-ctx.Done():
@@ -106,7 +130,7 @@ func (c *cache) find(ctx context.Context, p *pass, b resolved, key string, last 
 		return last
 	}
 	for _, e := range slices.Backward(known) {
-		if e != last && c.refused.holds(e) && e.good(ctx, p, b) {
+		if e != last && e.key == key && c.refused.holds(e) && e.good(ctx, p, b) {
 			return e
 		}
 	}
@@ -145,8 +169,8 @@ func (c *cache) claim(flight, key string, knew int) (mine bool, done chan struct
 }
 
 // render renders, keeps what came out, and lets go those that wait for it.
-func (c *cache) render(ctx context.Context, p *pass, b resolved, at cacheKey, key string, done chan struct{}) (*entry, error) {
-	fresh := newEntry(ctx, p, b)
+func (c *cache) render(ctx context.Context, p *pass, b resolved, m *metered, at cacheKey, key string, done chan struct{}) (*entry, error) {
+	fresh := newEntry(ctx, p, b, m)
 	fresh.key = key
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -156,18 +180,24 @@ func (c *cache) render(ctx context.Context, p *pass, b resolved, at cacheKey, ke
 		}
 	}
 	defer close(done)
+	fresh.refusedAt = c.refused.now()
+	switch {
+	case endsItself(fresh.err):
+		c.rememberLocked(at, fresh.bare(key))
+	case m != nil && m.remembered(fresh.err):
+		c.rememberLocked(at, fresh.bare(costKeyOf(p, b)))
+	}
 	if fresh.err != nil && !endsItself(fresh.err) {
 		return nil, fresh.err
 	}
-	had := c.entries[at]
-	if fresh.err != nil {
-		fresh.refusedAt = c.refused.now()
-		c.refused.keep(at, fresh)
-	} else if had != nil && had.err != nil {
-		c.refused.drop(at)
-	}
 	c.useLocked(at, fresh)
 	return fresh, fresh.err
+}
+
+// rememberLocked keeps that a rendering was refused or measured.
+func (c *cache) rememberLocked(at cacheKey, e *entry) {
+	c.remembered[at] = c.refused.with(c.remembered[at], e)
+	c.refused.keep(at, c.remembered[at])
 }
 
 // useLocked makes an entry that of a bundle on a cluster, in place of another.
@@ -210,14 +240,26 @@ func (c *cache) forgetLocked(e *entry) {
 
 // keyOf is a digest of what a rendering depends on beside what it reads.
 func keyOf(p *pass, b resolved) string {
-	in := []any{b.name, b.dir, b.file, b.spec, b.target, b.overlay, b.values, b.overlays, b.warnings, b.tenant, b.siblings}
-	if b.tenant == nil {
+	in := append(costInputs(p, b), b.overlays, b.warnings, b.tenant)
+	switch {
+	case b.tenant == nil:
 		in = append(in, p.tenantsDigest) // what they have is not the platform's
+	case b.tenant.Rights.Suspend:
+		in = append(in, b.siblings)
 	}
+	return digestOf(in)
+}
+
+// costKeyOf is a digest of what the time of a rendering depends on beside what it reads. What the bundle may have does not count,
+// for it is looked at when the rendering is done.
+func costKeyOf(p *pass, b resolved) string { return digestOf(append(costInputs(p, b), b.tenant.Name)) }
+
+func costInputs(p *pass, b resolved) []any {
+	in := []any{b.name, b.dir, b.file, b.spec, b.target, b.overlay, b.values}
 	if b.spec.HasChart() {
 		in = append(in, p.factsDigest, hashOf(b.data))
 	}
-	return digestOf(in)
+	return in
 }
 
 // variablesAmong returns those of the variables that are among the names.
@@ -272,13 +314,20 @@ func (e *entry) holds(p *pass, b resolved) bool {
 	return true
 }
 
-func newEntry(ctx context.Context, p *pass, b resolved) *entry {
+func newEntry(ctx context.Context, p *pass, b resolved, m *metered) *entry {
 	v := newView(p, b)
-	out, err := build(ctx, p, v, b)
+	counted := *p
+	if m != nil {
+		counted.engine = m
+	}
+	out, err := build(ctx, &counted, v, b)
 	if err == nil {
 		err = check(b, out)
 	}
 	e := &entry{deps: v.deps, built: out, finals: map[string]*api.RenderedBundle{}}
+	if m != nil {
+		e.cost = m.cost()
+	}
 	if e.mentioned = out.mentioned; err != nil && b.spec.Substitute {
 		e.mentioned = []string{manifest.AnyVariable} // which ones is not known
 	}
@@ -298,6 +347,14 @@ func newEntry(ctx context.Context, p *pass, b resolved) *entry {
 	e.prepare(b)
 	e.err = scrub(e.admit(b), v.secrets)
 	return e
+}
+
+// bare is what the entry was made from, what it took and why it failed, without what came out. It has a key of its own.
+func (e *entry) bare(key string) *entry {
+	return &entry{
+		key: key, deps: e.deps, variables: e.variables, mentioned: e.mentioned, fingerprint: e.fingerprint,
+		built: built{charts: e.built.charts}, cost: e.cost, err: e.err, refusedAt: e.refusedAt,
+	}
 }
 
 // located makes sure that an error names a file and has a kind.
@@ -342,12 +399,15 @@ func (c *cache) trim(cluster string, names []string) {
 	for k, e := range c.entries {
 		if k.cluster == cluster {
 			if _, there := slices.BinarySearch(names, k.bundle); !there {
-				if e.err != nil {
-					c.refused.drop(k)
-				}
 				delete(c.entries, k)
 				c.releaseLocked(e)
 			}
+		}
+	}
+	for k := range c.remembered {
+		if _, there := slices.BinarySearch(names, k.bundle); k.cluster == cluster && !there {
+			c.refused.drop(k)
+			delete(c.remembered, k)
 		}
 	}
 	if c.kept <= c.limit {

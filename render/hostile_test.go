@@ -1,6 +1,7 @@
 package render_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -119,6 +120,16 @@ func schema(levels int) string {
 		fmt.Sprintf(`}, "$ref": "#/$defs/d%d"}`, levels)
 }
 
+// only is the one file of a directory.
+func only(t *testing.T, dir string) string {
+	t.Helper()
+	all, err := os.ReadDir(dir)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("there are %v, %v", all, err)
+	}
+	return filepath.Join(dir, all[0].Name())
+}
+
 // What ended its own rendering is not tried again by a restart, but by a commit that changes it, and by other limits.
 func TestRefused_isRemembered(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "refused")
@@ -156,10 +167,19 @@ func TestRefused_isRemembered(t *testing.T) {
 	render1(r, files, 1, true)
 	mended := files.With(chartOf("{{ if false }}{{ end }}" + configMap("h", ""))...)
 	render1(r, mended, 1, false)
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("%v is left, %v", left, err)
+	// It is still remembered: what Git says and what was applied are rendered by turns, and a commit may be reverted.
+	render1(r, files, 0, true)
+	render1(r, mended, 0, false)
+	r = newRenderer(t, config)
+	render1(r, mended, 1, false)
+	render1(r, files, 0, true)
+	for i := range 10 { // but not everything for ever
+		render1(r, files.With(chartOf(fmt.Sprintf(`{{ repeat %d "a" }}`, 2000000001+i))...), 1, true)
 	}
-	render1(newRenderer(t, config), files, 1, true)
+	if text, err := os.ReadFile(only(t, dir)); err != nil || bytes.Count(text, []byte(`"Cause"`)) != 4 {
+		t.Errorf("kept: %s, %v", text, err)
+	}
+	render1(r, files, 1, true)
 	mustRender(t, newRenderer(t, config), shared().Snapshot(), "one") // the bundle is gone
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("%v is left, %v", left, err)

@@ -165,26 +165,37 @@ func (p *pass) variablesOf(b resolved) manifest.Variables {
 	return out
 }
 
-// renderAll renders the bundles in parallel, then does what needs to know all of them.
+// renderAll renders the bundles in parallel, those of a tenant with a quota of rendering time last and one after the other.
+// Then it does what needs to know all of them.
 func (r *Renderer) renderAll(ctx context.Context, p *pass, here []resolved) ([]api.RenderedBundle, error) {
 	entries := make([]*entry, len(here))
 	errs := make([]error, len(here))
+	var mu sync.Mutex
+	done := func(i int, e *entry, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		entries[i], errs[i] = e, err
+	}
 	var group errgroup.Group
 	group.SetLimit(r.cfg.Concurrency)
-	var mu sync.Mutex
-	for i := range here {
+	free, limited := byTenant(here)
+	for _, i := range free {
 		if here[i].err != nil {
-			errs[i] = here[i].err
+			done(i, nil, here[i].err)
 			continue
 		}
 		group.Go(func() error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			e, err := r.cache.get(ctx, p, here[i])
-			mu.Lock()
-			defer mu.Unlock()
-			entries[i], errs[i] = e, err
+			e, err := r.cache.get(ctx, p, here[i], nil)
+			done(i, e, err)
+			return ctx.Err()
+		})
+	}
+	for _, indexes := range limited {
+		group.Go(func() error {
+			r.cache.renderTenant(ctx, p, here, indexes, done)
 			return ctx.Err()
 		})
 	}

@@ -26,6 +26,8 @@ type resolved struct {
 	// tenant is nil for the platform's. siblings are the names of all its bundles, on whatever clusters.
 	tenant   *api.Tenant
 	siblings []string
+	// held says that the cluster has the bundle, and has it as that tenant's.
+	held bool
 	// target is the index of the target that matched, -1 for none; overlays are those of all targets.
 	target   int
 	overlay  string

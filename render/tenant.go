@@ -197,18 +197,18 @@ func admitSuspension(b resolved, o manifest.Object) error {
 func limitBundles(here []resolved, holders map[string]string) {
 	byTenant := map[string][]*resolved{}
 	for i := range here {
-		if b := &here[i]; b.tenant != nil && b.tenant.Quotas.Bundles > 0 {
+		b := &here[i]
+		if b.tenant == nil {
+			continue
+		}
+		holder, held := holders[b.name]
+		b.held = held && holder == b.tenant.Name
+		if b.tenant.Quotas.Bundles > 0 {
 			byTenant[b.tenant.Name] = append(byTenant[b.tenant.Name], b)
 		}
 	}
 	for tenant, bundles := range byTenant {
-		isNew := func(b *resolved) int {
-			if holder, held := holders[b.name]; held && holder == tenant {
-				return 0
-			}
-			return 1
-		}
-		slices.SortStableFunc(bundles, func(a, b *resolved) int { return cmp.Compare(isNew(a), isNew(b)) })
+		slices.SortStableFunc(bundles, func(a, b *resolved) int { return yesFirst(a.held, b.held) })
 		most := bundles[0].tenant.Quotas.Bundles
 		for _, b := range bundles[min(most, len(bundles)):] {
 			b.err = cmp.Or(b.err, error(b.deniedf("metadata.name", "tenant %q may have %d bundles on a cluster, and this is one more", tenant, most)))

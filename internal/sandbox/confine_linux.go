@@ -33,29 +33,16 @@ func confine(memory int64) error {
 	)
 }
 
-// watchEvery is how often the memory of a worker at work is looked at: a second bound, where the first is not kept by the system.
-const watchEvery = 20 * time.Millisecond
-
-// overhead is what a worker's program takes itself, of its file and of memory.
-const overhead = 128 << 20
-
-// watch calls kill when a worker holds more than it may, until done is closed.
-func (w *worker) watch(done <-chan struct{}, kill func(), limit int64) {
-	tick := time.NewTicker(watchEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-done:
-			return
-		case <-tick.C:
-			now := w.resident()
-			w.most.Store(max(w.most.Load(), now))
-			if now > limit+overhead {
-				kill()
-				return
-			}
-		}
+// processor is the processor time that a worker has taken since it was started; 0 if it is gone.
+func (w *worker) processor() time.Duration {
+	// The clock of another process: clock_getcpuclockid(3) makes its number so, and the kernel does not change it.
+	const ofTheProcess = 2
+	clock := int32(^w.cmd.Process.Pid)<<3 | ofTheProcess
+	var ts unix.Timespec
+	if unix.ClockGettime(clock, &ts) != nil {
+		return 0
 	}
+	return time.Duration(ts.Nano())
 }
 
 // resident is how much memory a worker holds; 0 if that is not known.

@@ -6,7 +6,7 @@
 //	agent → worker: 'm' the bound on memory, once; 'q' a request; 'a' the answer to a call
 //	worker → agent: 'c' a call; 'r' the result
 //
-// It promises: a request ends when its context does, or at the limits of time, memory and output, whatever the worker does;
+// It promises: a request ends when its context does, or at the limits of time, processor time, memory and output, whatever the worker does;
 // a worker ends with the process that started it; it gets no file, no environment but the time zone, and nothing but its requests.
 // It is kept for a while after a request, so that the next one need not wait for a start, and it does one request at a time.
 // It never looks into a request or a result, and never runs any other program than the one it is told.
@@ -31,9 +31,24 @@ type Limits struct {
 	Output int64
 }
 
+// Request is something that a worker is to do.
+type Request struct {
+	Message []byte
+	// Processor is how much processor time it may take, beside the Limits. Zero means that nothing bounds it.
+	Processor time.Duration
+}
+
+// Result is what a request came to.
+type Result struct {
+	Message []byte
+	// Processor is the processor time that the worker took, also where the request failed.
+	// The load of the machine hardly changes it. On other systems than Linux it is the time that passed.
+	Processor time.Duration
+}
+
 // LimitError says which limit ended a request.
 type LimitError struct {
-	// Limit is "time", "memory" or "output".
+	// Limit is "time", "processor", "memory" or "output".
 	Limit string
 	// Max is the bound, for people: "30s", "512 MiB".
 	Max string
@@ -43,6 +58,8 @@ func (e *LimitError) Error() string {
 	switch e.Limit {
 	case "time":
 		return "takes longer than " + e.Max
+	case "processor":
+		return "takes more than " + e.Max + " of processor time"
 	case "memory":
 		return "needs more than " + e.Max + " of memory"
 	default:
@@ -103,16 +120,16 @@ func New(cfg Config) (*Pool, error) {
 // answer is called for each call of the worker, by one goroutine, and never after Do has returned.
 //
 // The error is a *LimitError, a *CrashError, the cause of ctx, or says why no worker could be started.
-func (p *Pool) Do(ctx context.Context, request []byte, answer func(call []byte) []byte) ([]byte, error) {
+func (p *Pool) Do(ctx context.Context, request Request, answer func(call []byte) []byte) (Result, error) {
 	select {
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return Result{}, context.Cause(ctx)
 	case p.places <- struct{}{}:
 	}
 	defer func() { <-p.places }()
 	w, err := p.take()
 	if err != nil {
-		return nil, err
+		return Result{}, err
 	}
 	out, err := w.ask(ctx, p.cfg.Limits, request, answer)
 	p.giveBack(w, err == nil)

@@ -75,6 +75,10 @@ func handle(request []byte, call func([]byte) ([]byte, error)) []byte {
 		for i := 0; ; i++ {
 			sink = sink[:0]
 		}
+	case "burn": // milliseconds, of which a loaded machine gives it some only
+		for end := processor() + time.Duration(n)*time.Millisecond; processor() < end; {
+			sink = sink[:0]
+		}
 	case "take": // at once
 		sink = bytes.Repeat([]byte("a"), n)
 		return fmt.Append(nil, len(sink))
@@ -96,6 +100,15 @@ func handle(request []byte, call func([]byte) ([]byte, error)) []byte {
 		fmt.Fprintln(os.Stderr, "a library is talking")
 	}
 	return []byte("ok")
+}
+
+// processor is the processor time that this process took.
+func processor() time.Duration {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		return time.Hour
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
 func recurse(n int) int {
@@ -133,17 +146,17 @@ func noCalls([]byte) []byte { return nil }
 
 func do(t testing.TB, p *sandbox.Pool, request string) string {
 	t.Helper()
-	out, err := p.Do(t.Context(), []byte(request), noCalls)
+	out, err := p.Do(t.Context(), sandbox.Request{Message: []byte(request)}, noCalls)
 	if err != nil {
 		t.Fatalf("%s: %v", request, err)
 	}
-	return string(out)
+	return string(out.Message)
 }
 
 func TestPool_calls(t *testing.T) {
 	p := pool(t, nil)
-	out, err := p.Do(t.Context(), []byte("call 100"), func(call []byte) []byte { return append(call, ' ') })
-	if words := strings.Fields(string(out)); err != nil || len(words) != 100 || words[99] != "99" {
+	out, err := p.Do(t.Context(), sandbox.Request{Message: []byte("call 100")}, func(call []byte) []byte { return append(call, ' ') })
+	if words := strings.Fields(string(out.Message)); err != nil || len(words) != 100 || words[99] != "99" {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
@@ -184,7 +197,7 @@ func TestPool_limits(t *testing.T) {
 		{"grow 4096", "memory"},
 		{"print 2000000", "output"},
 	} {
-		_, err := p.Do(t.Context(), []byte(tt.request), noCalls)
+		_, err := p.Do(t.Context(), sandbox.Request{Message: []byte(tt.request)}, noCalls)
 		e, ok := errors.AsType[*sandbox.LimitError](err)
 		if !ok || e.Limit != tt.limit {
 			t.Errorf("%s: got %v, want the limit of %s", tt.request, err, tt.limit)
@@ -194,6 +207,24 @@ func TestPool_limits(t *testing.T) {
 	if got := do(t, p, "grow 150"); got != "150" { // within the limit
 		t.Error(got)
 	}
+}
+
+// Processor time is told of each request alone, and bounds the one that it is said for.
+func TestPool_processor(t *testing.T) {
+	p := pool(t, nil)
+	first, err := p.Do(t.Context(), sandbox.Request{Message: []byte("burn 300")}, noCalls)
+	if err != nil || first.Processor < 250*time.Millisecond {
+		t.Errorf("got %v, %v", first.Processor, err)
+	}
+	if next, err := p.Do(t.Context(), sandbox.Request{Message: []byte("pid"), Processor: 250 * time.Millisecond}, noCalls); err != nil || next.Processor > 250*time.Millisecond {
+		t.Errorf("the next request is charged %v, %v", next.Processor, err)
+	}
+	out, err := p.Do(t.Context(), sandbox.Request{Message: []byte("spin"), Processor: 300 * time.Millisecond}, noCalls)
+	e, ok := errors.AsType[*sandbox.LimitError](err)
+	if !ok || e.Limit != "processor" || err.Error() != "takes more than 300ms of processor time" || out.Processor < 300*time.Millisecond {
+		t.Errorf("got %v after %v", err, out.Processor)
+	}
+	do(t, p, "pid")
 }
 
 func TestPool_crashes(t *testing.T) {
@@ -210,18 +241,18 @@ func TestPool_crashes(t *testing.T) {
 		}
 		p := pool(t, change)
 		for range 2 { // the next one finds no worker of the last
-			_, err := p.Do(t.Context(), []byte(tt.request), noCalls)
+			_, err := p.Do(t.Context(), sandbox.Request{Message: []byte(tt.request)}, noCalls)
 			e, ok := errors.AsType[*sandbox.CrashError](err)
 			if !ok || !strings.Contains(err.Error(), tt.want) || e.Outside || strings.Contains(err.Error(), "password") {
 				t.Errorf("%s %s: got %v", tt.kind, tt.request, err)
 			}
 		}
 	}
-	_, err := pool(t, as("long")).Do(t.Context(), nil, noCalls)
+	_, err := pool(t, as("long")).Do(t.Context(), sandbox.Request{}, noCalls)
 	if e, ok := errors.AsType[*sandbox.LimitError](err); !ok || e.Limit != "output" {
 		t.Errorf("a length that cannot be: %v", err)
 	}
-	_, err = pool(t, func(c *sandbox.Config) { c.Command = []string{"/nowhere/flotilla"} }).Do(t.Context(), nil, noCalls)
+	_, err = pool(t, func(c *sandbox.Config) { c.Command = []string{"/nowhere/flotilla"} }).Do(t.Context(), sandbox.Request{}, noCalls)
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no program: %v", err)
 	}
@@ -252,23 +283,23 @@ func TestPool_context(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(50*time.Millisecond, func() { cancel(cause) })
-		if _, err := p.Do(ctx, []byte("spin"), noCalls); !errors.Is(err, cause) {
+		if _, err := p.Do(ctx, sandbox.Request{Message: []byte("spin")}, noCalls); !errors.Is(err, cause) {
 			t.Errorf("%s: got %v", kind, err)
 		}
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	called := make(chan struct{})
 	go func() {
-		_, _ = p.Do(context.WithoutCancel(ctx), []byte("spin"), noCalls)
+		_, _ = p.Do(context.WithoutCancel(ctx), sandbox.Request{Message: []byte("spin")}, noCalls)
 		close(called)
 	}()
 	cancel(cause)
-	if _, err := p.Do(ctx, []byte("pid"), noCalls); !errors.Is(err, cause) {
+	if _, err := p.Do(ctx, sandbox.Request{Message: []byte("pid")}, noCalls); !errors.Is(err, cause) {
 		t.Errorf("waiting for a place: got %v", err)
 	}
 	p.Close() // ends what is under way
 	<-called
-	if _, err := p.Do(t.Context(), []byte("pid"), noCalls); err == nil {
+	if _, err := p.Do(t.Context(), sandbox.Request{Message: []byte("pid")}, noCalls); err == nil {
 		t.Error("a closed pool starts workers")
 	}
 }
@@ -298,12 +329,12 @@ func parent() int {
 	if err != nil {
 		return 1
 	}
-	out, err := p.Do(context.Background(), []byte("pid"), noCalls)
+	out, err := p.Do(context.Background(), sandbox.Request{Message: []byte("pid")}, noCalls)
 	if err != nil {
 		return 1
 	}
-	fmt.Printf("%s\n", out)
-	_, _ = p.Do(context.Background(), []byte("spin"), noCalls)
+	fmt.Printf("%s\n", out.Message)
+	_, _ = p.Do(context.Background(), sandbox.Request{Message: []byte("spin")}, noCalls)
 	return 1
 }
 

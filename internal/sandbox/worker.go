@@ -25,6 +25,7 @@ type worker struct {
 	gone   chan struct{} // closed when the process is gone
 	letGo  *time.Timer   // ends it when it is idle
 	most   atomic.Int64  // the most memory that it was seen to hold during a request
+	begun  time.Time     // when it was started
 
 	mu sync.Mutex
 	// asked counts the requests, so that what ends one never ends the next.
@@ -42,7 +43,7 @@ func start(command []string, memory int64) (*worker, error) {
 	if err != nil {
 		return nil, errors.Join(err, theirIn.Close(), in.Close())
 	}
-	w := &worker{in: in, out: out, gone: make(chan struct{})}
+	w := &worker{in: in, out: out, gone: make(chan struct{}), begun: time.Now()}
 	w.cmd = exec.Command(command[0], command[1:]...) //nolint:noctx // it outlives the request that it is started for
 	w.cmd.Stdin, w.cmd.Stdout, w.cmd.Stderr = theirIn, theirOut, &w.stderr
 	w.cmd.Dir = string(os.PathSeparator)
@@ -93,7 +94,7 @@ func (w *worker) kill(request int, cause error) {
 }
 
 // ask has the worker do a request.
-func (w *worker) ask(ctx context.Context, limits Limits, request []byte, answer func([]byte) []byte) ([]byte, error) {
+func (w *worker) ask(ctx context.Context, limits Limits, request Request, answer func([]byte) []byte) (Result, error) {
 	w.mu.Lock()
 	n := w.asked
 	w.mu.Unlock()
@@ -101,24 +102,56 @@ func (w *worker) ask(ctx context.Context, limits Limits, request []byte, answer 
 	defer stop()
 	timer := time.AfterFunc(limits.Time, func() { w.kill(n, &LimitError{"time", limits.Time.String()}) })
 	defer timer.Stop()
-	done, watched := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(watched)
-		w.watch(done, func() { w.kill(n, &LimitError{"memory", Bytes(limits.Memory)}) }, limits.Memory)
-	}()
-	out, err := w.exchange(limits, request, answer)
+	before := w.processor()
+	done, watched := make(chan struct{}), make(chan time.Duration)
+	go func() { watched <- w.watch(done, n, limits, request.Processor, before) }()
+	out, err := w.exchange(limits, request.Message, answer)
 	close(done)
-	<-watched
+	used := max(<-watched, w.processor()-before)
 	w.mu.Lock()
 	w.asked++
 	w.mu.Unlock()
-	if err == nil {
-		return out, nil
-	}
+	result := Result{Processor: used}
 	if long, ok := errors.AsType[tooLongError](err); ok && long.kind == frameResult {
-		return nil, &LimitError{"output", Bytes(limits.Output)}
+		return result, &LimitError{"output", Bytes(limits.Output)}
 	}
-	return nil, w.why(err, limits)
+	if err != nil {
+		return result, w.why(err, limits)
+	}
+	if request.Processor > 0 && used > request.Processor { // between two looks
+		return result, &LimitError{"processor", request.Processor.String()}
+	}
+	result.Message = out
+	return result, nil
+}
+
+// watchEvery is how often a worker at work is looked at.
+const watchEvery = 20 * time.Millisecond
+
+// overhead is what a worker's program takes itself, of its file and of memory.
+const overhead = 128 << 20
+
+// watch ends a worker that takes more processor time than it may, or holds more memory: a second bound, where the first is
+// not kept by the system. It returns when done is closed, with the processor time that it saw last.
+func (w *worker) watch(done <-chan struct{}, request int, limits Limits, most, before time.Duration) (used time.Duration) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-done:
+			return used
+		case <-tick.C:
+		}
+		memory := w.resident()
+		w.most.Store(max(w.most.Load(), memory))
+		used = max(used, w.processor()-before)
+		switch {
+		case memory > limits.Memory+overhead:
+			w.kill(request, &LimitError{"memory", Bytes(limits.Memory)})
+		case most > 0 && used > most:
+			w.kill(request, &LimitError{"processor", most.String()})
+		}
+	}
 }
 
 // why tells why there is no result; err is what reading and writing came to.

@@ -8,6 +8,7 @@ package engine
 import (
 	"context"
 	"io/fs"
+	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render/helm"
@@ -22,10 +23,13 @@ type Files interface {
 	fs.StatFS
 }
 
-// Request asks for one bundle. Exactly one of its fields is set.
+// Request asks for one bundle. Exactly one of Chart and Kustomization is set.
 type Request struct {
 	Chart         *Chart
 	Kustomization *Kustomization
+	// Time is how much time it may take, counted as in Result. Zero means that only the limits bound it.
+	// Local has nothing that could end it.
+	Time time.Duration `cbor:"-"`
 }
 
 // Chart asks for the objects and hooks of a chart.
@@ -58,6 +62,8 @@ type Result struct {
 	Read []string
 	// Mentioned are the variables that a kustomization may depend on; see manifest.Mentioned.
 	Mentioned []string
+	// Took is how long it took, also where it failed: the processor time of a worker, where that is known.
+	Took time.Duration
 }
 
 // Hook is a hook of a chart.
@@ -71,8 +77,15 @@ type Hook struct {
 type Local struct{}
 
 // Run runs the engine that the request is for. Files may be nil for a chart.
-// With an error, only Read of the result means something.
+// With an error, only Read and Took of the result mean something.
 func (Local) Run(ctx context.Context, req Request, files Files) (Result, error) {
+	begun := time.Now()
+	out, err := run(ctx, req, files)
+	out.Took = time.Since(begun)
+	return out, err
+}
+
+func run(ctx context.Context, req Request, files Files) (Result, error) {
 	if req.Chart != nil {
 		return renderChart(*req.Chart)
 	}

@@ -59,7 +59,7 @@ func (r *Remote) Run(ctx context.Context, req Request, files Files) (Result, err
 	if err != nil {
 		return Result{}, fmt.Errorf("ask for a rendering: %w", err)
 	}
-	message, err = r.pool.Do(ctx, message, func(message []byte) []byte {
+	said, err := r.pool.Do(ctx, sandbox.Request{Message: message, Processor: req.Time}, func(message []byte) []byte {
 		var c call
 		a := answer{Err: &failure{Text: "the call makes no sense"}}
 		if files != nil && r.codec.dec.Unmarshal(message, &c) == nil {
@@ -72,19 +72,23 @@ func (r *Remote) Run(ctx context.Context, req Request, files Files) (Result, err
 		return out
 	})
 	if err != nil {
-		return Result{}, ended(ctx, req, err)
+		return Result{Took: said.Processor}, ended(ctx, req, err)
 	}
 	var out reply
-	if err := r.codec.dec.Unmarshal(message, &out); err != nil {
-		return Result{}, fmt.Errorf("read a rendering: %w", err)
+	if err := r.codec.dec.Unmarshal(said.Message, &out); err != nil {
+		return Result{Took: said.Processor}, fmt.Errorf("read a rendering: %w", err)
 	}
-	return out.result()
+	result, err := out.result()
+	result.Took = said.Processor
+	return result, err
 }
 
 // Reasons of errors about bundles that end their rendering by what they do to it.
 const (
 	ReasonLimit = "RenderLimit"
 	ReasonCrash = "RenderCrash"
+	// ReasonTime is that of a bundle which takes more than Request.Time.
+	ReasonTime = "RenderTime"
 )
 
 // ended tells why a worker sent no result.
@@ -96,7 +100,11 @@ func ended(ctx context.Context, req Request, err error) error {
 	} else {
 		where = path.Join(req.Kustomization.Dir, "kustomization.yaml")
 	}
-	if limit, ok := errors.AsType[*sandbox.LimitError](err); ok {
+	limit, ok := errors.AsType[*sandbox.LimitError](err)
+	if ok && limit.Limit == "processor" {
+		return &api.Error{Kind: api.Stalled, Reason: ReasonTime, File: where, Err: fmt.Errorf("%s %w to render", what, limit)}
+	}
+	if ok {
 		return &api.Error{
 			Kind: api.Stalled, Reason: ReasonLimit, File: where, Err: fmt.Errorf("%s %w to render", what, limit),
 			Hint: "look for " + look + "; --render-limits of the agent raises the limit; it is tried again when it changes, or after an hour",

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -256,6 +257,58 @@ func TestTenancy_broken(t *testing.T) {
 	r.Commit(files{"fleet.yaml": tenants + "  guards: {allowDelete: [NS-a-many]}\n"})
 	r.isGone("NS-a", "m0")
 	r.isGone("NS-a", "m29")
+}
+
+// A tenant's charts take what it may have of rendering time, and others go on. What was applied of it stays.
+func TestTenancy_renderingTime(t *testing.T) {
+	r := newTown(t)
+	r.Commit(with(files{"fleet.yaml": strings.Replace(tenants, "namespaces: [NS-a, NS]}", "namespaces: [NS-a, NS], quotas: {renderingTime: 3s}}", 1)},
+		under("teams/a/", hostile("a-chart", mapIn("NS-a", "from-chart", "one")))))
+	r.is("NS-a", "from-chart", "one")
+	revision := r.Commit(with(files{"teams/b/app/x.yaml": mapIn("NS-b", "x", "two"), "teams/a/app/x.yaml": mapIn("NS-a", "x", "two")},
+		under("teams/a/", hostile("a-chart", endless))))
+	r.Failed("NS-a-chart", "takes more than", `to render: tenant "a" may take 3s`, "raise quotas.renderingTime in fleet.yaml")
+	r.is("NS-b", "x", "two")
+	r.is("NS-a", "x", "two")
+	r.is("NS-a", "from-chart", "one")
+	r.Ready("NS-b-app", revision)
+	r.Ready("NS-a-app", revision)
+	// What was measured decides after a restart, too, where the revision that was applied is rendered beside it.
+	r.Stop()
+	before := measured(t, r.Config.Dir)
+	r.Start()
+	r.Ready("NS-b-app", r.Commit(files{"teams/b/app/x.yaml": mapIn("NS-b", "x", "three")}))
+	r.Failed("NS-a-chart", `tenant "a" may take 3s`)
+	if after := measured(t, r.Config.Dir); after != before || !strings.Contains(before, `"Over":true`) || !strings.Contains(before, `"Over":false`) {
+		t.Errorf("something was measured once more after a restart:\n%s\n%s", before, after)
+	}
+}
+
+// measured is what an agent remembers of renderings.
+func measured(t *testing.T, dir string) string {
+	t.Helper()
+	var all []byte
+	names, err := filepath.Glob(dir + "/refused/*.json")
+	for _, name := range names {
+		var text []byte
+		if text, err = os.ReadFile(name); err != nil {
+			break
+		}
+		all = append(all, text...)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(all)
+}
+
+// under moves files to a directory.
+func under(dir string, fs files) files {
+	out := files{}
+	for name, text := range fs {
+		out[dir+name] = text
+	}
+	return out
 }
 
 var suspensions = schema.GroupVersionResource{Group: api.Group, Version: api.Version, Resource: "suspensions"}
