@@ -102,6 +102,37 @@ func TestOpen_migratesOldAndRefusesNew(t *testing.T) {
 	}
 }
 
+// A migration that only adds lets the programs of the version before go on with the file, there and back.
+func TestOpen_goesBackWhereTheFileSaysSo(t *testing.T) {
+	additive := func(versions int) boltfile.Config {
+		cfg := config("", versions)
+		for i := range cfg.Migrations[1:] {
+			cfg.Migrations[i+1].OpensFrom = i + 1
+		}
+		return cfg
+	}
+	path := filepath.Join(t.TempDir(), "s.db")
+	for step, versions := range []int{1, 2, 1, 2, 3, 2, 3} {
+		cfg := additive(versions)
+		cfg.Path = path
+		f := open(t, cfg)
+		if err := put(f, fmt.Sprintf("step-%d", step), "kept"); err != nil {
+			t.Fatal(err)
+		}
+		for before := range step {
+			if got := get(t, f, fmt.Sprintf("step-%d", before)); got != "kept" {
+				t.Errorf("in step %d, that of step %d is %q", step, before, got)
+			}
+		}
+		closeAndCheck(t, f)
+	}
+	cfg := additive(1)
+	cfg.Path = path
+	if _, err := boltfile.Open(cfg); !errors.Is(err, boltfile.ErrNewer) || !strings.Contains(err.Error(), "that know version 2") {
+		t.Errorf("opened by a program of two versions before: %v", err)
+	}
+}
+
 func TestOpen_failedMigrationLeavesOldVersion(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s.db")
 	closeAndCheck(t, open(t, config(path, 1)))

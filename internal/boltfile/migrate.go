@@ -10,6 +10,9 @@ import (
 type Migration struct {
 	// Name says in a few words what it does; an older program that refuses the file shows it.
 	Name string
+	// OpensFrom is the version of the oldest program that can still work on the file: one that only adds what
+	// older programs leave alone names the version before its own. Zero means its own version.
+	OpensFrom int
 	// Apply is run in the same transaction that records the new version.
 	Apply func(tx *Tx) error
 }
@@ -21,6 +24,20 @@ type schema struct {
 	Kind    string `json:"kind"`
 	Version int    `json:"version"`
 	Name    string `json:"name"`
+	// OpensFrom is the highest that any migration of the file named; zero means Version.
+	OpensFrom int `json:"opensFrom,omitempty"`
+}
+
+// opensFrom is the version of the oldest program that can work on a file after all of some migrations.
+func opensFrom(all []Migration) int {
+	oldest := 0
+	for i, m := range all {
+		if m.OpensFrom == 0 {
+			m.OpensFrom = i + 1
+		}
+		oldest = max(oldest, m.OpensFrom)
+	}
+	return oldest
 }
 
 // migrate applies what is missing, each migration in its own transaction.
@@ -33,9 +50,12 @@ func (f *File) migrate(all []Migration) error {
 	if have.Version > 0 && have.Kind != f.kind {
 		return fmt.Errorf("%w: it calls itself %q", ErrForeign, have.Kind)
 	}
-	if have.Version > len(all) {
-		return fmt.Errorf("%w: its schema is version %d (%q), and this program knows versions up to %d",
-			ErrNewer, have.Version, have.Name, len(all))
+	if have.OpensFrom == 0 {
+		have.OpensFrom = have.Version
+	}
+	if have.OpensFrom > len(all) {
+		return fmt.Errorf("%w: its schema is version %d (%q), which programs can use that know version %d, and this one knows versions up to %d",
+			ErrNewer, have.Version, have.Name, have.OpensFrom, len(all))
 	}
 	for i := have.Version; i < len(all); i++ {
 		err := f.Update(func(tx *Tx) error {
@@ -45,7 +65,7 @@ func (f *File) migrate(all []Migration) error {
 			if err := all[i].Apply(tx); err != nil {
 				return err
 			}
-			v, err := json.Marshal(schema{Kind: f.kind, Version: i + 1, Name: all[i].Name})
+			v, err := json.Marshal(schema{Kind: f.kind, Version: i + 1, Name: all[i].Name, OpensFrom: opensFrom(all[:i+1])})
 			if err != nil {
 				return err
 			}
