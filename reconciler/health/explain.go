@@ -184,6 +184,10 @@ func containerReason(s map[string]any) string {
 		message, _, _ := unstructured.NestedString(s, "state", "terminated", "message")
 		return strings.TrimSpace(fmt.Sprintf("ended with exit code %d %s %s", code, reason, message))
 	}
+	_, runs, _ := unstructured.NestedMap(s, "state", "running")
+	if code, ok, _ := unstructured.NestedInt64(s, "lastState", "terminated", "exitCode"); ok && runs && s["ready"] != true {
+		return fmt.Sprintf("is not ready, was restarted %v times, and ended with exit code %d before", s["restartCount"], code)
+	}
 	return ""
 }
 
