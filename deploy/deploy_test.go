@@ -2,6 +2,7 @@ package deploy_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -148,6 +149,33 @@ func plain(t *testing.T, v any) (out any) {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// The old Pod ends only when the new one is ready, and with a volume both are on one node.
+func TestChart_rolls(t *testing.T) {
+	for values, sameNode := range map[string]bool{
+		"agent: {enabled: true, cluster: a, repo: b}":                                                                                  true,
+		"agent: {enabled: true, cluster: a, repo: b, persistence: {enabled: false}}":                                                   false,
+		"agent: {enabled: true, cluster: a, repo: b, affinity: {nodeAffinity: {preferredDuringSchedulingIgnoredDuringExecution: []}}}": false,
+	} {
+		objects, err := render(t, values)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" })
+		if i < 0 {
+			t.Fatalf("%s: there is no Deployment", values)
+		}
+		spec, _ := objects[i].Object["spec"].(map[string]any)
+		rolling, _, _ := unstructured.NestedMap(spec, "strategy", "rollingUpdate")
+		if fmt.Sprint(rolling["maxUnavailable"], rolling["maxSurge"]) != "0 1" {
+			t.Errorf("%s: the Deployment rolls by %v", values, rolling)
+		}
+		terms, _, err := unstructured.NestedSlice(spec, "template", "spec", "affinity", "podAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+		if err != nil || (len(terms) == 1) != sameNode {
+			t.Errorf("%s: the Pods' affinity to each other is %v (%v)", values, terms, err)
+		}
+	}
 }
 
 func TestChart_lint(t *testing.T) {

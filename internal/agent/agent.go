@@ -54,6 +54,8 @@ type Config struct {
 	// JoinFile is the hub's join material; needed once, and again to join anew. Empty, and without an identity
 	// from an earlier join, means that there is no hub.
 	JoinFile string
+	// Standby has Open wait while another agent has the cluster or the directory, rather than Run fail.
+	Standby bool
 	// Listen is where /healthz, /readyz and /metrics are served. Empty means nowhere.
 	Listen string
 	// Poll, Compare and Workers are as in reconciler.Config.
@@ -82,6 +84,8 @@ func (c Config) validate() error {
 	}
 	return nil
 }
+
+func badConfig(err error) error { return &api.Error{Kind: api.Stalled, Reason: "BadConfig", Err: err} }
 
 // Agent keeps one cluster equal to the repository. Make it with New, Run it once, then Close it.
 type Agent struct {
@@ -113,7 +117,7 @@ var (
 // New opens the store and wires the stages. It does not talk to the cluster yet.
 func New(cfg Config) (a *Agent, err error) {
 	if err := cfg.validate(); err != nil {
-		return nil, &api.Error{Kind: api.Stalled, Reason: "BadConfig", Err: err}
+		return nil, badConfig(err)
 	}
 	a = &Agent{cfg: cfg, probe: diskProbe{dir: cfg.Dir}, now: cfg.Now, registry: prometheus.NewRegistry(), ordered: make(chan struct{}, 1), challenged: make(chan struct{}, 1)}
 	if a.now == nil {
@@ -250,13 +254,14 @@ func (a *Agent) Close() error { return a.teardown.Close() }
 func (a *Agent) Run(ctx context.Context) error {
 	hub, err := a.hub()
 	if err != nil {
+		a.release(ctx)
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	if a.cfg.Listen != "" {
-		g.Go(func() error { return a.serve(ctx) })
+		g.Go(func() error { return serve(ctx, a.cfg, a.registry, a.vitals) })
 	}
 	g.Go(func() error {
 		defer cancel()
@@ -316,16 +321,14 @@ func (a *Agent) release(ctx context.Context) {
 // releaseWithin bounds the last request of an agent that stops.
 const releaseWithin = 3 * time.Second
 
-// prepare waits for the cluster, installs what the agent needs there, and takes the cluster's lease.
+// prepare waits for the cluster, takes its lease, and installs what the agent needs there.
+// Nothing but the namespace and the lease is written before the lease is this agent's.
 func (a *Agent) prepare(ctx context.Context) error {
+	if a.leased.Load() != nil {
+		return nil // Open has done it
+	}
 	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
-		err := a.target.Bootstrap(ctx)
-		if err == nil {
-			err = a.target.AcquireLease(ctx, a.store.AgentID())
-		}
-		if err == nil {
-			a.leased.Store(new(a.now()))
-		}
+		err := a.take(ctx)
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
@@ -338,6 +341,23 @@ func (a *Agent) prepare(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// take makes the cluster this agent's, and installs what the agent needs there. If that fails, the lease is given back:
+// nobody answers for it yet.
+func (a *Agent) take(ctx context.Context) error {
+	if err := a.target.EnsureNamespace(ctx); err != nil {
+		return err
+	}
+	if err := a.target.AcquireLease(ctx, a.store.AgentID()); err != nil {
+		return err
+	}
+	if err := a.target.Bootstrap(ctx); err != nil {
+		a.release(ctx)
+		return err
+	}
+	a.leased.Store(new(a.now()))
+	return nil
 }
 
 // healthNews passes on what the health tracker saw.

@@ -56,8 +56,23 @@ func (m JoinMaterial) config() client.JoinConfig {
 // IdentityDir is where an agent's identity at the hub lies below its directory.
 func IdentityDir(dir string) string { return filepath.Join(dir, "identity") }
 
+// checkJoin refuses a join file that makes no sense: that is a mistake in the configuration.
+// One that was removed after it had been used is not missed.
+func (c Config) checkJoin() error {
+	if c.JoinFile == "" {
+		return nil
+	}
+	_, bad := ReadJoinFile(c.JoinFile)
+	if errors.Is(bad, fs.ErrNotExist) {
+		if _, err := client.LoadIdentity(IdentityDir(c.Dir)); !errors.Is(err, client.ErrNoIdentity) {
+			return nil
+		}
+	}
+	return bad
+}
+
 // hub makes the client of the hub, without asking the hub anything: the cluster must not wait for it.
-// It returns nil if there is no hub. A join file that makes no sense is a mistake in the configuration, and an error.
+// It returns nil if there is no hub.
 func (a *Agent) hub() (*client.Client, error) {
 	dir := IdentityDir(a.cfg.Dir)
 	_, err := client.LoadIdentity(dir)
@@ -65,13 +80,8 @@ func (a *Agent) hub() (*client.Client, error) {
 		a.cfg.Log.Info("no hub: drift is kept in the store, and shown by the BundleDeployments")
 		return nil, nil //nolint:nilnil // no hub is a choice, not an error
 	}
-	if a.cfg.JoinFile != "" {
-		_, bad := ReadJoinFile(a.cfg.JoinFile)
-		// One that was removed after it had been used is not missed.
-		used := errors.Is(bad, fs.ErrNotExist) && !errors.Is(err, client.ErrNoIdentity)
-		if bad != nil && !used {
-			return nil, bad
-		}
+	if err := a.cfg.checkJoin(); err != nil {
+		return nil, err
 	}
 	return client.New(client.Config{
 		Dir: dir, Cluster: a.cfg.Cluster, Outbox: a.store, Commands: a.command, Reached: a.reconciler.Reached,

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/flotilla-fleet/flotilla/reconciler"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
 )
 
@@ -20,6 +19,8 @@ type vitals struct {
 	// leased is when the API server last said that the Lease is this agent's, reached when the repository
 	// last answered; zero is never.
 	leased, reached time.Time
+	// standby says that another agent has the cluster, and this one waits. leased is then when the API server last answered.
+	standby bool
 	// poll is how often the repository is asked.
 	poll time.Duration
 	// stored is why the store, or its disk, does not take anything.
@@ -30,21 +31,29 @@ type vitals struct {
 const (
 	leaseLately      = 3*cluster.RenewEvery + 10*time.Second
 	repositoryLately = 5 * time.Minute
+	standbyLately    = 30 * standbyPoll
 )
 
 // check is one line of /readyz.
 type check struct {
 	name string
 	err  error
+	// note stands beside a check that is well.
+	note string
 }
 
 // checks says what an agent that is ready has. A cluster that cannot be kept as Git says is not among it:
 // that is told by the status, for everybody who looks at the cluster or the hub.
 func (v vitals) checks() []check {
+	lease := check{name: "lease", err: v.lately(v.leased, leaseLately, "the API server has not yet said that the cluster is this agent's", "the API server last said %s ago that the cluster is this agent's")}
+	if v.standby {
+		lease.note = "this agent stands by: another one has the cluster"
+		lease.err = v.lately(v.leased, standbyLately, "the API server has not yet answered", "the API server last answered %s ago")
+	}
 	return []check{
-		{"lease", v.lately(v.leased, leaseLately, "the API server has not yet said that the cluster is this agent's", "the API server last said %s ago that the cluster is this agent's")},
-		{"repository", v.lately(v.reached, max(repositoryLately, 3*v.poll), "the repository has not yet answered", "the repository last answered %s ago")},
-		{"store", v.stored},
+		lease,
+		{name: "repository", err: v.lately(v.reached, max(repositoryLately, 3*v.poll), "the repository has not yet answered", "the repository last answered %s ago")},
+		{name: "store", err: v.stored},
 	}
 }
 
@@ -68,28 +77,15 @@ func (v vitals) answer(w http.ResponseWriter) {
 			fmt.Fprintf(&text, "[-] %s: %v\n", c.name, c.err)
 			continue
 		}
-		fmt.Fprintf(&text, "[+] %s\n", c.name)
+		fmt.Fprintf(&text, "[+] %s", c.name)
+		if c.note != "" {
+			fmt.Fprintf(&text, " (%s)", c.note)
+		}
+		text.WriteByte('\n')
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	_, _ = w.Write([]byte(text.String()))
-}
-
-// vitals looks at the agent as it is now.
-func (a *Agent) vitals() vitals {
-	v := vitals{now: a.now(), reached: a.reconciler.Reached(), poll: a.cfg.Poll, stored: a.reconciler.Stored()}
-	if v.poll <= 0 {
-		v.poll = reconciler.DefaultPoll
-	}
-	if at := a.leased.Load(); at != nil {
-		v.leased = *at
-	}
-	if v.stored != nil {
-		v.stored = errors.New("the last transaction failed; the log says why")
-	} else {
-		v.stored = a.probe.writable(v.now)
-	}
-	return v
 }
 
 // diskProbe finds out whether a directory takes a file, though not more often than every probeEvery:

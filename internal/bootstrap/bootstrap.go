@@ -282,7 +282,8 @@ spec:
   substitute: true
   # An agent that leaves Git goes on; flotilla uninstall takes it away.
   prune: false
-  timeout: 10m
+  # A version that is not ready by then is told as failed, with the reason; the one before goes on.
+  timeout: 3m
 `
 
 const valuesComment = `# Values of the chart for every agent; see chart/values.yaml.

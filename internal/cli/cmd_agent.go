@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"strings"
@@ -41,6 +42,7 @@ With --join it joins a hub at its first start; without, it works alone.`,
 	f.StringVar(&cfg.ChartCredentialsFile, "chart-credentials", "", "file with the credentials of chart repositories and registries, like Docker's config.json")
 	f.StringVar(&limits, "render-limits", engine.LimitsText(engine.DefaultLimits()), "what the rendering of one chart or kustomization may take")
 	f.StringVar(&cfg.JoinFile, "join", "", "file with a hub's join material; see flotilla join --help")
+	f.BoolVar(&cfg.Standby, "standby", false, "wait while another agent has the cluster, and take over when it ends, rather than fail")
 	f.StringVar(&cfg.Listen, "listen", "", "where to serve /healthz, /readyz and /metrics (default: nowhere)")
 	spanVar(f, &cfg.Poll, "poll", 0, "how often to look for a new commit (default 3s)")
 	spanVar(f, &cfg.Compare, "compare", 0, "how often to compare everything, as a net below the watch (default 30m)")
@@ -69,8 +71,11 @@ With --join it joins a hub at its first start; without, it works alone.`,
 		}
 		spareMemory()
 		cfg.Log = logger().With("cluster", cfg.Cluster)
-		a, err := agent.New(cfg)
+		a, err := agent.Open(cmd.Context(), cfg)
 		if err != nil {
+			if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
+				return nil // stopped while it stood by
+			}
 			return err
 		}
 		defer func() { err = errors.Join(err, a.Close()) }()

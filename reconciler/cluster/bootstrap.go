@@ -25,7 +25,7 @@ func CRDs() [][]byte { return [][]byte{suspensionCRD, bundleDeploymentCRD} }
 // Bootstrap makes sure that flotilla's namespace and CRDs are there and served.
 // A namespace that is there is left as it is: its labels belong to whoever installed it.
 func (c *Client) Bootstrap(ctx context.Context) error {
-	if err := c.ensureNamespace(ctx); err != nil {
+	if err := c.EnsureNamespace(ctx); err != nil {
 		return err
 	}
 	var crds []*unstructured.Unstructured
@@ -52,8 +52,8 @@ func (c *Client) Bootstrap(ctx context.Context) error {
 	return nil
 }
 
-// ensureNamespace makes flotilla's namespace where it is missing.
-func (c *Client) ensureNamespace(ctx context.Context) error {
+// EnsureNamespace makes flotilla's namespace where it is missing.
+func (c *Client) EnsureNamespace(ctx context.Context) error {
 	ns := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": api.SystemNamespace},
 	}}

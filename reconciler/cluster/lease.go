@@ -32,6 +32,9 @@ const (
 	releaseTries = 5
 )
 
+// ReasonOtherAgent is the reason of errors that say that another agent has the cluster.
+const ReasonOtherAgent = "OtherAgent"
+
 // leaseTime is how Leases write their times.
 const leaseTime = "2006-01-02T15:04:05.000000Z07:00"
 
@@ -122,7 +125,7 @@ func (c *Client) challenge(ctx context.Context, identity string, held lease) (le
 			return l, found, nil
 		case l.Spec.RenewTime != held.Spec.RenewTime || l.Spec.HolderIdentity != held.Spec.HolderIdentity:
 			return lease{}, false, &api.Error{
-				Kind: api.Forbidden, Reason: "OtherAgent",
+				Kind: api.Forbidden, Reason: ReasonOtherAgent,
 				Err:  fmt.Errorf("another agent, %q, looks after this cluster (it answered at %s)", l.Spec.HolderIdentity, l.Spec.RenewTime),
 				Hint: "stop it first",
 			}
@@ -161,7 +164,7 @@ func (l lease) heldBy(identity string) error {
 		return nil
 	}
 	return &api.Error{
-		Kind: api.Forbidden, Reason: "OtherAgent",
+		Kind: api.Forbidden, Reason: ReasonOtherAgent,
 		Err:  fmt.Errorf("another agent, %q, has taken over this cluster", l.Spec.HolderIdentity),
 		Hint: "one of the two must stop",
 	}
