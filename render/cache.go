@@ -345,6 +345,7 @@ func newEntry(ctx context.Context, p *pass, b resolved, m *metered) *entry {
 	}
 	e.scopes = scopesOf(out.objects)
 	e.prepare(b)
+	e.built.warnings = append(e.built.warnings, foreignMarkWarnings(v, b, out.objects)...)
 	e.err = scrub(e.admit(b), v.secrets)
 	return e
 }

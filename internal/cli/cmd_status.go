@@ -204,5 +204,8 @@ func bundleTable(w *terminal.Printer, bundles []api.BundleStatus) {
 		if b.ExemptOmitted > 0 {
 			w.Printf("EXEMPT and %d more of %s: flotilla status -o json names %d of them, and flotilla drift explain tells of each object\n", b.ExemptOmitted, b.Name, len(b.Exempt))
 		}
+		for _, warning := range b.Warnings {
+			w.Printf("\nWARNING %s: %s\n", b.Name, terminal.Lines(warning))
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -160,5 +161,15 @@ func TestHistoryTellsEarlierRounds(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is not in\n%s", want, b.String())
 		}
+	}
+}
+
+func TestBundleTable_warnings(t *testing.T) {
+	var out bytes.Buffer
+	err := (output{format: "table"}).print(&out, nil, func(w *terminal.Printer) {
+		bundleTable(w, []api.BundleStatus{{Name: "web", Warnings: []string{"web/x.yaml:7: the annotation argocd.argoproj.io/sync-wave has no effect"}}})
+	})
+	if want := "\nWARNING web: web/x.yaml:7: the annotation argocd.argoproj.io/sync-wave has no effect\n"; err != nil || !strings.HasSuffix(out.String(), want) {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }

@@ -226,7 +226,7 @@ func (d bundleDeployment) bundleStatus() api.BundleStatus {
 		Name: d.Metadata.Name, Phase: api.BundlePhase(s.Phase),
 		AppliedRevision: s.Revision, DesiredRevision: s.DesiredRevision,
 		Objects: s.Objects, ReadyObjects: s.ReadyObjects, Drifted: s.Drifted, Unknown: s.Unknown,
-		Uncompared: s.Uncompared, Exempt: s.Exempt, ExemptOmitted: s.ExemptOmitted,
+		Uncompared: s.Uncompared, Exempt: s.Exempt, ExemptOmitted: s.ExemptOmitted, Warnings: s.Warnings,
 		Suspended: s.SuspendedBy, Message: s.Message, Keep: d.Metadata.Annotations[api.AnnotationPrune] == api.ValueDisabled,
 		ServiceAccount: d.serviceAccount(), Tenant: d.Metadata.Annotations[annotationTenant],
 	}

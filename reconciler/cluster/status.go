@@ -56,11 +56,33 @@ type bundleDeploymentBody struct {
 	Uncompared      []string     `json:"uncompared,omitempty"`
 	Exempt          []string     `json:"exempt,omitempty"`
 	ExemptOmitted   int          `json:"exemptOmitted,omitempty"`
+	Warnings        []string     `json:"warnings,omitempty"`
 	SuspendedBy     string       `json:"suspendedBy,omitempty"`
 	Message         string       `json:"message,omitempty"`
 	AgentVersion    string       `json:"agentVersion,omitempty"`
 	Conditions      []condition  `json:"conditions,omitempty"`
 	Error           *bundleError `json:"error,omitempty"`
+}
+
+// Bounds of the warnings in a BundleDeployment; the hub has more of them.
+const (
+	maxWarnings = 10
+	maxWarning  = 500 // bytes
+)
+
+// boundedWarnings are the first of a bundle's warnings, the last of which says how many more there are.
+func boundedWarnings(all []string) []string {
+	out := make([]string, 0, min(len(all), maxWarnings+1))
+	for i, w := range all {
+		if i == maxWarnings {
+			return append(out, fmt.Sprintf("and %d more: flotilla render tells them", len(all)-i))
+		}
+		if len(w) > maxWarning {
+			w = strings.ToValidUTF8(w[:maxWarning], "") + "…"
+		}
+		out = append(out, w)
+	}
+	return out
 }
 
 // bundleError is where the error is that the message tells of.
@@ -293,7 +315,7 @@ func (c *Client) deployment(st api.BundleStatus, entries []api.InventoryEntry, o
 			Phase: string(st.Phase), Revision: st.AppliedRevision, DesiredRevision: st.DesiredRevision,
 			Objects: st.Objects, ReadyObjects: st.ReadyObjects, Drifted: st.Drifted, Unknown: st.Unknown,
 			Uncompared: st.Uncompared, Exempt: st.Exempt, ExemptOmitted: st.ExemptOmitted,
-			SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: c.version, Error: errorOf(st),
+			Warnings: boundedWarnings(st.Warnings), SuspendedBy: st.Suspended, Message: messageOf(st), AgentVersion: c.version, Error: errorOf(st),
 		},
 	}
 	if st.Keep {

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
@@ -36,5 +37,21 @@ func TestConditions_tellHowManyMore(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestBoundedWarnings(t *testing.T) {
+	if got := boundedWarnings(nil); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+	long := strings.Repeat("ä", maxWarning)
+	many := make([]string, maxWarnings+3)
+	many[0] = long
+	got := boundedWarnings(many)
+	if len(got) != maxWarnings+1 || got[maxWarnings] != "and 3 more: flotilla render tells them" {
+		t.Errorf("got %d: %q", len(got), got[len(got)-1])
+	}
+	if !utf8.ValidString(got[0]) || len(got[0]) > maxWarning+len("…") || !strings.HasSuffix(got[0], "ä…") {
+		t.Errorf("a long one is %q", got[0])
 	}
 }

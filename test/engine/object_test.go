@@ -400,3 +400,16 @@ func TestTakeOver_fromKubectlAndHelm(t *testing.T) {
 		return err
 	})
 }
+
+// What another tool heeds and flotilla does not is told in the bundle's status, and nothing fails for it.
+func TestObject_foreignMarks(t *testing.T) {
+	r := start(t, files{"a/bundle.yaml": bundle("a", ""), "a/x.yaml": annotated("x", "one", `argocd.argoproj.io/sync-wave: "1"`)})
+	r.Ready("NS-a", "")
+	b, err := r.Bundle(t.Context(), "NS-a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(b.Warnings) != 1 || !strings.Contains(b.Warnings[0], "a/x.yaml:") || !strings.Contains(b.Warnings[0], "spec.dependsOn") {
+		t.Errorf("the warnings are %q", b.Warnings)
+	}
+}
