@@ -58,3 +58,8 @@ const (
 	// clusters/<name>/kustomization.yaml.
 	ClusterBundle = "cluster"
 )
+
+// OwnLabel reports whether a label is one by which an object is known as flotilla's own.
+func OwnLabel(key string) bool {
+	return key == LabelPartOf || key == LabelManagedBy || key == LabelBundle
+}

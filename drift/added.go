@@ -154,7 +154,7 @@ func (w *walker) within(known *fieldpath.Set, p fieldpath.Path) bool {
 	}
 	if wholeAbove(w.own, p) != nil {
 		git, _ := w.inGit(whole)
-		return !hollow(git)
+		return !paths.Hollow(git)
 	}
 	return true
 }

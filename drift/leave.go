@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
@@ -40,7 +39,7 @@ func placeholders(out []string, at string, want, have any) []string {
 	case map[string]any:
 		h := asMap(have)
 		for _, k := range slices.Sorted(maps.Keys(w)) {
-			path := at + "/" + strings.ReplaceAll(strings.ReplaceAll(k, "~", "~0"), "/", "~1")
+			path := at + "/" + paths.Escape(k)
 			if k == "caBundle" && placeholder(w[k]) && !placeholder(h[k]) {
 				out = append(out, path)
 			} else {

@@ -3,7 +3,6 @@ package drift
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -73,17 +72,11 @@ func (rs rules) ignores(t trail, managers []string) string {
 
 // ourLabels reports whether a field is one of the labels by which an object is known as ours, or holds them.
 func ourLabels(t trail) bool {
-	if s := t.String(); s == "" || s == "/metadata" || s == "/metadata/labels" {
+	switch {
+	case len(t) == 0, len(t) == 1 && t.Under("metadata"), len(t) == 2 && t.Under("metadata", "labels"):
 		return true
 	}
-	return ourLabel(t.String())
-}
-
-// ourLabel is ourLabels for one label, by its path.
-func ourLabel(path string) bool {
-	name, ok := strings.CutPrefix(path, "/metadata/labels/")
-	name = strings.ReplaceAll(name, "~1", "/")
-	return ok && (name == api.LabelPartOf || name == api.LabelManagedBy || name == api.LabelBundle)
+	return len(t) == 3 && t.Under("metadata", "labels") && api.OwnLabel(t.Field(0))
 }
 
 // RuleFor is the ignore rule that would end an episode: this object's fields, and no more.
@@ -92,7 +85,7 @@ func RuleFor(e api.Episode) api.IgnoreRule {
 		Group: e.Object.Group, Kind: e.Object.Kind, Namespace: e.Object.Namespace, Name: e.Object.Name,
 	}}
 	for _, f := range e.Fields {
-		if !ourLabel(f.Path) {
+		if !api.OwnLabel(paths.Label(f.Path)) {
 			r.Paths = append(r.Paths, f.Path)
 		}
 	}

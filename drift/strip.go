@@ -32,7 +32,7 @@ func Additions(in Input) []byte {
 	to := in.DryRun.DeepCopy()
 	for _, d := range r.kept {
 		if !d.order {
-			set(to.Object, d.path, runtime.DeepCopyJSONValue(d.have))
+			paths.Set(to.Object, d.path, runtime.DeepCopyJSONValue(d.have))
 		}
 	}
 	return patchOf(in.Live, append(changes(in.Live.Object, to.Object), removals(to.Object, r.added)...))

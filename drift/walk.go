@@ -146,20 +146,7 @@ func (w *walker) hollow(at trail, n node) bool {
 		return false
 	}
 	git, _ := w.inGit(at.Path())
-	return hollow(git)
-}
-
-// hollow reports a value without parts: nothing, or an empty map or list.
-func hollow(v any) bool {
-	switch v := v.(type) {
-	case nil:
-		return true
-	case map[string]any:
-		return len(v) == 0
-	case []any:
-		return len(v) == 0
-	}
-	return false
+	return paths.Hollow(git)
 }
 
 // list compares two lists as the API server merges them: by key, as a set, or as one.
@@ -256,14 +243,30 @@ func (w *walker) judge(d difference, by *entry) {
 }
 
 // claimants are the managers that claim the live value of a difference: who wrote it last, and whoever else has it so.
+// What is gone is claimed by whoever holds as one what it was a part of, if there is anything left of that.
+// An item of ours that left Git is not claimed by whoever has a part of it: with the item that goes.
 func (w *walker) claimants(d difference) []string {
-	out := []string{d.by.Manager}
+	p := d.path.Path()
+	left := d.want == nil && d.have != nil && d.class != api.ClassAdded && p[len(p)-1].FieldName == nil
+	var out []string
+	if !left {
+		out = append(out, d.by.Manager)
+	}
 	for _, e := range w.live {
-		if d.have != nil && !d.order && !e.ours && e.owns(d.path.Path()) {
+		switch {
+		case d.order || e.ours:
+		case left && e.fields.Has(p), left && w.holdsWhole(e, p), !left && d.have != nil && e.owns(p), d.have == nil && w.holdsWhole(e, p):
 			out = append(out, e.manager)
 		}
 	}
 	return out
+}
+
+// holdsWhole reports whether a claim is to something above a place as one, and not to an empty map or list.
+func (w *walker) holdsWhole(e entry, p fieldpath.Path) bool {
+	whole := wholeAbove(e.fields, p)
+	_, v, ok := paths.Locate(w.in.Live.Object, whole)
+	return ok && !paths.Hollow(v)
 }
 
 // name puts a person to a difference where that can be proven.

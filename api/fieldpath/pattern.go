@@ -167,3 +167,12 @@ func Parts(path string) []Part {
 	}
 	return out
 }
+
+// Label is the name of the label that a path is of; empty if it is of something else.
+func Label(path string) string {
+	p := Parts(path)
+	if len(p) != 3 || p[0].Name != "metadata" || p[1].Name != "labels" {
+		return ""
+	}
+	return p[2].Name
+}

@@ -23,7 +23,7 @@ type Step struct {
 
 // Field is the step to a field of a map.
 func Field(name string) Step {
-	return Step{Elem: fieldpath.FieldNameElement(name), Text: escape(name), Index: -1}
+	return Step{Elem: fieldpath.FieldNameElement(name), Text: Escape(name), Index: -1}
 }
 
 // Item is the step to an item of a list.
@@ -34,15 +34,15 @@ func Item(elem fieldpath.PathElement, index int, item any) Step {
 func itemText(elem fieldpath.PathElement) string {
 	switch {
 	case elem.FieldName != nil:
-		return escape(*elem.FieldName)
+		return Escape(*elem.FieldName)
 	case elem.Key != nil:
 		parts := make([]string, 0, len(*elem.Key))
 		for _, f := range *elem.Key {
-			parts = append(parts, escape(f.Name)+"="+escape(Scalar(f.Value.Unstructured())))
+			parts = append(parts, Escape(f.Name)+"="+Escape(Scalar(f.Value.Unstructured())))
 		}
 		return "[" + strings.Join(parts, ",") + "]"
 	case elem.Value != nil:
-		return "[=" + escape(Scalar((*elem.Value).Unstructured())) + "]"
+		return "[=" + Escape(Scalar((*elem.Value).Unstructured())) + "]"
 	case elem.Index != nil:
 		return strconv.Itoa(*elem.Index)
 	}
@@ -66,7 +66,8 @@ var (
 	unescaper = strings.NewReplacer("~1", "/", "~0", "~")
 )
 
-func escape(s string) string { return escaper.Replace(s) }
+// Escape is a key as a path writes it: a / is ~1, a ~ is ~0.
+func Escape(key string) string { return escaper.Replace(key) }
 
 // Trail is the way from an object to a field.
 type Trail []Step

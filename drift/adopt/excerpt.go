@@ -45,7 +45,7 @@ func place(root any, path []fieldpath.Part, text string) any {
 			return root
 		}
 		// What is there already stays; what is not is there as empty.
-		if _, there := yamledit.Get(root, path); there {
+		if _, there := fieldpath.Get(root, path); there {
 			return root
 		}
 		c.Path, c.Value = path, map[string]any{}

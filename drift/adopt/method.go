@@ -70,7 +70,7 @@ func variable(data []byte, which yamledit.Selector, changes []yamledit.Change) e
 		return err
 	}
 	for _, c := range changes {
-		v, _ := yamledit.Get(root, c.Path)
+		v, _ := fieldpath.Get(root, c.Path)
 		if s, ok := v.(string); ok && strings.Contains(strings.ReplaceAll(s, "$${", ""), "${") {
 			return fmt.Errorf("%s is written as %q: change the variable in cluster.yaml or fleet.yaml", c, s)
 		}
@@ -196,7 +196,7 @@ func (k *kustomization) replicas(es *edits, c yamledit.Change) (bool, error) {
 
 func (k *kustomization) image(es *edits, c yamledit.Change) (bool, error) {
 	live, ok := c.Value.(string)
-	now, _ := yamledit.Get(k.object, c.Path)
+	now, _ := fieldpath.Get(k.object, c.Path)
 	was, isText := now.(string)
 	if !ok || !isText || c.Path[len(c.Path)-1].Name != "image" {
 		return false, nil
@@ -264,7 +264,7 @@ func (k *kustomization) existing(es *edits, c yamledit.Change) (bool, error) {
 		if err != nil {
 			continue
 		}
-		if _, says := yamledit.Get(root, c.Path); !says && f != k.origin {
+		if _, says := fieldpath.Get(root, c.Path); !says && f != k.origin {
 			continue
 		}
 		if c.Remove && f != k.origin {
@@ -410,7 +410,7 @@ func operations(o any, c yamledit.Change) ([]any, error) {
 				return nil, fmt.Errorf("%s is not in the rendered object", c)
 			}
 			next, there := m[p.Name]
-			at += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(p.Name)
+			at += "/" + fieldpath.Escape(p.Name)
 			if !there && !last {
 				rest := yamledit.Change{Path: c.Path[i+1:], Text: c.Text, Value: c.Value}
 				_, value, err := yamledit.Missing(c.Path[i:], rest)
@@ -428,7 +428,7 @@ func operations(o any, c yamledit.Change) ([]any, error) {
 			}
 			continue
 		}
-		n := yamledit.Index(list, p)
+		n := fieldpath.Index(list, p)
 		if n < 0 {
 			if !last || c.Remove {
 				return nil, fmt.Errorf("%s is not in the rendered object", c)

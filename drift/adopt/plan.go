@@ -168,10 +168,8 @@ func adoptable(e api.Episode) error {
 		return refusal(e, fmt.Sprintf("%d more fields differ than were recorded", e.FieldsOmitted), "")
 	}
 	for _, f := range e.Fields {
-		for _, own := range []string{api.LabelPartOf, api.LabelManagedBy, api.LabelBundle} {
-			if f.Path == "/metadata/labels/"+strings.ReplaceAll(own, "/", "~1") {
-				return refusal(e, "the label "+own+" is flotilla's own", "")
-			}
+		if label := fieldpath.Label(f.Path); api.OwnLabel(label) {
+			return refusal(e, "the label "+label+" is flotilla's own", "")
 		}
 		if onlyOrder(f.Live) {
 			return refusal(e, "only the order of the list "+f.Path+" differs", "put its items in that order by hand")
@@ -196,8 +194,8 @@ func displaced(e api.Episode, git map[string]any, changes []yamledit.Change) str
 			continue
 		}
 		parent := c.Path[:len(c.Path)-1]
-		have, _ := yamledit.Get(live, parent)
-		want, _ := yamledit.Get(git, parent)
+		have, _ := fieldpath.Get(live, parent)
+		want, _ := fieldpath.Get(git, parent)
 		list, _ := have.([]any)
 		known, _ := want.([]any)
 		for _, item := range list {
@@ -209,7 +207,7 @@ func displaced(e api.Episode, git map[string]any, changes []yamledit.Change) str
 			told := slices.ContainsFunc(changes, func(other yamledit.Change) bool {
 				return !other.Remove && len(other.Path) >= len(c.Path) && slices.Equal(other.Path[len(parent)].Keys, p.Keys)
 			})
-			if yamledit.Find(known, p) < 0 && !told {
+			if fieldpath.Index(known, p) < 0 && !told {
 				return c.Text
 			}
 		}

@@ -77,7 +77,7 @@ func find1(b api.RenderedBundle, ref api.ObjectRef) *unstructured.Unstructured {
 func current(e api.Episode, object map[string]any) error {
 	const decide = "Git has moved on since: decide anew"
 	for _, f := range e.Fields {
-		have, there := yamledit.Get(object, fieldpath.Parts(f.Path))
+		have, there := fieldpath.Get(object, fieldpath.Parts(f.Path))
 		want, err := yamledit.ParseJSON(f.Desired)
 		switch {
 		case f.Desired == "" && there:

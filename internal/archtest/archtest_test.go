@@ -108,6 +108,36 @@ func TestAddressesAreMadeInOnePlace(t *testing.T) {
 	}
 }
 
+// escapes are how the parts of a field's path are written and read by hand.
+var escapes = regexp.MustCompile("[\"`]~[01][\"`]")
+
+// A field's path is read and written in api/fieldpath alone: what a comparison ignores is what an apply leaves.
+func TestPathsAreReadInOnePlace(t *testing.T) {
+	found := 0
+	for _, top := range []string{"api", "cmd", "drift", "hub", "internal", "reconciler", "render", "sources"} {
+		err := filepath.WalkDir("../../"+top, func(file string, _ os.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+				return err
+			}
+			text, err := os.ReadFile(file)
+			if err != nil || !escapes.Match(text) {
+				return err
+			}
+			found++
+			if !strings.HasPrefix(file, "../../api/fieldpath/") {
+				t.Errorf("%s escapes a path: fieldpath.Escape and fieldpath.Parts do", file)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found == 0 {
+		t.Error("nothing was found, not even in api/fieldpath")
+	}
+}
+
 // raw are the ways to write that know nothing of terminals.
 var raw = regexp.MustCompile(`\b(fmt\.(Fp|P)rint\w*|io\.WriteString|io\.Copy|os\.Std(out|err))`)
 

@@ -185,7 +185,7 @@ func childIndex(n *yaml.Node, p fieldpath.Part) int {
 	case yaml.SequenceNode:
 		var list []any
 		if n.Decode(&list) == nil {
-			return Index(list, p)
+			return fieldpath.Index(list, p)
 		}
 	default: // a scalar has no children
 	}

@@ -77,26 +77,6 @@ func Guess(text string) any {
 	return text
 }
 
-// Find returns the place of the item that a part means, -1 if there is none.
-// A key that the item leaves out is one that the API server fills in, and does not count.
-func Find(list []any, p fieldpath.Part) int {
-	return slices.IndexFunc(list, func(item any) bool {
-		if p.Value != nil {
-			return fieldpath.Scalar(item) == *p.Value
-		}
-		m, ok := item.(map[string]any)
-		found := false
-		for _, k := range p.Keys {
-			v, there := m[k.Name]
-			if there && fieldpath.Scalar(v) != k.Value {
-				return false
-			}
-			found = found || there
-		}
-		return ok && found
-	})
-}
-
 // Keyed is a new item of a list with nothing but what tells it from the others.
 func Keyed(p fieldpath.Part) map[string]any {
 	m := map[string]any{}
@@ -104,40 +84,6 @@ func Keyed(p fieldpath.Part) map[string]any {
 		m[k.Name] = Guess(k.Value)
 	}
 	return m
-}
-
-// Get returns the value at a path.
-func Get(v any, path []fieldpath.Part) (any, bool) {
-	for _, p := range path {
-		switch x := v.(type) {
-		case map[string]any:
-			var ok bool
-			if v, ok = x[p.Name]; !ok || p.Name == "" {
-				return nil, false
-			}
-		case []any:
-			i := Index(x, p)
-			if i < 0 {
-				return nil, false
-			}
-			v = x[i]
-		default:
-			return nil, false
-		}
-	}
-	return v, true
-}
-
-// Index is the place of the item that a part means, -1 for none.
-func Index(list []any, p fieldpath.Part) int {
-	if p.Name == "" {
-		return Find(list, p)
-	}
-	i, err := strconv.Atoi(p.Name)
-	if err != nil || i < 0 || i >= len(list) {
-		return -1
-	}
-	return i
 }
 
 // Set returns v with the change made; v itself may be changed. What is missing on the way is made.
@@ -181,7 +127,7 @@ func setItem(v any, path []fieldpath.Part, c Change) (any, error) {
 	if !ok && v != nil {
 		return nil, fmt.Errorf("%s leads through something that is no list", c)
 	}
-	i := Index(list, p)
+	i := fieldpath.Index(list, p)
 	switch {
 	case i < 0 && c.Remove:
 		return v, nil

@@ -245,20 +245,20 @@ func (w *writer) correct(ctx context.Context) (api.InventoryEntry, error) {
 		}
 		rv = w.in.Live.GetResourceVersion() // our own patch moved it, and was conditional on the one before
 	}
-	body, err := w.toSend(ctx, uid, rv)
+	body, err := w.yielding(ctx)
 	if err != nil {
 		return api.InventoryEntry{}, err
 	}
-	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
+	out, err := w.send(ctx, body, uid, rv)
 	if w.versionMoved(ctx, err) {
 		// The object has another resourceVersion now: it is to be looked at again.
 		err = apierrors.NewConflict(kube.GroupResource(w.at.Ref), w.at.Ref.Name, err)
 	}
 	for w.madeRoom(ctx, err) {
-		if body, err = w.toSend(ctx, uid, w.in.Live.GetResourceVersion()); err != nil {
+		if body, err = w.yielding(ctx); err != nil {
 			return api.InventoryEntry{}, err
 		}
-		out, err = w.c.Apply(ctx, w.at, body, kube.Mode{})
+		out, err = w.send(ctx, body, uid, w.in.Live.GetResourceVersion())
 	}
 	if err != nil {
 		w.giveBack(ctx)

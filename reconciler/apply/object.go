@@ -147,11 +147,7 @@ func (w *writer) tryCreate(ctx context.Context, s plan.Step) (plan.Step, bool) {
 // tryUpdate writes the object on the condition that it is as it was left: one request for what Git has changed.
 // A refusal is decided on with what a look shows.
 func (w *writer) tryUpdate(ctx context.Context, s plan.Step) (plan.Step, bool) {
-	body, err := marshal(w.body, w.in.Entry.UID, w.in.AsLeft)
-	if err != nil {
-		return failed(s.Object, err), false
-	}
-	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
+	out, err := w.send(ctx, w.body, w.in.Entry.UID, w.in.AsLeft)
 	if err != nil {
 		if kind, reason := kube.KindOf(err); kind == api.Transient && reason != kube.ReasonConflict {
 			return failed(s.Object, err), false // a look would only be more to do for an API server that has too much
@@ -192,11 +188,11 @@ func (w *writer) write(ctx context.Context, s plan.Step) (plan.Step, bool) {
 			s.Reason = "taken over"
 		}
 	}
-	body, err := w.toSend(ctx, uid, rv)
+	body, err := w.yielding(ctx)
 	if err != nil {
 		return failed(s.Object, err), false
 	}
-	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{})
+	out, err := w.send(ctx, body, uid, rv)
 	switch {
 	case err == nil:
 		if w.in.Live != nil && !taken && out.Meta.ResourceVersion == w.in.Live.GetResourceVersion() {
@@ -249,11 +245,15 @@ func (w *writer) asLeft() bool {
 
 // verify asks with a dry run whether anything would change, and writes only then.
 func (w *writer) verify(ctx context.Context, s plan.Step) (plan.Step, bool) {
-	body, err := w.toSend(ctx, string(w.in.Live.GetUID()), "")
+	body, err := w.yielding(ctx)
 	if err != nil {
 		return failed(s.Object, err), false
 	}
-	out, err := w.c.Apply(ctx, w.at, body, kube.Mode{DryRun: true, Whole: true})
+	raw, err := marshal(body, string(w.in.Live.GetUID()), "")
+	if err != nil {
+		return failed(s.Object, err), false
+	}
+	out, err := w.c.Apply(ctx, w.at, raw, kube.Mode{DryRun: true, Whole: true})
 	if apierrors.IsConflict(err) || w.versionMoved(ctx, err) || w.madeRoom(ctx, err) {
 		w.look(ctx)
 		return s, true
@@ -355,13 +355,20 @@ func (w *writer) yielding(ctx context.Context) (*unstructured.Unstructured, erro
 	return plan.Yield(w.body, w.in.Live, rules), nil
 }
 
-// toSend is yielding, ready to be sent on the conditions of uid and rv.
-func (w *writer) toSend(ctx context.Context, uid, rv string) ([]byte, error) {
-	body, err := w.yielding(ctx)
+// send applies the object on the conditions of uid and rv, and once more where the API server took a map away that was sent empty.
+func (w *writer) send(ctx context.Context, body *unstructured.Unstructured, uid, rv string) (kube.Written, error) {
+	raw, err := marshal(body, uid, rv)
 	if err != nil {
-		return nil, err
+		return kube.Written{}, err
 	}
-	return marshal(body, uid, rv)
+	out, err := w.c.Apply(ctx, w.at, raw, kube.Mode{Whole: rv != onlyIfAbsent && plan.LeavesEmpty(body.Object)})
+	if err != nil || out.Object == nil || !plan.Emptied(body.Object, out.Object.Object) {
+		return out, err
+	}
+	if raw, err = marshal(body, string(out.Meta.UID), out.Meta.ResourceVersion); err != nil {
+		return out, err
+	}
+	return w.c.Apply(ctx, w.at, raw, kube.Mode{})
 }
 
 // kindAppears waits a moment where a CRD was just established and its address is not served yet,

@@ -145,11 +145,7 @@ func left(live *unstructured.Unstructured, rules []api.IgnoreRule, s *smd.Set) *
 }
 
 func isOurLabel(at fieldpath.Trail) bool {
-	if !at.Under("metadata", "labels") || len(at) != 3 {
-		return false
-	}
-	key := at.Field(0)
-	return key == api.LabelPartOf || key == api.LabelManagedBy || key == api.LabelBundle
+	return at.Under("metadata", "labels") && len(at) == 3 && api.OwnLabel(at.Field(0))
 }
 
 // isOwn reports the entry of what we apply.

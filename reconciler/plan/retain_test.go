@@ -2,7 +2,6 @@ package plan
 
 import (
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -149,8 +148,10 @@ type inventor struct{ *rand.Rand }
 func (r inventor) word() string { return []string{"a", "b", "c/d", "e~f"}[r.IntN(4)] }
 
 func (r inventor) thing() *unstructured.Unstructured {
+	labels := r.words()
+	labels[api.LabelPartOf] = "set"
 	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": "v1", "kind": "Thing", "metadata": map[string]any{"name": "x", "labels": r.words()}, "spec": r.spec(2),
+		"apiVersion": "v1", "kind": "Thing", "metadata": map[string]any{"name": "x", "labels": labels}, "spec": r.spec(2),
 	}}
 }
 
@@ -233,8 +234,25 @@ func (r inventor) rule(fields []api.FieldDiff) string {
 	return strings.Join(parts, "/")
 }
 
-// What a comparison ignores an apply leaves as it is, and what it does not ignore an apply brings: as Git says,
-// whatever the rule, the lists and who else claims something.
+// rules leave some of the fields that differ to others: by one path or two, and now and then all that a manager owns.
+// It is nil where a rule is for a part of what is replaced as one, which is left as one.
+func (r inventor) rules(fields []api.FieldDiff) []api.IgnoreRule {
+	var out []api.IgnoreRule
+	for range 1 + r.IntN(2) {
+		path := r.rule(fields)
+		if strings.Contains(path, "/args/") || strings.Contains(path, "/whole/") {
+			return nil
+		}
+		out = append(out, api.IgnoreRule{Paths: []string{path}})
+	}
+	if r.IntN(4) == 0 {
+		out[0] = api.IgnoreRule{Managers: []string{"kubectl-edit"}}
+	}
+	return out
+}
+
+// What a comparison ignores an apply leaves as it is, and so does a correction; what it does not ignore either brings:
+// as Git says, whatever the rules, the lists and who else claims something.
 func FuzzDriftIgnoresWhatApplyRetains(f *testing.F) {
 	for i := range uint64(600) {
 		f.Add(i, uint64(7))
@@ -251,75 +269,62 @@ func ignoresAndRetains(t *testing.T, r inventor) {
 		t.Fatal(err)
 	}
 	desired := r.thing()
-	st := s.apply(t, none, api.FieldManager, desired)
-	for range 1 + r.IntN(2) {
+	applied := desired
+	if r.IntN(3) == 0 {
+		applied = r.thing() // what Git said before
+	}
+	st := s.apply(t, none, api.FieldManager, applied)
+	for range r.IntN(3) {
 		st = s.update(t, st, "kubectl-edit", r.thing())
 	}
 	live := st.object(t)
-	in := drift.Input{Desired: desired, Live: live, DryRun: s.apply(t, st, api.FieldManager, desired).object(t)}
+	in := drift.Input{Unapplied: true, Desired: desired, Live: live, DryRun: s.apply(t, st, api.FieldManager, desired).object(t)}
 	all := drift.Compare(in).Fields
 	if len(all) == 0 {
 		return
 	}
-	rules := []api.IgnoreRule{{Paths: []string{r.rule(all)}}}
-	if strings.Contains(rules[0].Paths[0], "/args/") || strings.Contains(rules[0].Paths[0], "/whole/") {
-		return // what is replaced as one is left as one
+	rules := r.rules(all)
+	if rules == nil {
+		return
 	}
 	in.Spec.Ignore = rules
+	res := drift.Compare(in)
 	seen := map[string]bool{}
-	for _, d := range drift.Compare(in).Fields {
+	for _, d := range res.Fields {
 		seen[d.Path] = true
 	}
-	after := s.apply(t, st, api.FieldManager, Yield(desired, live, rules))
-	got := after.object(t)
-	for _, d := range all {
-		want, from := in.DryRun, "the dry run's"
-		if !seen[d.Path] {
-			want, from = live, "the live"
-		}
-		if g, w := at(got, d.Path), at(want, d.Path); !fieldpath.Equal(g, w) {
-			t.Errorf("rule %q: %s is %s after an apply, and not %s %s\ndesired %s\nlive %s", rules[0].Paths[0], d.Path, text(g), from, text(w), text(desired.Object), text(bare(live)))
-		}
+	said := func() string {
+		return "rules " + text(rules) + "\ndesired " + text(desired.Object) + "\nlive " + text(bare(live))
 	}
-	in.Live, in.DryRun = got, s.apply(t, after, api.FieldManager, desired).object(t)
-	if left := drift.Compare(in).Fields; len(left) > 0 {
-		t.Errorf("rule %q: after an apply %v differs\ndesired %s\nlive %s", rules[0].Paths[0], left, text(desired.Object), text(bare(live)))
+	for what, sent := range map[string]*unstructured.Unstructured{
+		"an apply": Yield(desired, live, rules), "a correction": Yield(res.Keep(desired), live, rules),
+	} {
+		after := s.apply(t, st, api.FieldManager, sent)
+		if Emptied(sent.Object, after.object(t).Object) {
+			after = s.apply(t, after, api.FieldManager, sent)
+		}
+		got := after.object(t)
+		for _, d := range all {
+			want, from := in.DryRun, "the dry run's"
+			if !seen[d.Path] {
+				want, from = live, "the live"
+			}
+			if g, w := at(got, d.Path), at(want, d.Path); !fieldpath.Equal(g, w) {
+				t.Errorf("%s is %s after %s, and not %s %s\n%s", d.Path, text(g), what, from, text(w), said())
+			}
+		}
+		next := in
+		next.Live, next.DryRun = got, s.apply(t, after, api.FieldManager, desired).object(t)
+		if left := drift.Compare(next).Fields; len(left) > 0 {
+			t.Errorf("after %s %v differs\n%s", what, left, said())
+		}
 	}
 }
 
 // at is the value at a path as a comparison writes it; nil if there is none.
 func at(o *unstructured.Unstructured, path string) any {
-	var v any = o.Object
-	for _, part := range fieldpath.Parts(path) {
-		switch x := v.(type) {
-		case map[string]any:
-			v = x[part.Name]
-		case []any:
-			v = nil
-			for i, item := range x {
-				if part.Name == fmt.Sprint(i) || part.Value != nil && fieldpath.Scalar(item) == *part.Value || len(part.Keys) > 0 && hasKeys(item, part.Keys) {
-					v = item
-				}
-			}
-		default:
-			return nil
-		}
-	}
+	v, _ := fieldpath.Get(o.Object, fieldpath.Parts(path))
 	return v
-}
-
-func hasKeys(item any, keys []fieldpath.PartKey) bool {
-	m, _ := item.(map[string]any)
-	for _, k := range keys {
-		v, there := m[k.Name]
-		if !there && k.Name == "protocol" {
-			v = "TCP"
-		}
-		if fieldpath.Scalar(v) != k.Value {
-			return false
-		}
-	}
-	return true
 }
 
 func text(v any) string {

@@ -37,7 +37,7 @@ func Yield(desired, live *unstructured.Unstructured, rules []api.IgnoreRule) *un
 		y.shape = y.shape.Union(s)
 		switch {
 		case e.Manager != api.FieldManager && Spared(e.Manager, rules):
-			y.theirs = y.theirs.Union(s.Leaves())
+			y.theirs = y.theirs.Union(held(live, s))
 		case e.Manager == api.FieldManager && e.Subresource == "":
 			y.own = y.own.Union(s)
 		}
@@ -51,6 +51,17 @@ func Yield(desired, live *unstructured.Unstructured, rules []api.IgnoreRule) *un
 			y.metadata(at, out.Object, live.Object)
 		default:
 			y.key(at, y.shape.WithPrefix(at[0].Elem), out.Object, live.Object)
+		}
+	}
+	return out
+}
+
+// held are the places that a set of claims holds, with all that is there: whoever claims an empty map or list holds no part of it.
+func held(live *unstructured.Unstructured, s *smd.Set) *smd.Set {
+	out := smd.NewSet()
+	for p := range s.Leaves().All() {
+		if _, v, ok := fieldpath.Locate(live.Object, p); ok && !fieldpath.Hollow(v) {
+			out.Insert(p.Copy())
 		}
 	}
 	return out
@@ -87,7 +98,7 @@ func (y *yielder) metadata(at fieldpath.Trail, want, have map[string]any) {
 		labels, _ := w[field].(map[string]any)
 		live, _ := h[field].(map[string]any)
 		for _, key := range keysOf(labels, live) {
-			if labels != nil && key != api.LabelPartOf && key != api.LabelManagedBy && key != api.LabelBundle {
+			if labels != nil && !api.OwnLabel(key) {
 				y.key(at.Then(s).Then(fieldpath.Field(key)), smd.NewSet(), labels, live)
 			}
 		}

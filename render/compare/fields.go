@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // Field is one field that a revision adds, removes or changes. Values are JSON; empty means that the field is not there.
@@ -26,7 +28,7 @@ func fieldsOf(before, after any, at string, out []Field) []Field {
 	y, isMapToo := after.(map[string]any)
 	if isMap && isMapToo {
 		for _, key := range keysOf(x, y) {
-			out = fieldsOf(x[key], y[key], at+"/"+escape(key), out)
+			out = fieldsOf(x[key], y[key], at+"/"+fieldpath.Escape(key), out)
 		}
 		return out
 	}
@@ -84,7 +86,7 @@ func (p *pairs) add(into map[string]any, list []any, fields []string) bool {
 		var words []string
 		for _, f := range fields {
 			if v, there := m[f]; there {
-				words = append(words, fmt.Sprintf("%s=%s", f, escape(fmt.Sprint(v))))
+				words = append(words, fmt.Sprintf("%s=%s", f, fieldpath.Escape(fmt.Sprint(v))))
 			}
 		}
 		key := strings.Join(words, ",")
@@ -98,10 +100,6 @@ func (p *pairs) add(into map[string]any, list []any, fields []string) bool {
 	}
 	return true
 }
-
-var escaper = strings.NewReplacer("~", "~0", "/", "~1")
-
-func escape(key string) string { return escaper.Replace(key) }
 
 func text(v any) string {
 	if v == nil {

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
@@ -77,8 +78,6 @@ func unstableFields(a, b []manifest.Object) ([]api.IgnoreRule, error) {
 	return rules, nil
 }
 
-var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
-
 // differing lists JSON pointers to the values that differ.
 func differing(a, b any, at string, out *[]string) {
 	switch x := a.(type) {
@@ -89,14 +88,14 @@ func differing(a, b any, at string, out *[]string) {
 		}
 		for k := range x {
 			if w, there := y[k]; there {
-				differing(x[k], w, at+"/"+pointerEscape.Replace(k), out)
+				differing(x[k], w, at+"/"+fieldpath.Escape(k), out)
 			} else {
-				*out = append(*out, at+"/"+pointerEscape.Replace(k))
+				*out = append(*out, at+"/"+fieldpath.Escape(k))
 			}
 		}
 		for k := range y {
 			if _, there := x[k]; !there {
-				*out = append(*out, at+"/"+pointerEscape.Replace(k))
+				*out = append(*out, at+"/"+fieldpath.Escape(k))
 			}
 		}
 		return

@@ -326,36 +326,6 @@ func (s *stage) content(o *unstructured.Unstructured) map[string]any {
 
 // valueAt is the value at a path as episodes write it; nil if there is none.
 func valueAt(v any, path string) any {
-	for _, part := range fieldpath.Parts(path) {
-		switch x := v.(type) {
-		case map[string]any:
-			v = x[part.Name]
-		case []any:
-			i := slices.IndexFunc(x, func(item any) bool { return isPart(item, part) })
-			if i < 0 {
-				var n int
-				if _, err := fmt.Sscanf(part.Name, "%d", &n); err != nil || n >= len(x) {
-					return nil
-				}
-				i = n
-			}
-			v = x[i]
-		default:
-			return nil
-		}
-	}
+	v, _ = fieldpath.Get(v, fieldpath.Parts(path))
 	return v
-}
-
-func isPart(item any, part fieldpath.Part) bool {
-	if part.Value != nil {
-		return fieldpath.Scalar(item) == *part.Value
-	}
-	m, _ := item.(map[string]any)
-	for _, k := range part.Keys {
-		if fieldpath.Scalar(m[k.Name]) != k.Value {
-			return false
-		}
-	}
-	return len(part.Keys) > 0
 }
