@@ -150,6 +150,7 @@ type Hook struct {
 	// DeletePolicies are Helm's words: before-hook-creation, hook-succeeded, hook-failed.
 	DeletePolicies []string
 	Object         *unstructured.Unstructured
-	// File is where it was written. No digest depends on it.
+	// File is where it was written, and Line is that of what the template says. No digest depends on them.
 	File string `json:"-"`
+	Line int    `json:"-"`
 }

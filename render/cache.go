@@ -322,7 +322,7 @@ func newEntry(ctx context.Context, p *pass, b resolved, m *metered) *entry {
 	}
 	out, err := build(ctx, &counted, v, b)
 	if err == nil {
-		err = check(b, out)
+		err = check(v, b, out)
 	}
 	e := &entry{deps: v.deps, built: out, finals: map[string]*api.RenderedBundle{}}
 	if m != nil {
@@ -346,7 +346,7 @@ func newEntry(ctx context.Context, p *pass, b resolved, m *metered) *entry {
 	e.scopes = scopesOf(out.objects)
 	e.prepare(b)
 	e.built.warnings = append(e.built.warnings, foreignMarkWarnings(v, b, out.objects)...)
-	e.err = scrub(e.admit(b), v.secrets)
+	e.err = scrub(e.admit(v, b), v.secrets)
 	return e
 }
 

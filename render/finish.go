@@ -23,7 +23,7 @@ import (
 const defaultNamespace = "default"
 
 // check refuses what must not be applied.
-func check(b resolved, out built) error {
+func check(v *view, b resolved, out built) error {
 	made := len(b.newNamespace()) // which is no sign that the sources hold anything
 	if len(out.objects) == made && len(out.hooks) == 0 && b.spec.Empty != api.EmptyAllowed {
 		return &api.Error{
@@ -34,14 +34,14 @@ func check(b resolved, out built) error {
 	}
 	for _, o := range out.objects {
 		if err := stillEncrypted(o); err != nil {
-			return err
+			return v.placed(err, o)
 		}
 		if err := orders(o); err != nil {
-			return err
+			return v.placed(err, o)
 		}
 	}
 	for _, h := range out.hooks {
-		if err := stillEncrypted(manifest.Object{Unstructured: h.Object, File: h.File}); err != nil {
+		if err := stillEncrypted(manifest.Object{Unstructured: h.Object, File: h.File, Line: h.Line}); err != nil {
 			return err
 		}
 	}

@@ -96,7 +96,7 @@ func TestSOPS_stillEncryptedAnywhere(t *testing.T) {
 
 			hook := strings.Replace(text, "{name: s}", "{name: s, annotations: {helm.sh/hook: pre-install}}", 1)
 			out = mustRender(t, newRenderer(t, render.Config{Keys: keys}), chart("{helm: {chart: ./chart}}", "h/chart/templates/x.yaml", hook).Snapshot(), "one")
-			wantError(t, bundle(t, out, "h").Err, api.Error{Reason: "StillEncrypted", File: "h/chart/templates/x.yaml", Field: field}, "still holds a value that is encrypted")
+			wantError(t, bundle(t, out, "h").Err, api.Error{Reason: "StillEncrypted", File: "h/chart/templates/x.yaml", Line: 1, Field: field}, "still holds a value that is encrypted")
 		})
 	}
 	for name, value := range map[string]string{

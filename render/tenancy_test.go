@@ -341,7 +341,26 @@ spec:
 		},
 		{
 			name: "a namespace of a kustomization", change: []string{"teams/a/app/kustomization.yaml", "namespace: b\nresources: [cm.yaml]\n"},
-			want: denied("teams/a/app/cm.yaml", 0, ""), text: `the namespace "b"`,
+			want: denied("teams/a/app/cm.yaml", 1, ""), text: `the namespace "b"`,
+		},
+		{
+			name: "a kind that is denied, among many and with a prefix", change: []string{"teams/a/app/kustomization.yaml", "namespace: a\nnamePrefix: x-\nresources: [many.yaml]\n",
+				"teams/a/app/many.yaml", "# maps\n" + configMapIn("a", "cm") + "---\n# the one\napiVersion: v1\nkind: ResourceQuota\nmetadata: {name: cm}\n"},
+			want: denied("teams/a/app/many.yaml", 7, ""), text: "ResourceQuota/a/x-cm: the kind is denied",
+		},
+		{
+			name: "a namespace of a generator", change: []string{"teams/a/app/kustomization.yaml", "resources: [cm.yaml]\nconfigMapGenerator:\n- name: ours\n  namespace: a\n  literals: [a=b]\n- name: theirs\n  namespace: b\n  literals: [a=b]\n"},
+			want: denied("teams/a/app/kustomization.yaml", 6, ""), text: `the namespace "b"`,
+		},
+		{
+			name: "a kind of a kustomization, that only another bundle's CRD knows the scope of", change: []string{"platform/crd.yaml", crdOf("Cluster"), "teams/a/app/kustomization.yaml", "resources: [x.yaml]\n",
+				"teams/a/app/x.yaml", "# a thing\napiVersion: things.example.com/v1\nkind: Thing\nmetadata: {name: x, namespace: b}\n"},
+			want: denied(x, 2, ""), text: "Thing.things.example.com/x: the kind has no namespace",
+		},
+		{
+			name: "an image that a patch brings", change: []string{"teams/a/app/kustomization.yaml", "resources: [x.yaml]\nimages: [{name: nginx, newName: registry.example.com/b/x}]\n",
+				x, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: a}\nspec: {template: {spec: {containers: [{name: c, image: nginx}]}}}\n"},
+			want: at, text: `may not run the image "registry.example.com/b/x"`,
 		},
 		{
 			name: "a namespace of a variable", change: append(app("{substitute: true}"), file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, namespace: \"${color}\"}\n")...),
@@ -355,7 +374,7 @@ spec:
 		{
 			name: "a hook elsewhere", change: append(app("{helm: {chart: ../c}}"), "teams/a/c/Chart.yaml", "{apiVersion: v2, name: c, version: 1.0.0}",
 				"teams/a/c/templates/job.yaml", "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x, namespace: b, annotations: {helm.sh/hook: pre-install}}\n"),
-			want: denied("teams/a/c/templates/job.yaml", 0, ""), text: `Job.batch/b/x: the namespace "b"`,
+			want: denied("teams/a/c/templates/job.yaml", 1, ""), text: `Job.batch/b/x: the namespace "b"`,
 		},
 		{name: "an item of a List", change: file("apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSpace(configMapIn("b", "x")), "\n", "\n  ") + "\n"), want: denied(x, 4, ""), text: `the namespace "b"`},
 		{name: "a binding of the cluster's roles", change: file(clusterRole), want: at, text: "ClusterRoleBinding.rbac.authorization.k8s.io/x: the kind has no namespace, and kinds.allow does not name it"},

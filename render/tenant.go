@@ -59,20 +59,21 @@ func orNowhere(places []string) string {
 
 // admit says what of a bundle's objects and hooks its tenant may not have.
 // What only other bundles' CRDs know the scope of is left for later.
-func (e *entry) admit(b resolved) error {
+func (e *entry) admit(v *view, b resolved) error {
 	if b.tenant == nil {
 		return nil
 	}
 	for i, o := range e.built.objects {
 		if slices.Contains(e.pending, i) {
+			e.built.objects[i].Line = v.lineOf(o) // nobody can look later
 			continue
 		}
 		if err := admitObject(b, o); err != nil {
-			return err
+			return v.placed(err, o)
 		}
 	}
 	for _, h := range e.built.hooks {
-		if err := admitObject(b, manifest.Object{Unstructured: h.Object, File: h.File}); err != nil {
+		if err := admitObject(b, manifest.Object{Unstructured: h.Object, File: h.File, Line: h.Line}); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/kustomize"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
 	"github.com/flotilla-fleet/flotilla/render/sops"
 )
 
@@ -263,4 +265,27 @@ func (v *view) Stat(name string) (fs.FileInfo, error) {
 		v.note(name, depFile, digest)
 	}
 	return st, err
+}
+
+// lineOf is where an object is written: kustomize tells the file alone. It is 0 if it cannot be told.
+func (v *view) lineOf(o manifest.Object) int {
+	if o.Line > 0 || o.File == "" {
+		return o.Line
+	}
+	text, err := v.tree.ReadFile(o.File) // as it is in Git: decrypting would move the lines
+	if err != nil {
+		return 0
+	}
+	return kustomize.Line(o.File, text, o.GetKind(), o.GetName())
+}
+
+// placed adds the line to an error about an object.
+func (v *view) placed(err error, o manifest.Object) error {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Line > 0 || e.File != o.File {
+		return err
+	}
+	at := *e
+	at.Line = v.lineOf(o)
+	return &at
 }

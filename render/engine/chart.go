@@ -88,7 +88,7 @@ func chartObjects(rendered helm.Output) (Result, error) {
 		}
 		for _, o := range objs {
 			out.Hooks = append(out.Hooks, Hook{Hook: api.Hook{
-				Phases: h.Phases, Weight: h.Weight, DeletePolicies: h.DeletePolicies, Object: o.Unstructured, File: o.File,
+				Phases: h.Phases, Weight: h.Weight, DeletePolicies: h.DeletePolicies, Object: o.Unstructured, File: o.File, Line: o.Line,
 			}})
 		}
 	}

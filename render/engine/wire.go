@@ -43,6 +43,7 @@ type hook struct {
 	DeletePolicies []string
 	Unstable       []string
 	File           string
+	Line           int
 }
 
 // call asks for a file, a directory, or what is there.
@@ -155,7 +156,7 @@ func replyOf(r Result, err error) reply {
 		out.Objects = append(out.Objects, object{o.Object, o.File, o.Line})
 	}
 	for _, h := range r.Hooks {
-		out.Hooks = append(out.Hooks, hook{h.Object.Object, h.Phases, h.Weight, h.DeletePolicies, h.Unstable, h.File})
+		out.Hooks = append(out.Hooks, hook{h.Object.Object, h.Phases, h.Weight, h.DeletePolicies, h.Unstable, h.File, h.Line})
 	}
 	return out
 }
@@ -176,7 +177,7 @@ func (r reply) result() (Result, error) {
 		}
 		out.Hooks = append(out.Hooks, Hook{Hook: api.Hook{
 			Phases: h.Phases, Weight: h.Weight, DeletePolicies: h.DeletePolicies,
-			Object: &unstructured.Unstructured{Object: h.Object}, File: h.File,
+			Object: &unstructured.Unstructured{Object: h.Object}, File: h.File, Line: h.Line,
 		}, Unstable: h.Unstable})
 	}
 	return out, r.Err.err()

@@ -226,3 +226,31 @@ func tidy(err error) string {
 	}
 	return msg
 }
+
+// Line is where a file of the repository declares an object, 0 if it cannot be told: a document of its kind,
+// or a generator in a kustomization. Prefixes and suffixes of the name may have been added.
+func Line(file string, text []byte, kind, name string) int {
+	docs, err := manifest.Parse(file, text)
+	if err != nil {
+		return 0
+	}
+	best, length := 0, 0
+	look := func(n *yaml.Node, called *yaml.Node) {
+		if called != nil && strings.Contains(name, called.Value) && len(called.Value) > length {
+			best, length = n.Line, len(called.Value)
+		}
+	}
+	for _, d := range docs {
+		for _, field := range map[string][]string{"ConfigMap": {"configMapGenerator"}, "Secret": {"secretGenerator"}}[kind] {
+			for _, item := range items(manifest.Get(d.Node, field)) {
+				look(item, manifest.Get(item, "name"))
+			}
+		}
+		for _, n := range append(items(manifest.Get(d.Node, "items")), d.Node) {
+			if k := manifest.Get(n, "kind"); k != nil && k.Value == kind {
+				look(n, manifest.Get(n, "metadata", "name"))
+			}
+		}
+	}
+	return best
+}
