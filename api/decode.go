@@ -81,6 +81,14 @@ var telling = []string{
 	"spec.drift.ignore", "spec.drift.ignore.*", "spec.drift.ignore.*.target", "spec.drift.ignore.*.paths", "spec.drift.ignore.*.managers",
 	"spec.defaults.drift", "spec.defaults.drift.ignore", "spec.defaults.drift.ignore.*", "spec.defaults.drift.ignore.*.target",
 	"spec.defaults.drift.ignore.*.paths", "spec.defaults.drift.ignore.*.managers",
+	"spec.bundles", "spec.bundles.*", "spec.bundleSelector", "spec.bundleSelector.matchLabels",
+	"spec.bundleSelector.matchExpressions", "spec.bundleSelector.matchExpressions.*",
+	"spec.waves", "spec.waves.*", "spec.waves.*.after", "spec.waves.*.after.*", "spec.waves.*.clusters", "spec.waves.*.clusters.*",
+	"spec.waves.*.clusterSelector", "spec.waves.*.clusterSelector.matchLabels",
+	"spec.waves.*.clusterSelector.matchExpressions", "spec.waves.*.clusterSelector.matchExpressions.*",
+	"spec.waves.*.maxParallel", "spec.waves.*.maxFailures", "spec.waves.*.soak", "spec.waves.*.approve", "spec.paused",
+	"spec.windows", "spec.windows.*", "spec.windows.*.clusterSelector", "spec.windows.*.clusterSelector.matchLabels",
+	"spec.windows.*.clusterSelector.matchExpressions", "spec.windows.*.clusterSelector.matchExpressions.*", "spec.windows.*.timeZone", "spec.freeze",
 	"spec.guards", "spec.suspend", "spec.tenants", "spec.tenants.*", "spec.tenants.*.keys", "spec.tenants.*.keys.*",
 }
 

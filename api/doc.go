@@ -1,5 +1,5 @@
 // Package api holds the nouns of flotilla:
-// what a fleet repository says (Fleet, Cluster, Bundle),
+// what a fleet repository says (Fleet, Cluster, Bundle, Rollout, Window),
 // what a human orders (Suspension),
 // what a pass did (Change, ChangeSet),
 // what was found (Episode)

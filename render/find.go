@@ -111,6 +111,10 @@ func (f *finder) below(tree api.Tree, dir string, fresh map[string]listing) ([]*
 			if err := refuseMisnamed(tree, name); err != nil {
 				out = append(out, &found{file: name, dir: dir, err: err})
 			}
+		case e.Name() == "rollout.yaml" || e.Name() == "rollout.yml":
+			if err := refuseRollout(tree, name); err != nil {
+				out = append(out, &found{file: name, dir: dir, err: err})
+			}
 		}
 	}
 	fresh[dir] = listing{digest: digest, bundles: out}
@@ -127,6 +131,30 @@ func refuseMisnamed(tree api.Tree, name string) error {
 		Kind: api.Stalled, Reason: "BadFleetFile", File: name,
 		Err: fmt.Errorf("flotilla reads this only as %s: rename it", misnamed[path.Base(name)]),
 	}
+}
+
+// refuseRollout refuses a Rollout of flotilla's. Nothing releases in waves yet,
+// and its author would believe that a change stops at the first wave. Rollouts of others are not ours.
+func refuseRollout(tree api.Tree, name string) error {
+	data, err := tree.ReadFile(name)
+	if err != nil || !bytes.Contains(data, []byte(api.Group+"/")) {
+		return nil //nolint:nilerr // what cannot be read is not ours
+	}
+	docs, err := manifest.Parse(name, data)
+	if err != nil {
+		return nil //nolint:nilerr // nor is what is no YAML
+	}
+	for _, d := range docs {
+		_, version := child(d.Node, "apiVersion")
+		at, kind := child(d.Node, "kind")
+		if version != nil && kind != nil && strings.HasPrefix(version.Value, api.Group+"/") && kind.Value == api.KindRollout {
+			return &api.Error{
+				Kind: api.Stalled, Reason: "BadFleetFile", File: name, Line: at.Line, Field: "kind",
+				Err: errors.New("this version of flotilla does not obey a Rollout yet, and would apply a change to every cluster at once: remove the file"),
+			}
+		}
+	}
+	return nil
 }
 
 // readBundle reads a bundle.yaml. What is wrong with the file is in the result; the error is for a file that cannot be read

@@ -227,6 +227,16 @@ func TestRender_errorsOfAll(t *testing.T) {
 			"only as bundle.yaml: rename it",
 		},
 		{
+			"a rollout, which nothing obeys yet", fleet().With("b/rollout.yaml", head+"kind: Rollout\nmetadata: {name: b}\n"), "one",
+			api.Error{File: "b/rollout.yaml", Line: 2, Field: "kind"},
+			"does not obey a Rollout yet",
+		},
+		{
+			"a rollout of another ending, behind another document", fleet().With("b/rollout.yml", "{}\n---\n"+head+"kind: Rollout\n"), "one",
+			api.Error{File: "b/rollout.yml", Line: 4, Field: "kind"},
+			"does not obey a Rollout yet",
+		},
+		{
 			"implicit bundle beside one of its name", fleet().With(
 				"b/bundle.yaml", bundleYAML("cluster", ""), "clusters/one/kustomization.yaml", "resources: []\n"), "one",
 			api.Error{Reason: "DuplicateBundle", File: "b/bundle.yaml", Line: 3, Field: "metadata.name"},
@@ -237,6 +247,19 @@ func TestRender_errorsOfAll(t *testing.T) {
 			_, err := renderFiles(t, tt.files, tt.cluster)
 			wantError(t, err, tt.want, tt.text)
 		})
+	}
+}
+
+// The name of the file alone makes no rollout of flotilla's.
+func TestRender_rolloutsOfOthers(t *testing.T) {
+	for _, text := range []string{
+		"apiVersion: argoproj.io/v1alpha1\nkind: Rollout\nmetadata: {name: b, namespace: b, annotations: {flotilla.dev/prune: disabled}}\n",
+		"# flotilla.dev/v1alpha1, kind: Rollout\n",
+		"flotilla.dev/: {{ a template }\n",
+	} {
+		if _, err := renderFiles(t, fleet().With("docs/rollout.yaml", text), "one"); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 
