@@ -1,11 +1,15 @@
 package cli
 
 import (
+	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/flotilla-fleet/flotilla/api"
 )
@@ -135,5 +139,42 @@ func TestChoose(t *testing.T) {
 		if diff := cmp.Diff(tt.want, names); diff != "" || (err == nil) != (tt.want != nil) {
 			t.Errorf("%q %+v: %v %s", tt.names, tt.flags, err, diff)
 		}
+	}
+}
+
+// Every command ends with 64 at what is typed wrongly, and takes spans of time in every unit.
+func TestUsage_ofEveryCommand(t *testing.T) {
+	commands, spans := 0, 0
+	var walk func(cmd *cobra.Command, words []string)
+	walk = func(cmd *cobra.Command, words []string) {
+		for _, sub := range cmd.Commands() {
+			walk(sub, append(slices.Clone(words), sub.Name()))
+		}
+		if !cmd.Runnable() || cmd.Hidden {
+			return
+		}
+		commands++
+		code, stdout, stderr := run(t, append(words, "--no-such-flag")...)
+		if code != 64 || stdout != "" || !strings.Contains(stderr, "has no flag --no-such-flag") || !strings.Contains(stderr, "--help") {
+			t.Errorf("%v --no-such-flag: %d, %q, %q", words, code, stdout, stderr)
+		}
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Value.Type() != "duration" {
+				return
+			}
+			spans++
+			for _, span := range []string{"90s", "30m", "24h", "5d", "2w", "1d12h"} {
+				if err := f.Value.Set(span); err != nil {
+					t.Errorf("%v --%s %s: %v", words, f.Name, span, err)
+				}
+			}
+			if code, stdout, stderr := run(t, append(words, "--"+f.Name, "5x")...); code != 64 || stdout != "" || !strings.Contains(stderr, `"5x"`) {
+				t.Errorf("%v --%s 5x: %d, %q, %q", words, f.Name, code, stdout, stderr)
+			}
+		})
+	}
+	walk(newRoot(IO{In: strings.NewReader(""), Out: io.Discard, Err: io.Discard}), nil)
+	if commands < 20 || spans < 4 {
+		t.Errorf("%d commands and %d spans were tried", commands, spans)
 	}
 }
