@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -272,8 +273,10 @@ type KustomizeSource struct {
 // HelmSource renders a chart.
 type HelmSource struct {
 	// Chart is a directory of the repository (relative to the bundle, beginning with "./" or "../"),
-	// an oci:// reference, or a chart's name in Repo.
-	Chart   string `yaml:"chart" json:"chart"`
+	// an oci:// reference, the https:// address of a .tgz, or a chart's name in Repo.
+	Chart string `yaml:"chart" json:"chart"`
+	// Digest is "sha256:" and what the archive at an address must have. Empty: what was fetched first stays, with a warning.
+	Digest  string `yaml:"digest,omitempty" json:"digest,omitempty"`
 	Repo    string `yaml:"repo,omitempty" json:"repo,omitempty"`
 	Version string `yaml:"version,omitempty" json:"version,omitempty"`
 	// ReleaseName is .Release.Name. Empty means the bundle's name.
@@ -282,6 +285,11 @@ type HelmSource struct {
 	Values      map[string]any `yaml:"values,omitempty" json:"values,omitempty"`
 	// Schema is SchemaSkip, or empty: the values are checked against the chart's values.schema.json.
 	Schema string `yaml:"schema,omitempty" json:"schema,omitempty"`
+}
+
+// IsAddress reports whether the chart is a file at an address.
+func (h HelmSource) IsAddress() bool {
+	return strings.HasPrefix(h.Chart, "https://") || strings.HasPrefix(h.Chart, "http://")
 }
 
 // SchemaSkip leaves the values of a chart unchecked.

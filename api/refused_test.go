@@ -45,6 +45,7 @@ var refusedSpecs = []string{
 	"sources: [{}]",
 	"helm: {}",
 	"helm: {chart: ./c, schema: off}",
+	"helm: {chart: ./c, digest: 'sha256:0'}",
 	"patches: [{}]",
 	"patches: [{path: a, target: {}}]",
 	"createNamespace: {}",

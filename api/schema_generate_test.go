@@ -150,6 +150,7 @@ var rules = map[string]object{
 	"SelectorRequirement.Operator": {"enum": []string{"In", "NotIn", "Exists", "DoesNotExist"}},
 	"HelmSource.Schema":            {"enum": []any{"", nil, api.SchemaSkip}},
 	"HelmSource.Chart":             {"minLength": 1},
+	"HelmSource.Digest":            {"pattern": `^(sha256:[0-9a-f]{64})?$`},
 	"IgnoreRule":                   {"anyOf": []any{object{"required": []string{"paths"}}, object{"required": []string{"managers"}}}},
 	"IgnoreRule.Paths":             {"items": object{"pattern": "^/"}},
 	"ServiceAccount.Namespace":     {"minLength": 1},

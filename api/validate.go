@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"maps"
+	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -174,9 +175,32 @@ func (h HelmSource) validate(at locator, field string) error {
 	case h.Schema != "" && h.Schema != SchemaSkip:
 		return at.errorf(field+".schema", "%q is not %q, which is the only word for it", h.Schema, SchemaSkip)
 	case h.Chart == "":
-		return at.errorf(field+".chart", "a chart is needed: ./directory, oci://… or a name with repo and version")
+		return at.errorf(field+".chart", "a chart is needed: ./directory, oci://…, https://….tgz or a name with repo and version")
+	case h.IsAddress():
+		return h.validAddress(at, field)
+	case h.Digest != "":
+		return at.errorf(field+".digest", "belongs to a chart at an https:// address; oci:// takes it as version")
 	case h.Repo != "" && h.Version == "":
 		return at.errorf(field+".version", "a chart from a repository needs a version")
+	}
+	return nil
+}
+
+var validDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+func (h HelmSource) validAddress(at locator, field string) error {
+	u, err := url.Parse(h.Chart)
+	switch {
+	case err != nil || u.Host == "" || !strings.HasSuffix(u.Path, ".tgz"):
+		return at.errorf(field+".chart", "is no address of a .tgz, such as https://example.com/charts/podinfo-6.5.0.tgz")
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return at.errorf(field+".chart", "an address has no user, query or fragment: what proves who asks belongs into the agent's --chart-credentials")
+	case h.Repo != "":
+		return at.errorf(field+".repo", "the chart is at an address of its own, so there is no repository")
+	case h.Version != "":
+		return at.errorf(field+".version", "the chart is at an address, which has one version: write digest to pin it")
+	case h.Digest != "" && !validDigest.MatchString(h.Digest):
+		return at.errorf(field+".digest", "%q is not sha256: and 64 hexadecimal digits", h.Digest)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -406,6 +407,71 @@ func TestHelm_remote(t *testing.T) {
 	f.err = &api.Error{Kind: api.Stalled, Reason: "ChartNotFound", Field: "spec.helm.version", Err: errors.New("no such version")}
 	out = mustRender(t, newRenderer(t, render.Config{Charts: f}), exact.Snapshot(), "one")
 	wantError(t, bundle(t, out, "h").Err, api.Error{Reason: "ChartNotFound", File: "h/bundle.yaml", Line: 4, Field: "spec.helm.version"}, "no such version")
+}
+
+// A chart at an address is pinned by its digest; without one there is a warning that has it.
+func TestHelm_address(t *testing.T) {
+	const digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123"
+	f := &fetcher{digest: digest, archive: archive(t, map[string]string{"Chart.yaml": "{apiVersion: v2, name: thing, version: 1.0.0}", "values.yaml": "a: b", "templates/cm.yaml": valuesTemplate})}
+	r := newRenderer(t, render.Config{Charts: f})
+	in := func(spec string) rendertest.Files { return fleet().With("h/bundle.yaml", bundleYAML("h", spec)) }
+	const loose, pinned = "\n  helm:\n    chart: https://example.com/charts/thing-1.0.0.tgz\n", "\n  sources:\n  - helm: {chart: 'https://example.com/charts/thing-1.0.0.tgz', digest: '" + digest + "'}\n"
+	for spec, warnings := range map[string][]string{
+		loose:  {"h/bundle.yaml:6: spec.helm.chart: what is at an address may change without a commit: pin it with digest: " + digest},
+		pinned: nil,
+	} {
+		b := bundle(t, mustRender(t, r, in(spec).Snapshot(), "one"), "h")
+		if b.Err != nil {
+			t.Fatal(b.Err)
+		}
+		if diff := cmp.Diff(warnings, b.Warnings); diff != "" {
+			t.Error(diff)
+		}
+		if got := b.Origin[api.RefOf(b.Objects[0]).ID()]; got != "thing-1.0.0/templates/cm.yaml" {
+			t.Errorf("it is from %q", got)
+		}
+		// Neither is asked for again while nothing changes.
+		asked := len(f.asked)
+		mustRender(t, r, in(spec).With("x.yaml", "").Snapshot(), "one")
+		if len(f.asked) != asked {
+			t.Errorf("it was fetched again: %q", f.asked)
+		}
+	}
+	for _, want := range []string{"https://example.com/charts thing-1.0.0.tgz ", "https://example.com/charts thing-1.0.0.tgz " + digest} {
+		if !slices.Contains(f.asked, want) {
+			t.Errorf("it asked for %q, and not %q", f.asked, want)
+		}
+	}
+	f.err = &api.Error{Kind: api.Stalled, Reason: "ChartDigestMismatch", Field: "spec.helm.digest", Err: errors.New("it has another")}
+	out := mustRender(t, newRenderer(t, render.Config{Charts: f}), in(pinned).Snapshot(), "one")
+	wantError(t, bundle(t, out, "h").Err, api.Error{Reason: "ChartDigestMismatch", File: "h/bundle.yaml", Line: 6, Field: "spec.sources.0.helm.digest"}, "another")
+	for name, tt := range map[string]struct{ spec, field, text string }{
+		"no tgz":    {"{chart: 'https://example.com/x'}", "spec.helm.chart", "no address of a .tgz"},
+		"no host":   {"{chart: 'https:///x.tgz'}", "spec.helm.chart", "no address of a .tgz"},
+		"a token":   {"{chart: 'https://example.com/x.tgz?token=s3cret'}", "spec.helm.chart", "no user, query or fragment"},
+		"a user":    {"{chart: 'https://ann:s3cret@example.com/x.tgz'}", "spec.helm.chart", "no user, query or fragment"},
+		"a repo":    {"{chart: 'https://example.com/x.tgz', repo: 'https://example.com'}", "spec.helm.repo", "address of its own"},
+		"a version": {"{chart: 'https://example.com/x.tgz', version: 1.0.0}", "spec.helm.version", "write digest"},
+		"no digest": {"{chart: 'https://example.com/x.tgz', digest: 'sha256:12'}", "spec.helm.digest", "64 hexadecimal digits"},
+		"elsewhere": {"{chart: x, repo: 'https://example.com', version: 1.0.0, digest: '" + digest + "'}", "spec.helm.digest", "belongs to a chart at an https:// address"},
+	} {
+		err := bundle(t, mustRender(t, r, in("{helm: "+tt.spec+"}").Snapshot(), "one"), "h").Err
+		wantError(t, err, api.Error{Reason: "BadFleetFile", File: "h/bundle.yaml", Line: 4, Field: tt.field}, tt.text)
+		if strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: the error tells it: %v", name, err)
+		}
+	}
+	const tenant = "kind: Fleet\nspec: {tenants: [{name: t, path: h, serviceAccount: {namespace: t, name: d}, namespaces: ['*'], charts: ['https://example.com/charts/*']}]}\n"
+	for address, allowed := range map[string]bool{
+		"https://example.com/charts/thing-1.0.0.tgz": true, "https://example.com/other/thing-1.0.0.tgz": false, "https://example.com/charts/../other/thing-1.0.0.tgz": false,
+		"http://example.com/charts/thing-1.0.0.tgz": false, "https://example.com/charts/%2e%2e/other/thing-1.0.0.tgz": false,
+	} {
+		f.err = nil
+		err := bundle(t, mustRender(t, r, in("{helm: {chart: '"+address+"'}}").With("fleet.yaml", head+tenant).Snapshot(), "one"), "h").Err
+		if allowed && err != nil || !allowed && (api.KindOf(err) != api.Forbidden || !strings.Contains(err.Error(), "may not have the chart")) {
+			t.Errorf("%s: got %v", address, err)
+		}
+	}
 }
 
 // Where no cluster is asked, charts are rendered for the Kubernetes that the libraries are of.

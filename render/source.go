@@ -278,6 +278,10 @@ func buildHelm(ctx context.Context, p *pass, v *view, b resolved, s source) (bui
 	if err != nil {
 		return built{charts: fetched}, inLayer(err, layers)
 	}
+	if s.helm.IsAddress() && s.helm.Digest == "" {
+		out.Warnings = append(out.Warnings, fmt.Sprintf("%s:%d: %s.chart: what is at an address may change without a commit: pin it with digest: %s",
+			b.file, LineOf(b.data, strings.Split(s.field+".chart", ".")...), s.field, fetched[0].Digest))
+	}
 	made := built{objects: out.Objects, warnings: out.Warnings, ignore: out.Ignore, charts: fetched, unstable: map[*unstructured.Unstructured][]string{}}
 	for _, l := range layers {
 		made.mentioned = append(made.mentioned, l.mentioned...)
@@ -316,31 +320,37 @@ func loadChart(ctx context.Context, p *pass, v *view, b resolved, s source) (pac
 	if p.charts == nil {
 		return helm.Packed{}, nil, b.errorf(field, "charts from outside the fleet repository cannot be fetched here")
 	}
-	archive, digest, err := p.charts.Fetch(ctx, repo, name, h.Version)
+	version := cmp.Or(h.Digest, h.Version)
+	archive, digest, err := p.charts.Fetch(ctx, repo, name, version)
 	if err != nil {
 		at := api.Error{Kind: api.Transient, Reason: "ChartNotFetched", Err: fmt.Errorf("fetch chart %q: %w", name, err)}
 		if e, ok := errors.AsType[*api.Error](err); ok {
 			at = *e
 		}
 		if at.File = cmp.Or(at.File, b.file); at.File == b.file {
-			at.Field = cmp.Or(at.Field, field)
+			at.Field = cmp.Or(strings.Replace(at.Field, "spec.helm", s.field, 1), field)
 			at.Line = cmp.Or(at.Line, LineOf(b.data, strings.Split(at.Field, ".")...))
 		}
 		return helm.Packed{}, nil, &at
 	}
-	return helm.Packed{Where: name + "-" + h.Version, Archive: archive}, []fetchedChart{{repo, name, h.Version, digest}}, nil
+	where := name + "-" + version
+	if h.IsAddress() {
+		where = strings.TrimSuffix(name, ".tgz")
+	}
+	return helm.Packed{Where: where, Archive: archive}, []fetchedChart{{repo, name, version, digest}}, nil
 }
 
 // remoteChart tells a chart from elsewhere: its repository and name.
 func remoteChart(h *api.HelmSource) (repo, name string, remote bool) {
-	if strings.HasPrefix(h.Chart, "oci://") {
+	if strings.HasPrefix(h.Chart, "oci://") || h.IsAddress() {
 		i := strings.LastIndex(h.Chart, "/")
 		return h.Chart[:i], h.Chart[i+1:], true
 	}
 	return h.Repo, h.Chart, h.Repo != ""
 }
 
-var exactVersion = regexp.MustCompile(`^v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?$`)
+// exactVersion is one that always means the same chart; none at all is that of a chart at an address, of which the first stays.
+var exactVersion = regexp.MustCompile(`^(v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?|sha256:[0-9a-f]{64}|)$`)
 
 // layer is one of the sources of a chart's values, and where it is written.
 type layer struct {

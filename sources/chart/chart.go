@@ -1,4 +1,4 @@
-// Package chart fetches packaged Helm charts from Helm's HTTP repositories and from OCI registries.
+// Package chart fetches packaged Helm charts from Helm's HTTP repositories, from OCI registries, and from addresses of single files.
 //
 // It promises that a version, once fetched, stays the same bytes and needs no network:
 // archives are kept on disk by their SHA-256 digest, and what a version means is remembered.
@@ -103,6 +103,11 @@ type request struct {
 
 func (r request) oci() bool { return r.repo.Scheme == "oci" }
 
+// file reports whether the name is that of a file, whose version is its digest, or empty.
+func (r request) file() bool {
+	return !r.oci() && strings.HasSuffix(r.name, ".tgz") && (r.version == "" || exactDigest.MatchString(r.version))
+}
+
 // String is for people.
 func (r request) String() string {
 	if r.oci() {
@@ -114,6 +119,7 @@ func (r request) String() string {
 // Fetch returns a packaged chart and its digest, "sha256:" and hexadecimal digits.
 // The repository is an http(s):// address with a name,
 // or oci:// in either: oci://registry/path with a name, or nothing with oci://registry/path/name.
+// A name that ends with .tgz is a file there; its version is the digest that it must have, or empty: then what is fetched first stays.
 func (f *Fetcher) Fetch(ctx context.Context, repo, name, version string) (archive []byte, digest string, err error) {
 	r, err := parse(repo, name, version)
 	if err != nil {
@@ -201,7 +207,7 @@ func parse(repo, name, version string) (request, error) {
 	default:
 		return bad("BadChartSource", "spec.helm.repo", "%q is neither http(s):// nor oci://", redact.URL(address))
 	}
-	if !exactVersion.MatchString(version) && (u.Scheme != "oci" || !exactDigest.MatchString(version)) {
+	if !r.file() && !exactVersion.MatchString(version) && (u.Scheme != "oci" || !exactDigest.MatchString(version)) {
 		return bad("VersionNotPinned", "spec.helm.version",
 			"%q is not an exact version such as 1.2.3: a range would make one commit mean different charts over time", version)
 	}
@@ -223,6 +229,9 @@ func (f *Fetcher) download(ctx context.Context, r request) ([]byte, string, erro
 	d := downloader{client: client, credentials: creds, request: r}
 	if r.oci() {
 		return d.fromRegistry(ctx, f.plain(r.repo.Host))
+	}
+	if r.file() {
+		return d.fromAddress(ctx)
 	}
 	return d.fromRepository(ctx, f.cache)
 }

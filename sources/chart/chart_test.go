@@ -195,6 +195,58 @@ func TestRepositoryWithAnotherDigest(t *testing.T) {
 	wantError(t, err, api.Stalled, "ChartDigestMismatch", digestOf(archive)[7:])
 }
 
+// A chart that is a file at an address: with the limits, credentials and cache that repositories have.
+func TestAddress(t *testing.T) {
+	archive := pack(t, "podinfo", "1.2.3")
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /files/podinfo-1.2.3.tgz", func(w http.ResponseWriter, r *http.Request) {
+		if u, p, _ := r.BasicAuth(); u != "ann" || p != "pw" {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		_, _ = w.Write(archive)
+	})
+	mux.HandleFunc("GET /files/page.tgz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>log in</html>") })
+	mux.HandleFunc("GET /files/large.tgz", func(w http.ResponseWriter, _ *http.Request) {
+		for range chart.MaxArchiveBytes>>20 + 1 {
+			_, _ = w.Write(make([]byte, 1<<20))
+		}
+	})
+	server, requests := serve(t, mux)
+	config := chart.Config{Dir: t.TempDir(), CredentialsFile: login(t, server, "pw")}
+	f := fetcher(t, config)
+	for _, version := range []string{"", digestOf(archive), digestOf(archive)} {
+		got, digest, err := f.Fetch(t.Context(), server.URL+"/files", "podinfo-1.2.3.tgz", version)
+		if err != nil || !bytes.Equal(got, archive) || digest != digestOf(archive) {
+			t.Fatalf("Fetch = %d bytes, %s, %v", len(got), digest, err)
+		}
+	}
+	if n := requests.n.Load(); n != 2 {
+		t.Errorf("%d requests, want one for each way to ask", n)
+	}
+	for _, test := range []struct {
+		name, version string
+		kind          api.ErrorKind
+		reason, text  string
+	}{
+		{"podinfo-1.2.3.tgz", "sha256:" + strings.Repeat("0", 64), api.Stalled, "ChartDigestMismatch", "it has the digest " + digestOf(archive)},
+		{"podinfo-1.2.3.tgz", "sha256:0", api.Stalled, "VersionNotPinned", "is not an exact version"},
+		{"podinfo-1.2.4.tgz", "", api.Stalled, "ChartNotFound", "the server answers 404"},
+		{"page.tgz", "", api.Stalled, "NotAChart", "no packed chart"},
+		{"large.tgz", "", api.Stalled, "ChartTooLarge", "larger than 20 MiB"},
+	} {
+		_, _, err := f.Fetch(t.Context(), server.URL+"/files", test.name, test.version)
+		wantError(t, err, test.kind, test.reason, test.text)
+	}
+	_, _, err := fetcher(t, chart.Config{CredentialsFile: login(t, server, "wrong")}).Fetch(t.Context(), server.URL+"/files", "podinfo-1.2.3.tgz", "")
+	wantError(t, err, api.Forbidden, "AuthenticationFailed", "refuses the credentials")
+	// From now on without the server.
+	server.Close()
+	if got, _, err := fetcher(t, config).Fetch(t.Context(), server.URL+"/files", "podinfo-1.2.3.tgz", ""); err != nil || !bytes.Equal(got, archive) {
+		t.Errorf("from the cache: %d bytes, %v", len(got), err)
+	}
+}
+
 func TestCredentials(t *testing.T) {
 	archive := pack(t, "podinfo", "1.2.3")
 	const secret = "s3cret"

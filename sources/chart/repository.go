@@ -63,6 +63,29 @@ func (d downloader) fromRepository(ctx context.Context, c *cache) ([]byte, strin
 	return archive, "sha256:" + digest, nil
 }
 
+// fromAddress downloads a chart that is a file. Its version is the digest that it must have, or empty.
+func (d downloader) fromAddress(ctx context.Context) ([]byte, string, error) {
+	archive, err := d.get(ctx, d.request.repo.JoinPath(d.request.name), "the archive", MaxArchiveBytes)
+	if err != nil {
+		return nil, "", d.failed(err)
+	}
+	sum := sha256.Sum256(archive)
+	digest := "sha256:" + hex.EncodeToString(sum[:])
+	switch {
+	case d.request.version != "" && d.request.version != digest:
+		return nil, "", &api.Error{
+			Kind: api.Stalled, Reason: "ChartDigestMismatch", Field: "spec.helm.digest",
+			Err: fmt.Errorf("fetch chart %s: it has the digest %s, and not %s", d.request, digest, d.request.version),
+		}
+	case !bytes.HasPrefix(archive, []byte{0x1f, 0x8b}): // gzip; a page that asks to log in is none
+		return nil, "", &api.Error{
+			Kind: api.Stalled, Reason: "NotAChart", Field: "spec.helm.chart",
+			Err: fmt.Errorf("fetch chart %s: what is there is no packed chart", d.request),
+		}
+	}
+	return archive, digest, nil
+}
+
 // find looks for the version in the repository's index: in the kept one first, if it is young.
 func (d downloader) find(ctx context.Context, c *cache) (indexEntry, error) {
 	key := d.request.repo.Redacted()
