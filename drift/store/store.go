@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ func (l Limits) withDefaults() Limits {
 // Store is an open store. Its methods may be called from several goroutines.
 type Store struct {
 	file   *boltfile.File
-	owner  owner
+	owner  owner // Agent is guarded by mu
 	limits Limits
 	now    func() time.Time
 	grew   chan struct{}
@@ -81,11 +82,13 @@ type Store struct {
 	compactOver int
 }
 
-// owner says who a file belongs to. It is written once, when the file is made.
+// owner says who a file belongs to. It is written when the file is made, and by Adopt.
 type owner struct {
 	Agent   string `json:"agent"`
 	Tag     string `json:"tag"`
 	Cluster string `json:"cluster"`
+	// Holder is what Agent was before Adopt; empty if it is the same.
+	Holder string `json:"holder,omitempty"`
 }
 
 // Open opens the store, or makes it. It does not write to a file that is up to date.
@@ -161,8 +164,51 @@ func (s *Store) load(cluster string) error {
 // Close closes the store after what is under way.
 func (s *Store) Close() error { return s.file.Close() }
 
-// AgentID was made at random with the file. The hub tells by it that a store was begun anew.
-func (s *Store) AgentID() string { return s.owner.Agent }
+// AgentID was made at random with the file, or adopted. The hub tells by it that a store was begun anew.
+func (s *Store) AgentID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owner.Agent
+}
+
+// HolderID was made at random with the file, and no other file has it: two agents that adopted one AgentID have two.
+func (s *Store) HolderID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return cmp.Or(s.owner.Holder, s.owner.Agent)
+}
+
+// Adopt has a store that is new go on in the place of one that was lost: it takes over the agent's ID, and numbers its reports
+// on from the time, which is above all that the lost store can have numbered: the hub then asks for the whole state.
+// A store that has made a report is refused.
+func (s *Store) Adopt(agent string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if agent == s.owner.Agent {
+		return nil
+	}
+	next := owner{Agent: agent, Tag: s.owner.Tag, Cluster: s.owner.Cluster, Holder: cmp.Or(s.owner.Holder, s.owner.Agent)}
+	err := s.file.Update(func(tx *boltfile.Tx) error {
+		outbox, meta := tx.Bucket(bucketOutbox), tx.Bucket(bucketMeta)
+		if outbox.Sequence() > 0 {
+			return fmt.Errorf("agent store: it has made reports as agent %q, and cannot go on as %q", s.owner.Agent, agent)
+		}
+		var c Counters
+		if _, err := meta.Load(keyCounters, &c); err != nil {
+			return err
+		}
+		c.Last = uint64(max(1, s.now().UnixMilli()))
+		c.Acked = c.Last
+		if err := outbox.SetSequence(c.Last); err != nil {
+			return err
+		}
+		return errors.Join(meta.Save(keyCounters, c), meta.Save(keyAgent, next))
+	})
+	if err == nil {
+		s.owner = next
+	}
+	return err
+}
 
 // NextEpisodeID returns an ID that was never stored, different at each call.
 // It writes nothing: the number counts once an episode with it is committed.

@@ -7,6 +7,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,6 +73,9 @@ type Config struct {
 	// Cluster must be the identity's: an agent with a wrong directory is refused.
 	Cluster string
 	Outbox  Outbox
+	// Keep is given the identity before it is used for the first time, to keep it where the disk may be lost.
+	// It is tried again with each connection until it succeeds, and does not hold one up for long. Nil keeps nothing.
+	Keep func(ctx context.Context, identity []byte) error
 	// Commands does what was ordered; the result, if any, is sent back as JSON.
 	Commands func(ctx context.Context, c Command) (result any, err error)
 	// Heartbeat is how often an idle agent says that it lives; zero means 5 s.
@@ -89,6 +93,9 @@ type Client struct {
 	cfg    Config
 	notify chan struct{}
 	joined chan struct{} // there is a new identity
+
+	// kept is the identity that Keep has taken; only Run's goroutine uses it.
+	kept []byte
 
 	// replacing is held while the identity on disk is replaced.
 	replacing sync.Mutex
@@ -226,6 +233,7 @@ func (c *Client) connect(ctx context.Context) error {
 			Hint: "join again as " + c.cfg.Cluster,
 		}
 	}
+	c.keep(ctx, id)
 	hc := httpClient(id.mutual())
 	defer hc.CloseIdleConnections()
 	if now := c.cfg.Now(); now.After(id.renewAt()) && now.Before(id.NotAfter) {
@@ -247,6 +255,22 @@ func (c *Client) connect(ctx context.Context) error {
 		results: make(chan *hubv1.CommandResult),
 	}
 	return l.run(ctx)
+}
+
+const keepWithin = 10 * time.Second
+
+// keep hands an identity that is new to Keep. A failure is logged: there is the one on the disk.
+func (c *Client) keep(ctx context.Context, id Identity) {
+	if c.cfg.Keep == nil || bytes.Equal(c.kept, id.file) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, keepWithin)
+	defer cancel()
+	if err := c.cfg.Keep(ctx, id.file); err != nil {
+		c.cfg.Log.Warn("the identity at the hub is on the agent's disk only", "error", err)
+		return
+	}
+	c.kept = id.file
 }
 
 // reportMessage puts a report into its envelope.

@@ -1,8 +1,13 @@
 package client_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,6 +39,60 @@ func TestRenewalKeepsWhatWasJoinedWith(t *testing.T) {
 	if broken != nil {
 		t.Fatal(broken)
 	}
+}
+
+// Each identity is kept before the hub sees it, also one that a renewal made; a failure is tried again and holds nothing up.
+func TestIdentityIsKept(t *testing.T) {
+	h := hubtest.Start(t, hub.Config{CertificateLife: 10 * time.Second})
+	var mu sync.Mutex
+	var kept [][]byte
+	calls := 0
+	a := hubtest.NewAgent(t, "prod-eu", hubtest.AgentOptions{Keep: func(_ context.Context, identity []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if calls++; calls == 1 {
+			return errors.New("the API server is away")
+		}
+		kept = append(kept, slices.Clone(identity))
+		return nil
+	}})
+	a.MustJoin(h)
+	a.Run()
+	hubtest.Eventually(t, "connected, though it was not kept", func() bool { return a.Client.Status().Connected })
+	hubtest.Eventually(t, "a second renewal is kept", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(kept) >= 2
+	})
+	a.Stop()
+	mu.Lock()
+	defer mu.Unlock()
+	for i := range kept[1:] {
+		if bytes.Equal(kept[i], kept[i+1]) {
+			t.Error("what is kept already was kept again")
+		}
+	}
+	adopted := ""
+	dir := t.TempDir()
+	if err := client.RestoreIdentity(dir, "prod-eu", kept[1], func(id string) error { adopted = id; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := client.LoadIdentity(dir); err != nil || id.AgentID != a.Store.AgentID() || adopted != id.AgentID {
+		t.Errorf("restored %+v as %q, %v", id, adopted, err)
+	}
+	refuses := func(what, cluster string, file []byte, adopt error) {
+		t.Helper()
+		dir := t.TempDir()
+		if err := client.RestoreIdentity(dir, cluster, file, func(string) error { return adopt }); err == nil {
+			t.Errorf("%s: restored", what)
+		}
+		if _, err := client.LoadIdentity(dir); !errors.Is(err, client.ErrNoIdentity) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refuses("of another cluster", "prod-us", kept[0], nil)
+	refuses("cut off", "prod-eu", kept[0][:len(kept[0])/2], nil)
+	refuses("not agreed to", "prod-eu", kept[0], errors.New("it has made reports"))
 }
 
 // A Client that runs changes over to the hub that it joins, at once, and leaves no half-written file.

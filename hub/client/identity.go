@@ -120,6 +120,22 @@ func newIdentity(hub hubInfo, key *ecdsa.PrivateKey, certPEM []byte) (Identity, 
 	return id, nil
 }
 
+// RestoreIdentity writes an identity that Config.Keep was given, of the agent of a cluster, after adopt has agreed to the agent's ID.
+// It is refused if it is none, or another cluster's. The error does not quote it.
+func RestoreIdentity(dir, cluster string, file []byte, adopt func(agentID string) error) error {
+	id, err := parseIdentity(file)
+	if err != nil {
+		return fmt.Errorf("what is kept is no identity: %w", err)
+	}
+	if id.Cluster != cluster {
+		return fmt.Errorf("what is kept is the identity of cluster %q", id.Cluster)
+	}
+	if err := adopt(id.AgentID); err != nil {
+		return err
+	}
+	return saveIdentity(dir, id)
+}
+
 // saveIdentity writes an identity so that a crash leaves the old one or the new one.
 func saveIdentity(dir string, id Identity) error {
 	err := os.MkdirAll(dir, 0o700)

@@ -185,6 +185,8 @@ type AgentOptions struct {
 	Limits   agentstore.Limits
 	// Reached is when the agent says that its repository was reached.
 	Reached func() time.Time
+	// Keep is as in client.Config.
+	Keep func(ctx context.Context, identity []byte) error
 }
 
 // NewAgent makes an agent's store in a new directory. It has not joined and does not run.
@@ -199,7 +201,7 @@ func NewAgent(t testing.TB, cluster string, opts AgentOptions) *Agent {
 	}
 	a.Store = st
 	a.cfg = client.Config{
-		Dir: filepath.Join(a.Dir, "identity"), Cluster: cluster, Outbox: st, Commands: opts.Commands, Reached: opts.Reached,
+		Dir: filepath.Join(a.Dir, "identity"), Cluster: cluster, Outbox: st, Commands: opts.Commands, Reached: opts.Reached, Keep: opts.Keep,
 		Heartbeat: 200 * time.Millisecond, Version: "v0-test", Now: opts.Now,
 		Log: slog.New(slog.NewTextHandler(logTo{t}, nil)),
 	}

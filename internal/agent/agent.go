@@ -23,7 +23,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/persons"
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/drift/watch"
-	"github.com/flotilla-fleet/flotilla/hub/client"
 	"github.com/flotilla-fleet/flotilla/internal/lifecycle"
 	"github.com/flotilla-fleet/flotilla/internal/redact"
 	"github.com/flotilla-fleet/flotilla/internal/sandbox"
@@ -252,8 +251,7 @@ func (a *Agent) Close() error { return a.teardown.Close() }
 // Run works until ctx ends and everything has stopped.
 // It fails when another agent holds the cluster, or when its join file makes no sense. The hub cannot stop it.
 func (a *Agent) Run(ctx context.Context) error {
-	hub, err := a.hub()
-	if err != nil {
+	if err := a.cfg.checkJoin(); err != nil {
 		a.release(ctx)
 		return err
 	}
@@ -265,7 +263,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	g.Go(func() error {
 		defer cancel()
-		return a.work(ctx, hub)
+		return a.work(ctx)
 	})
 	if err := g.Wait(); !errors.Is(err, context.Canceled) {
 		return err
@@ -273,14 +271,19 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
-// work takes the cluster, and keeps it as Git says until ctx ends. hub may be nil.
-func (a *Agent) work(ctx context.Context, hub *client.Client) error {
+// work takes the cluster, and keeps it as Git says until ctx ends.
+func (a *Agent) work(ctx context.Context) error {
 	if err := a.prepare(ctx); err != nil {
 		if ctx.Err() == nil {
 			return err
 		}
 		a.release(ctx)
 		return nil // stopped before it began
+	}
+	hub, err := a.hub(ctx)
+	if err != nil {
+		a.release(ctx)
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.holdLease(ctx) })
@@ -300,7 +303,7 @@ func (a *Agent) work(ctx context.Context, hub *client.Client) error {
 	if hub != nil && a.cfg.JoinFile != "" {
 		g.Go(func() error { return a.keepJoined(ctx, hub) })
 	}
-	err := g.Wait()
+	err = g.Wait()
 	a.release(ctx)
 	if errors.Is(err, context.Canceled) {
 		return nil
@@ -313,7 +316,7 @@ func (a *Agent) work(ctx context.Context, hub *client.Client) error {
 func (a *Agent) release(ctx context.Context) {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
 	defer cancel()
-	if err := a.target.ReleaseLease(end, a.store.AgentID()); err != nil {
+	if err := a.target.ReleaseLease(end, a.store.HolderID()); err != nil {
 		a.cfg.Log.Warn("release the lease", "error", err)
 	}
 }
@@ -349,7 +352,7 @@ func (a *Agent) take(ctx context.Context) error {
 	if err := a.target.EnsureNamespace(ctx); err != nil {
 		return err
 	}
-	if err := a.target.AcquireLease(ctx, a.store.AgentID()); err != nil {
+	if err := a.target.AcquireLease(ctx, a.store.HolderID()); err != nil {
 		return err
 	}
 	if err := a.target.Bootstrap(ctx); err != nil {
@@ -382,9 +385,9 @@ func (a *Agent) holdLease(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-renew.C:
-			err = a.target.RenewLease(ctx, a.store.AgentID(), a.reconciler.Reached())
+			err = a.target.RenewLease(ctx, a.store.HolderID(), a.reconciler.Reached())
 		case <-a.challenged:
-			err = a.target.AnswerLease(ctx, a.store.AgentID())
+			err = a.target.AnswerLease(ctx, a.store.HolderID())
 		}
 		if err == nil {
 			a.leased.Store(new(a.now()))

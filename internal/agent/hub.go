@@ -57,36 +57,68 @@ func (m JoinMaterial) config() client.JoinConfig {
 func IdentityDir(dir string) string { return filepath.Join(dir, "identity") }
 
 // checkJoin refuses a join file that makes no sense: that is a mistake in the configuration.
-// One that was removed after it had been used is not missed.
+// Whether one that is not there is missed, hub says: it may have been removed after it had been used.
 func (c Config) checkJoin() error {
 	if c.JoinFile == "" {
 		return nil
 	}
-	_, bad := ReadJoinFile(c.JoinFile)
-	if errors.Is(bad, fs.ErrNotExist) {
-		if _, err := client.LoadIdentity(IdentityDir(c.Dir)); !errors.Is(err, client.ErrNoIdentity) {
-			return nil
-		}
+	_, err := ReadJoinFile(c.JoinFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
-	return bad
+	return err
 }
 
 // hub makes the client of the hub, without asking the hub anything: the cluster must not wait for it.
-// It returns nil if there is no hub.
-func (a *Agent) hub() (*client.Client, error) {
+// It returns nil if there is no hub. It is to be called while the Lease is held, and before the store makes a report.
+func (a *Agent) hub(ctx context.Context) (*client.Client, error) {
 	dir := IdentityDir(a.cfg.Dir)
 	_, err := client.LoadIdentity(dir)
-	if a.cfg.JoinFile == "" && errors.Is(err, client.ErrNoIdentity) {
-		a.cfg.Log.Info("no hub: drift is kept in the store, and shown by the BundleDeployments")
-		return nil, nil //nolint:nilnil // no hub is a choice, not an error
+	if errors.Is(err, client.ErrNoIdentity) && a.restoreIdentity(ctx, dir) {
+		err = nil
 	}
-	if err := a.cfg.checkJoin(); err != nil {
-		return nil, err
+	if errors.Is(err, client.ErrNoIdentity) {
+		if a.cfg.JoinFile == "" {
+			a.cfg.Log.Info("no hub: drift is kept in the store, and shown by the BundleDeployments")
+			return nil, nil //nolint:nilnil // no hub is a choice, not an error
+		}
+		if _, err := ReadJoinFile(a.cfg.JoinFile); err != nil {
+			return nil, err
+		}
 	}
 	return client.New(client.Config{
-		Dir: dir, Cluster: a.cfg.Cluster, Outbox: a.store, Commands: a.command, Reached: a.reconciler.Reached,
+		Dir: dir, Cluster: a.cfg.Cluster, Outbox: a.store, Commands: a.command, Keep: a.target.KeepIdentity, Reached: a.reconciler.Reached,
 		Version: a.cfg.Version, Log: a.cfg.Log.With("component", "hub-client"), Now: a.now,
 	})
+}
+
+// restoreTries is how often the identity that the cluster keeps is asked for.
+const restoreTries = 3
+
+// restoreIdentity puts the identity that the cluster keeps where the disk has none. The agent is then the same at the hub.
+func (a *Agent) restoreIdentity(ctx context.Context, dir string) bool {
+	for try := 1; ; try++ {
+		kept, err := a.target.Identity(ctx)
+		if err == nil && kept == nil {
+			return false
+		}
+		if err == nil {
+			err = client.RestoreIdentity(dir, a.cfg.Cluster, kept, a.store.Adopt)
+			if err == nil {
+				a.cfg.Log.Info("the identity at the hub is that which the cluster kept", "agent", a.store.AgentID())
+				return true
+			}
+			try = restoreTries
+		}
+		if try == restoreTries || ctx.Err() != nil {
+			a.cfg.Log.Warn("the identity at the hub that the cluster keeps cannot be used", "error", err)
+			return false
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 const (

@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub"
 	"github.com/flotilla-fleet/flotilla/hub/client"
@@ -271,6 +274,47 @@ func TestAgent_worksThoughTheHubRefusesIt(t *testing.T) {
 	}
 	if errs := r.log.errors(used.Token); len(errs) > 0 {
 		t.Errorf("the log holds the token: %q", errs)
+	}
+}
+
+// An agent whose disk is lost is the same one at the hub, with the identity that the cluster kept: no token is needed.
+func TestAgent_isTheSameAtTheHubWithoutItsDisk(t *testing.T) {
+	r := newJoinRig(t, controlplanetest.New(t, controlplane.Config{}))
+	ctx := t.Context()
+	if _, err := r.Kube.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: api.SystemNamespace}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	secrets := r.Kube.CoreV1().Secrets(api.SystemNamespace)
+	if _, err := secrets.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "flotilla-agent-identity"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	h := hubtest.Start(t, hub.Config{})
+	r.give(r.material(h)) // of one use
+	r.Start()
+	r.shown(h, r.follows("two"))
+	s, err := secrets.Get(ctx, "flotilla-agent-identity", metav1.GetOptions{})
+	if err != nil || len(s.Data["identity.pem"]) == 0 {
+		t.Fatalf("the Secret has %d keys, %v", len(s.Data), err)
+	}
+	for _, joinFile := range []string{r.file, ""} {
+		r.Stop()
+		r.Config.Dir, r.Config.JoinFile = t.TempDir(), joinFile
+		r.Start()
+		r.shown(h, r.follows("with the join file "+joinFile))
+		if again, err := secrets.Get(ctx, s.Name, metav1.GetOptions{}); err != nil || again.ResourceVersion != s.ResourceVersion {
+			t.Errorf("what is kept was written again (%v)", err)
+		}
+	}
+	r.Stop()
+	if errs := r.log.errors(); len(errs) > 0 {
+		t.Errorf("errors are told: %q", errs)
+	}
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	for line := range strings.Lines(string(s.Data["identity.pem"])) {
+		if line = strings.TrimSpace(line); len(line) > 20 && strings.Contains(r.log.b.String(), line) {
+			t.Error("the log holds a part of the identity")
+		}
 	}
 }
 

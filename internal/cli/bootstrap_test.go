@@ -84,7 +84,7 @@ func TestBootstrap(t *testing.T) {
 		code, out, talk := i.run(ctx, first...)
 		finished <- result{code, out + talk}
 	}()
-	ended := i.agent()
+	ended, _ := i.agent()
 	if r := <-finished; r.code != 0 || !strings.Contains(r.talk, "The agent is ready") || !strings.Contains(r.talk, "pushed ") {
 		t.Fatalf("bootstrap: exit code %d\n%s", r.code, r.talk)
 	}

@@ -28,6 +28,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/hub"
+	"github.com/flotilla-fleet/flotilla/hub/hubtest"
+	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
 	"github.com/flotilla-fleet/flotilla/internal/cli"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
@@ -39,13 +42,17 @@ import (
 // installed is a cluster to install on. Its nodes are simulated: the Pod of the agent becomes ready without running,
 // and the test runs the agent in its place, with the token of the Pod's service account and nothing else.
 type installed struct {
-	t      *testing.T
-	admin  *rest.Config
-	config string // kubeconfig
-	kube   kubernetes.Interface
-	any    dynamic.Interface
-	repo   *gitservertest.Repository
-	values string // file
+	t       *testing.T
+	admin   *rest.Config
+	config  string // kubeconfig
+	kube    kubernetes.Interface
+	any     dynamic.Interface
+	repo    *gitservertest.Repository
+	values  string // file
+	commits int
+	// credentials are the repository's, in the place of those in the Pod's Secret.
+	credentials string
+	join        string // file with join material, in the place of the one in the Pod's Secret
 }
 
 func newInstalled(t *testing.T) *installed {
@@ -133,8 +140,8 @@ func (i *installed) pod() corev1.Pod {
 	return pod
 }
 
-// agent runs an agent in place of the Pod, until the Deployment is gone.
-func (i *installed) agent() (ended <-chan error) {
+// agent runs an agent in place of the Pod, with an empty directory, until the Deployment is gone or stop is called.
+func (i *installed) agent() (ended <-chan error, stop func()) {
 	i.t.Helper()
 	pod := i.pod()
 	token, err := i.kube.CoreV1().ServiceAccounts(api.SystemNamespace).CreateToken(i.t.Context(), pod.Spec.ServiceAccountName,
@@ -155,6 +162,10 @@ func (i *installed) agent() (ended <-chan error) {
 			cfg.Source.URL = value
 		case "--branch":
 			cfg.Source.Ref.Branch = value
+		case "--credentials":
+			cfg.Source.CredentialsFile = i.credentials
+		case "--join":
+			cfg.JoinFile = i.join
 		}
 	}
 	a, err := agent.New(cfg)
@@ -162,8 +173,11 @@ func (i *installed) agent() (ended <-chan error) {
 		i.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(i.t.Context())
-	done := make(chan error, 1)
-	go func() { done <- a.Run(ctx) }()
+	done, gone := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		done <- errors.Join(a.Run(ctx), a.Close())
+	}()
 	// A Pod ends with its Deployment.
 	go func() {
 		for ctx.Err() == nil {
@@ -173,13 +187,12 @@ func (i *installed) agent() (ended <-chan error) {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}()
-	i.t.Cleanup(func() {
+	stop = func() {
 		cancel()
-		if err := a.Close(); err != nil {
-			i.t.Error(err)
-		}
-	})
-	return done
+		<-gone
+	}
+	i.t.Cleanup(stop)
+	return done, stop
 }
 
 // objects lists what is on the cluster, but for what the cluster itself makes and drops all the time.
@@ -305,11 +318,13 @@ func (i *installed) cycle(t *testing.T, mode string, before map[string]bool, ins
 		talk string
 	}
 	finished := make(chan result, 1)
+	h := hubtest.Start(t, hub.Config{})
+	install = append(install, "--join", i.material(h))
 	go func() {
 		code, out, talk := i.run(ctx, install...)
 		finished <- result{code, out + talk}
 	}()
-	ended := i.agent()
+	first, stop := i.agent()
 	if r := <-finished; r.code != 0 || !strings.Contains(r.talk, "The agent is ready") {
 		t.Fatalf("install: exit code %d\n%s", r.code, r.talk)
 	}
@@ -317,6 +332,15 @@ func (i *installed) cycle(t *testing.T, mode string, before map[string]bool, ins
 	if err != nil || ns.Labels["pod-security.kubernetes.io/enforce"] != "restricted" {
 		t.Errorf("the namespace is %v (%v)", ns.Labels, err)
 	}
+	i.shown(h)
+	// The Pod goes with its disk: the next one is the same agent at the hub, though the token is used up.
+	stop()
+	if err := <-first; err != nil {
+		t.Errorf("the first agent ended with %v", err)
+	}
+	ended, _ := i.agent()
+	i.shown(h)
+	i.onlyTheAgent()
 	// An edit is seen and corrected.
 	if _, err := i.kube.CoreV1().ConfigMaps("app").Patch(ctx, "settings", "application/merge-patch+json", []byte(`{"data":{"colour":"blue"}}`), metav1.PatchOptions{}); err != nil {
 		t.Fatal(err)
@@ -361,6 +385,63 @@ func (i *installed) cycle(t *testing.T, mode string, before map[string]bool, ins
 		}
 		return nil
 	})
+}
+
+// material makes join material for one agent, and returns its file.
+func (i *installed) material(h *hubtest.Hub) string {
+	i.t.Helper()
+	m, err := h.CreateJoinToken(i.t.Context(), hub.JoinTokenRequest{Cluster: "one"})
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	b, err := json.Marshal(agent.JoinMaterial{URL: m.URL, Token: m.Token, CAHash: m.CAHash})
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	i.join = filepath.Join(i.t.TempDir(), "join.json")
+	if err := os.WriteFile(i.join, b, 0o600); err != nil {
+		i.t.Fatal(err)
+	}
+	return i.join
+}
+
+// shown commits something, and waits until the hub hears of that from the agent.
+func (i *installed) shown(h *hubtest.Hub) {
+	i.t.Helper()
+	i.commits++
+	revision := i.repo.Commit(map[string]string{"notes.txt": fmt.Sprint(i.commits)})
+	i.eventually("the hub shows the cluster", func(context.Context) error {
+		cs := hubtest.Get[view.List[view.Cluster]](h, "/api/v1/clusters").Items
+		if len(cs) != 1 || !cs[0].Connected || cs[0].AppliedRevision != revision {
+			return fmt.Errorf("clusters are %+v, want one at %q", cs, revision)
+		}
+		return nil
+	})
+}
+
+// onlyTheAgent checks who may read and write the identity at the hub.
+func (i *installed) onlyTheAgent() {
+	i.t.Helper()
+	ctx := i.t.Context()
+	as := func(user string) kubernetes.Interface {
+		cfg := rest.CopyConfig(i.admin)
+		cfg.Impersonate.UserName = user
+		c, err := kubernetes.NewForConfig(cfg)
+		if err != nil {
+			i.t.Fatal(err)
+		}
+		return c
+	}
+	own := as("system:serviceaccount:" + api.SystemNamespace + ":flotilla-agent").CoreV1().Secrets(api.SystemNamespace)
+	s, err := own.Get(ctx, "flotilla-agent-identity", metav1.GetOptions{})
+	if err != nil || len(s.Data["identity.pem"]) == 0 {
+		i.t.Errorf("the identity has %d bytes for the agent (%v)", len(s.Data["identity.pem"]), err)
+	}
+	for _, user := range []string{"system:serviceaccount:app:deployer", "system:serviceaccount:" + api.SystemNamespace + ":default", "somebody"} {
+		if _, err := as(user).CoreV1().Secrets(api.SystemNamespace).Get(ctx, "flotilla-agent-identity", metav1.GetOptions{}); !apierrors.IsForbidden(err) {
+			i.t.Errorf("%s may read the identity (%v)", user, err)
+		}
+	}
 }
 
 // denied checks that the agent may not write by itself.
