@@ -238,6 +238,30 @@ func TestOrderOfEndpoints(t *testing.T) {
 	if got := lines(drift.Compare(c.input(desired, api.Drift{}))); got != nil {
 		t.Errorf("%q", got)
 	}
+
+	older := c.parse(`{apiVersion: v1, kind: Endpoints, metadata: {name: in-any-order}, subsets: [` +
+		`{addresses: [{ip: 192.0.2.1}, {ip: 192.0.2.2}], ports: [{name: a, port: 1}, {name: b, port: 2}]}]}`)
+	c.apply(older)
+	c.edit(older, edit, `{"subsets":[{"addresses":[{"ip":"192.0.2.2"},{"ip":"192.0.2.1"}],"ports":[{"name":"b","port":2,"protocol":"TCP"},{"name":"a","port":1,"protocol":"TCP"}]}]}`)
+	if got := lines(drift.Compare(c.input(older, api.Drift{}))); got != nil {
+		t.Errorf("Endpoints: %q", got)
+	}
+}
+
+// A container that somebody attaches to a Pod to debug it is no addition: it comes through a subresource, and cannot go.
+func TestEphemeralContainers(t *testing.T) {
+	c := newCluster(t)
+	pod := c.parse(`{apiVersion: v1, kind: Pod, metadata: {name: debugged}, spec: {automountServiceAccountToken: false, nodeSelector: {none: here}, containers: [{name: web, image: "web:1"}]}}`)
+	c.apply(pod)
+	const debug = `{"spec":{"ephemeralContainers":[{"name":"debug","image":"debug:1","targetContainerName":"web"}]}}`
+	if _, err := c.resource(pod).Patch(t.Context(), pod.GetName(), types.StrategicMergePatchType, []byte(debug), metav1.PatchOptions{FieldManager: "kubectl-debug"}, "ephemeralcontainers"); err != nil {
+		t.Fatal(err)
+	}
+	for _, extra := range []api.ExtraMode{api.ExtraReport, api.ExtraRemove} {
+		if got := lines(drift.Compare(c.looked(pod, api.Drift{Extra: extra}))); got != nil {
+			t.Errorf("extra: %s: %q", extra, got)
+		}
+	}
 }
 
 func (c *cluster) delete(o *unstructured.Unstructured) {
