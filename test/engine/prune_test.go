@@ -18,6 +18,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
+	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
 
 // A Namespace document of a namespace that the cluster needs may leave Git, whatever may be deleted:
@@ -339,4 +340,60 @@ func TestPrune_keepsWhatOtherToolsKeep(t *testing.T) {
 	if _, err := r.Kube.CoreV1().Secrets(r.NS).Get(t.Context(), "root", metav1.GetOptions{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// A namespace that a bundle brings is one of its objects: labelled, owned and corrected; and it goes with all that others
+// have in it only where the guards let it go.
+func TestPrune_createNamespace(t *testing.T) {
+	const settings = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {key: one}\n"
+	spec := func(create string) string { return bundle("a", "namespace: NS-own"+create) }
+	r := start(t, files{"a/bundle.yaml": spec(", createNamespace: {labels: {team: web}}"), "a/x.yaml": settings})
+	r.Ready("NS-a", "")
+	ns := r.namespace("NS-own")
+	for key, want := range map[string]string{"team": "web", api.LabelManagedBy: api.ManagedBy, "kubernetes.io/metadata.name": ns.Name} {
+		if ns.Labels[key] != want {
+			t.Errorf("the label %s is %q, want %q", key, ns.Labels[key], want)
+		}
+	}
+	maps := r.Kube.CoreV1().ConfigMaps(ns.Name)
+	if _, err := maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	label := func(want string) {
+		t.Helper()
+		r.Eventually("the label is "+want, func(ctx context.Context) error {
+			now, err := r.Kube.CoreV1().Namespaces().Get(ctx, ns.Name, metav1.GetOptions{})
+			if err == nil && now.Labels["team"] != want {
+				err = fmt.Errorf("it is %q", now.Labels["team"])
+			}
+			return err
+		})
+	}
+	patch := []byte(`{"metadata": {"labels": {"team": "edited"}}}`)
+	if _, err := r.Kube.CoreV1().Namespaces().Patch(t.Context(), ns.Name, types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	label("web")
+	r.Commit(files{"a/bundle.yaml": spec(", createNamespace: {labels: {team: ops}}")})
+	label("ops")
+
+	r.Commit(files{"a/bundle.yaml": spec("")})
+	r.Failed("NS-a", "Namespace/NS-own", "allowDelete: [NS-a]")
+	if now := r.namespace("NS-own"); now.UID != ns.UID || now.DeletionTimestamp != nil {
+		t.Error("the namespace was deleted")
+	}
+	for _, name := range []string{"x", "theirs"} {
+		if m, err := maps.Get(t.Context(), name, metav1.GetOptions{}); err != nil || m.DeletionTimestamp != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// Where the repository gives it up, it goes.
+	r.Do(gitserver.Commit{Delete: []string{"a/bundle.yaml", "a/x.yaml"}, Write: files{"fleet.yaml": fleet("guards: {allowDelete: [NS-a]}")}})
+	r.Eventually("the namespace is deleted", func(ctx context.Context) error {
+		now, err := r.Kube.CoreV1().Namespaces().Get(ctx, ns.Name, metav1.GetOptions{})
+		if err == nil && now.DeletionTimestamp != nil {
+			return nil
+		}
+		return isGone(err)
+	})
 }
