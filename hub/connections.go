@@ -73,16 +73,15 @@ func (c *crowd) admit(conn net.Conn) net.Conn {
 func (c *crowd) push(g *guest) (old *guest) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if l := c.waiting[g.site]; l != nil && l.Len() >= c.most {
+		old, _ = l.Front().Value.(*guest)
+		c.leaveLocked(old)
+	}
 	l := c.waiting[g.site]
 	if l == nil {
 		l = list.New()
 		c.waiting[g.site] = l
 	}
-	if l.Len() >= c.most {
-		old, _ = l.Front().Value.(*guest)
-		c.leaveLocked(old)
-	}
-	c.waiting[g.site] = l // it may have been emptied
 	g.place = l.PushBack(g)
 	return old
 }

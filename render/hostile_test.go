@@ -114,6 +114,36 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// Whatever a template says, its rendering ends, with objects or with an error that names the bundle's files,
+// and what is rendered beside it comes out.
+func FuzzTemplate(f *testing.F) {
+	for _, template := range []string{
+		`{{ repeat 2000000000 "a" }}`, `{{ range until 100000 }}{{ range until 100000 }}{{ end }}{{ end }}`, `{{ define "x" }}{{ template "x" }}{{ end }}{{ template "x" }}`,
+		`{{ tpl "{{ .Values | toYaml }}" . }}`, `{{ fail "no" }}`, `{{ .Files.Get "../../fleet.yaml" }}`, `{{ (lookup "v1" "Secret" "" "").items | len }}`, `{{ env "HOME" }}`,
+		"{{ genPrivateKey \"rsa\" }}", configMap("c", "a: b"), "{{ printf \"%2000000000d\" 1 }}", "a: &a [*a]", "\x00", "{{",
+	} {
+		f.Add(template)
+	}
+	r := limited(f)
+	f.Fuzz(func(t *testing.T, template string) {
+		begun := time.Now()
+		out := mustRender(t, newRenderer(t, render.Config{Engine: r}), shared().With(chartOf(template)...).Snapshot(), "one")
+		if took := time.Since(begun); took > 2*time.Minute {
+			t.Errorf("it took %v", took)
+		}
+		b := bundle(t, out, "h")
+		e, ok := errors.AsType[*api.Error](b.Err)
+		if b.Err != nil && (!ok || !strings.HasPrefix(e.File, "h")) || b.Err == nil && len(b.Objects)+len(b.Hooks) == 0 {
+			t.Errorf("got %d objects and %v", len(b.Objects), b.Err)
+		}
+		for _, other := range []string{"a", "k"} {
+			if err := bundle(t, out, other).Err; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
 // schema is one that refers to itself twice at each level.
 func schema(levels int) string {
 	return doubled(levels, `{"$defs": {"d0": {"type": "number"}`, `, "d%[2]d": {"anyOf": [{"$ref": "#/$defs/d%[1]d"}, {"$ref": "#/$defs/d%[1]d"}]}`) +
