@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"errors"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
@@ -14,6 +15,15 @@ const (
 	retryWaiting        = 2 * time.Second
 	retryWaitingLongest = 30 * time.Second
 )
+
+// Failure is the event of a run that ended with an error. The jitter is a random number from [0, 1).
+func Failure(err error, jitter float64) Failed {
+	f := Failed{Kind: api.KindOf(err), Jitter: jitter}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		f.After = e.After
+	}
+	return f
+}
 
 // Delay says how long to wait before try number attempt (from 1) after an error of that kind.
 // after is the wait that the error itself asks for, and jitter a random number from [0, 1).
