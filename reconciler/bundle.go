@@ -1,40 +1,29 @@
 package reconciler
 
 import (
+	"cmp"
 	"context"
 	"slices"
-	"sync"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
-// bundle is what is known of one bundle. Its fields are guarded by Reconciler.mu,
-// except busy, which is taken before it.
+// bundle is what is known of one bundle, but for its objects: those are in Reconciler.objects.
+// Its fields are guarded by Reconciler.mu.
 type bundle struct {
 	name string
-	// busy is held for writing while the bundle is applied or pruned,
-	// and for reading while one of its objects is compared or corrected.
-	busy sync.RWMutex
 
 	// desired is what Git says; nil until that is known, and once the bundle has left Git.
 	desired  *api.RenderedBundle
 	revision string
 	// applied is what was last applied: the baseline that drift is measured against.
 	// It is nil until that is known, and stays when Git breaks.
-	applied        *api.RenderedBundle
-	appliedObjects map[string]*unstructured.Unstructured // object ID -> object of applied
-
-	entries map[string]api.InventoryEntry // object ID -> what we own
-	status  api.BundleStatus
-	// objects: object ID -> what drift knows of it
-	objects objects
-	// passed are the objects that were there before and are not ours for what an annotation on them says, each with that.
-	passed []string
+	applied *api.RenderedBundle
+	// status is what is told of the bundle, but for the tally of its objects.
+	status api.BundleStatus
 
 	// life says whether the bundle is to run, and when. onLocked alone changes it.
 	life lifecycle.State
@@ -45,12 +34,7 @@ type bundle struct {
 }
 
 func newBundle(name string) *bundle {
-	return &bundle{
-		name:    name,
-		entries: map[string]api.InventoryEntry{},
-		objects: objects{},
-		status:  api.BundleStatus{Name: name, Phase: api.PhasePending},
-	}
+	return &bundle{name: name, status: api.BundleStatus{Name: name, Phase: api.PhasePending}}
 }
 
 // ever reports whether it was ever applied to its end.
@@ -73,6 +57,19 @@ func (r *Reconciler) onLocked(b *bundle, e lifecycle.Event) {
 		wake(r.kick)
 	}
 	b.life = next
+	r.shareLocked(b)
+}
+
+// shareLocked makes known to the home of objects what Git says of a bundle, and how far that is applied.
+// It follows every change of what it shares.
+func (r *Reconciler) shareLocked(b *bundle) {
+	if r.bundles[b.name] != b {
+		return // it was all that it had
+	}
+	r.objects.Publish(objects.Bundle{
+		Name: b.name, Desired: b.desired, Revision: b.revision, Applied: b.applied, AppliedRevision: b.status.AppliedRevision,
+		Gone: b.gone(), Synced: b.synced(),
+	})
 }
 
 // liftable reports whether the last error of a bundle is the refusal of a guard, or of another bundle that declares an object:
@@ -95,33 +92,18 @@ func (r *Reconciler) declareLocked(b *bundle, rb *api.RenderedBundle, revision s
 		return false
 	}
 	b.revision = revision
+	r.shareLocked(b)
 	b.run.superseded()
 	b.run.cameBack()
-	b.objects.each(func(x *object) { x.tried = nil })
+	r.objects.Untried(b.name)
 	return true
 }
 
-// setApplied makes a rendering the baseline for drift.
-func (b *bundle) setApplied(rb *api.RenderedBundle) {
+// setAppliedLocked makes a rendering the baseline for drift. Objects in held, which a suspension kept from being written, keep theirs.
+func (r *Reconciler) setAppliedLocked(b *bundle, rb *api.RenderedBundle, held map[string]string) {
 	b.applied = rb
-	b.appliedObjects = make(map[string]*unstructured.Unstructured, len(rb.Objects))
-	for _, o := range rb.Objects {
-		b.appliedObjects[api.RefOf(o).ID()] = o
-	}
-}
-
-// keepHeld keeps what was applied before of the objects that a suspension held back from a commit:
-// drift is measured from there until they are written. A restart finds the same.
-func (b *bundle) keepHeld(before map[string]*unstructured.Unstructured, hold *hold) {
-	for id := range hold.by {
-		was, now := before[id], b.appliedObjects[id]
-		if was == nil || now == nil || !hasEntry(b, id) {
-			continue
-		}
-		if d := b.entries[id].Digest; d != apply.Digest(now) && d == apply.Digest(was) {
-			b.appliedObjects[id] = was
-		}
-	}
+	r.objects.SetBaseline(b.name, rb.Objects, held)
+	r.shareLocked(b)
 }
 
 // dependOn adds to what the bundle depends on. What it was last applied with counts until it is applied with something else:
@@ -134,52 +116,19 @@ func (b *bundle) dependOn(names []string) {
 	}
 }
 
-// remember makes an inventory that was rebuilt from the cluster what it would be if nothing had been lost:
-// it knows what was applied of each object, and objects that are gone. All of them are to be compared.
-func (b *bundle) remember(rb *api.RenderedBundle) {
-	b.status.Digest = rb.Digest
-	for id, o := range b.appliedObjects {
-		a := o.GetAnnotations()
-		e, there := b.entries[id]
-		if !there && (a[api.AnnotationReconcile] != "" || a[api.AnnotationSSA] != "") {
-			continue // it may well never have been ours
-		}
-		b.entries[id] = api.InventoryEntry{Object: api.RefOf(o), UID: e.UID, Digest: apply.Digest(o), Origin: rb.Origin[id], HandsOff: e.HandsOff}
-		b.objects.look(id)
-	}
-}
-
-// inventory returns the entries in a stable order.
-func (b *bundle) inventory() []api.InventoryEntry {
-	out := make([]api.InventoryEntry, 0, len(b.entries))
-	for _, e := range b.entries {
-		out = append(out, e)
-	}
-	slices.SortFunc(out, func(x, y api.InventoryEntry) int { return api.CompareRefs(x.Object, y.Object) })
-	return out
-}
-
-// ownsUndeclared reports whether the bundle owns anything that it was not last applied with.
-func (b *bundle) ownsUndeclared() bool {
-	for id := range b.entries {
-		if b.appliedObjects[id] == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// record is what the store keeps of the bundle.
-func (b *bundle) record() api.BundleRecord {
-	return api.BundleRecord{Status: b.status, Inventory: b.inventory()}
-}
-
-// inGit reports whether a bundle is in Git.
-func (r *Reconciler) inGit(bundle string) bool {
+// read is what the store keeps of the bundles that choose names. What is noted to be stored is noted under mu,
+// or under the lock of the home of objects: nothing comes between the choice and what is read.
+func (r *Reconciler) read(choose func() []string) (api.ClusterStatus, []api.BundleRecord) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := r.bundles[bundle]
-	return b != nil && !b.gone()
+	var out []api.BundleRecord
+	for name, c := range r.objects.Contents(choose) {
+		if b := r.bundles[name]; b != nil {
+			out = append(out, api.BundleRecord{Status: c.In(b.status), Inventory: c.Inventory})
+		}
+	}
+	slices.SortFunc(out, func(x, y api.BundleRecord) int { return cmp.Compare(x.Status.Name, y.Status.Name) })
+	return r.status, out
 }
 
 // resolve gives namespaces to objects whose kinds were not known when the revision was adopted:
@@ -191,107 +140,39 @@ func (r *Reconciler) resolve(ctx context.Context, b *bundle, desired *api.Render
 	if b.desired != desired {
 		return desired // a newer revision came, and runs next
 	}
-	for i, o := range out.Objects {
-		if o != desired.Objects[i] {
-			delete(r.claims, api.RefOf(desired.Objects[i]).ID())
-			id := api.RefOf(o).ID()
-			claim(r.claims, r.twice, id, b.name, r.owners[id], r.tenantLocked)
-		}
-	}
+	r.objects.Rename(b.name, desired.Objects, out.Objects, r.tenantLocked)
 	b.desired = &out
+	r.shareLocked(b)
 	return b.desired
 }
 
-func hasEntry(b *bundle, id string) bool {
-	_, ok := b.entries[id]
-	return ok
-}
-
-// desiredByLocked names the bundle whose rendering holds the object.
-// A bundle that cannot be rendered still claims all that it owns: nothing of it is deleted.
-func (r *Reconciler) desiredByLocked(id string) string {
-	if name, ok := r.claims[id]; ok {
-		return name
-	}
-	// An object whose kind nobody knew at the time is claimed without its namespace.
-	if ref, ok := api.ParseID(id); ok && ref.Namespace != "" {
-		ref.Namespace = ""
-		if name, ok := r.claims[ref.ID()]; ok {
-			return name
+// takeInventoryLocked replaces what the bundle owns. It returns the bundles whose objects it has taken over.
+func (r *Reconciler) takeInventoryLocked(b *bundle, inventory []api.InventoryEntry) (from []string) {
+	taken := r.objects.SetInventory(b.name, inventory)
+	for _, name := range taken.Overwritten {
+		if other := r.bundles[name]; other != nil {
+			r.onLocked(other, lifecycle.Overwritten{})
 		}
 	}
-	if name, ok := r.owners[id]; ok {
-		if b := r.bundles[name]; b != nil && b.desired != nil && b.desired.Err != nil {
-			return name
-		}
-	}
-	return ""
-}
-
-// takeEntriesLocked replaces what the bundle owns. It returns the bundles whose objects it has taken over.
-func (r *Reconciler) takeEntriesLocked(b *bundle, inventory []api.InventoryEntry) (from []*bundle) {
-	for id := range b.entries {
-		if r.owners[id] == b.name {
-			delete(r.owners, id)
-		}
-	}
-	b.entries = make(map[string]api.InventoryEntry, len(inventory))
-	for _, e := range inventory {
-		id := e.Object.ID()
-		want := r.claims[id]
-		if other := r.bundles[want]; want != b.name && other != nil && hasEntry(other, id) {
-			if !newer(e, other.entries[id]) {
-				r.owners[id] = want
-				continue // it has moved there while this bundle ran
-			}
-			r.onLocked(other, lifecycle.Overwritten{}) // it was there before, and is labelled as this one's now
-		}
-		b.entries[id] = e
-		// The bundle that Git names wins while an object moves from one to another.
-		if want == "" || want == b.name || r.owners[id] == "" {
-			r.owners[id] = b.name
-		}
-		if want != b.name {
-			continue
-		}
-		for _, other := range r.bundles {
-			switch {
-			case other == b || !hasEntry(other, id):
-			case newer(other.entries[id], e):
-				r.onLocked(b, lifecycle.Overwritten{}) // it was here before, and is labelled as the other's now
-			default:
-				delete(other.entries, id)
-				b.noteOrders(id, other.objects[id].orders)
-				if !slices.Contains(from, other) {
-					from = append(from, other)
-				}
-			}
-		}
-	}
-	return from
-}
-
-// newer reports whether an object was written for one bundle after it was for another one,
-// which has not written it since the inventory was rebuilt if no version is known.
-func newer(e, other api.InventoryEntry) bool {
-	return other.ResourceVersion == "" && e.ResourceVersion != "" || older(other.ResourceVersion, e.ResourceVersion)
+	return taken.From
 }
 
 // movedOut has it known that objects of these bundles belong to another one now.
-func (r *Reconciler) movedOut(from []*bundle) {
+func (r *Reconciler) movedOut(from []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, b := range from {
-		if r.bundles[b.name] != b {
+	for _, name := range from {
+		b := r.bundles[name]
+		if b == nil {
 			continue // it was all that it had
 		}
 		var checks []api.HealthCheck
 		if b.applied != nil {
 			checks = b.applied.Spec.Health
 		}
-		b.status.Objects = len(b.entries)
-		r.recordLocked(b)
-		r.Health.Set(b.name, b.awaited(), checks)
+		b.status.Objects = r.objects.Count(name)
+		r.recorder.Note(name)
+		r.Health.Set(name, r.objects.Awaited(name), checks)
 		r.publish.add(b.name, b.status.Phase)
 	}
 }
@@ -304,7 +185,7 @@ func (r *Reconciler) noteChangesLocked(b *bundle, cs api.ChangeSet) {
 			changed = append(changed, c)
 		}
 	}
-	b.status.Objects = len(b.entries)
+	b.status.Objects = r.objects.Count(b.name)
 	b.status.Updated = r.Now()
 	if len(changed) == 0 {
 		return

@@ -7,9 +7,8 @@
 // one that fails is tried again by itself, and waiting for health holds no worker.
 // Whether a bundle is to run, and when, is a value (reconciler/lifecycle): onLocked is the one place that changes it.
 //
-// Between passes the same package answers the watch:
-// an object that changed is compared with what was last applied,
-// an episode is recorded with its evidence, and then the drift is corrected.
+// Between passes the watch is answered by the drift loop (reconciler/correct), which is given what it has to know of Git as values.
+// What is known of single objects has one home (reconciler/objects), and what is to survive goes through one recorder (reconciler/record).
 //
 // The stages (sources, render, drift, hub) never import each other.
 // They meet here, through the small interfaces of stages.go, which internal/agent satisfies.

@@ -43,17 +43,22 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return m
 }
 
-func (m *Metrics) detected(class api.Class, since, now time.Time) {
+// Detected takes the time from an event to the episode of a drift; zero is not known.
+func (m *Metrics) Detected(class api.Class, since, now time.Time) {
 	if !since.IsZero() {
 		m.detect.WithLabelValues(string(class)).Observe(now.Sub(since).Seconds())
 	}
 }
 
-func (m *Metrics) corrected(since, now time.Time) {
+// Corrected takes the time from an event to the correction of a drift; zero is not known.
+func (m *Metrics) Corrected(since, now time.Time) {
 	if !since.IsZero() {
 		m.fix.Observe(now.Sub(since).Seconds())
 	}
 }
+
+// Uncompared takes a comparison that failed.
+func (m *Metrics) Uncompared() { m.unknown.Inc() }
 
 // DryRan takes one dry run.
 func (m *Metrics) DryRan(took time.Duration, err error) {
@@ -87,17 +92,14 @@ func (r *Reconciler) Describe(c chan<- *prometheus.Desc) {
 func (r *Reconciler) Collect(c chan<- prometheus.Metric) {
 	open, outcomes := map[api.Class]int{}, map[api.Outcome]int{}
 	unknown, exempt := 0, 0
-	r.mu.Lock()
-	for _, b := range r.bundles {
-		_, n := b.objects.count()
-		unknown += n
-		exempt += len(b.status.Exempt) + b.status.ExemptOmitted
-		for _, e := range b.objects.open() {
-			open[e.Class]++
-			outcomes[e.Outcome]++
-		}
+	for _, t := range r.objects.Tallies() {
+		unknown += t.Unknown
+		exempt += len(t.Exempt) + t.ExemptOmitted
 	}
-	r.mu.Unlock()
+	for _, e := range r.objects.AllOpen() {
+		open[e.Class]++
+		outcomes[e.Outcome]++
+	}
 	gauge := func(d *prometheus.Desc, n int, labels ...string) {
 		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n), labels...)
 	}

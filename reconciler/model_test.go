@@ -16,9 +16,12 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/correct"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+	"github.com/flotilla-fleet/flotilla/reconciler/record"
 )
 
 // model is a repository, a cluster and a store as simple as can be, made from a seed, around a real Reconciler.
@@ -65,7 +68,7 @@ type (
 		*model
 	}
 	modelHealth    struct{ Health }
-	modelDetective struct{ Detective }
+	modelDetective struct{ correct.Detective }
 	modelStore     struct {
 		Store
 		*model
@@ -226,7 +229,7 @@ func (m *model) start() {
 		_ = r.pass(m.t.Context())
 	}
 	for _, name := range modelNames {
-		if b := r.bundles[name]; b != nil && len(b.entries) > 0 {
+		if b := r.bundles[name]; b != nil && r.objects.Count(name) > 0 {
 			r.HealthChanged(name) // the tracker looks at them anew
 		}
 	}
@@ -236,7 +239,7 @@ func (m *model) start() {
 // restart ends an agent, and what it remembers with it if it loses its store.
 func (m *model) restart(lost bool) {
 	m.publish()
-	_ = m.r.recorder.flush()
+	_ = m.r.recorder.Flush()
 	if lost {
 		clear(m.stored)
 		m.cluster = api.ClusterStatus{}
@@ -287,8 +290,9 @@ func (m *model) check() {
 	m.r.mu.Lock()
 	defer m.r.mu.Unlock()
 	owner := map[string]string{}
-	for name, b := range m.r.bundles {
-		for id := range b.entries {
+	for name := range m.r.bundles {
+		for _, e := range m.r.objects.Inventory(name) {
+			id := e.Object.ID()
 			if other := owner[id]; other != "" && !m.busy {
 				m.t.Fatalf("%s is in the inventories of %s and %s", id, other, name)
 			}
@@ -343,7 +347,8 @@ func (m *model) rest() {
 		if !b.synced() || b.gone() {
 			m.t.Errorf("bundle %s is not at rest: %+v", name, b.status)
 		}
-		for id := range b.entries {
+		for _, e := range m.r.objects.Inventory(name) {
+			id := e.Object.ID()
 			got[id] = name
 		}
 	}
@@ -542,14 +547,14 @@ func (s modelApplier) DeleteStatus(_ context.Context, bundle string) error {
 
 func (modelWatch) SetKinds([]schema.GroupVersionKind) {}
 
-func (s modelWatch) Get(ref api.ObjectRef) (Seen, bool) {
+func (s modelWatch) Get(ref api.ObjectRef) (objects.Seen, bool) {
 	l, there := s.live[ref.ID()]
-	return Seen{UID: l.uid, PartOf: plan.ApplySetID(l.bundle)}, there
+	return objects.Seen{UID: l.uid, PartOf: plan.ApplySetID(l.bundle)}, there
 }
 
 func (modelWatch) Synced(schema.GroupVersionKind) bool { return true }
 
-func (modelWatch) Objects(func(api.ObjectRef, Seen)) {}
+func (modelWatch) Objects(func(api.ObjectRef, objects.Seen)) {}
 
 func (modelHealth) Set(string, []api.InventoryEntry, []api.HealthCheck) {}
 
@@ -565,7 +570,7 @@ func (s modelStore) Bundles() ([]api.BundleRecord, error) {
 
 func (modelStore) OpenEpisodes() ([]api.Episode, error) { return nil, nil }
 
-func (s modelStore) Commit(r Record) error {
+func (s modelStore) Commit(r record.Transaction) error {
 	if r.Status != nil {
 		s.cluster = *r.Status
 	}

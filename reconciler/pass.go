@@ -8,11 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -59,16 +57,16 @@ func (r *Reconciler) load(ctx context.Context) error {
 		b := r.bundleLocked(rec.Status.Name)
 		b.status = rec.Status
 		b.revision = rec.Status.AppliedRevision
-		r.takeEntriesLocked(b, rec.Inventory)
-		b.restorePassed()
+		r.shareLocked(b)
+		r.publish.phase(b.name, b.status.Phase)
+		r.takeInventoryLocked(b, rec.Inventory)
+		r.objects.Restore(b.name, rec.Status)
 		if i >= kept {
-			r.recordLocked(b) // all of them at once: a store that holds some is not rebuilt again
+			r.recorder.Note(b.name) // all of them at once: a store that holds some is not rebuilt again
 		}
 	}
 	for _, e := range open {
-		if b := r.bundles[e.Bundle]; b != nil {
-			b.objects.setEpisode(e.Object.ID(), e)
-		}
+		r.objects.Change(e.Bundle, e.Object.ID(), func(o *objects.Object) { o.SetEpisode(e) })
 	}
 	r.watchLocked()
 	return nil
@@ -227,23 +225,24 @@ func (r *Reconciler) currentFacts(ctx context.Context) api.ClusterFacts {
 // gate refuses a rendering that would empty the cluster, before anything is touched.
 // It returns the rendering, in which tenants that would delete too much are stopped.
 func (r *Reconciler) gate(rendering api.Rendering) (api.Rendering, error) {
-	claims, _, broken := claimsOf(rendering, nil)
 	tenants := tenantsOf(rendering)
+	claims := objects.ClaimsOf(rendering.Bundles, nil, func(bundle string) string { return tenants[bundle] })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	o := plan.Outlook{
-		Cluster: r.Cluster, Revision: rendering.Revision, Broken: broken, Guards: rendering.Guards(),
+		Cluster: r.Cluster, Revision: rendering.Revision, Broken: brokenIn(rendering), Guards: rendering.Guards(),
 		Tenant: func(bundle string) string { return r.bundles[bundle].status.Tenant },
 		Owned:  map[string][]api.ObjectRef{}, MayBeEmpty: map[string]bool{},
 		Claimed: func(ref api.ObjectRef) bool {
 			id := ref.ID()
-			return claims[id] != "" && plan.MayTake(tenants[claims[id]], r.tenantLocked(r.owners[id]))
+			to := claims.Of(id)
+			return to != "" && plan.MayTake(tenants[to], r.tenantLocked(r.objects.Owner(id)))
 		},
 	}
 	keep := map[string]bool{}
 	for _, b := range r.bundles {
 		keep[b.name] = b.status.Keep
-		for _, e := range b.entries {
+		for _, e := range r.objects.Inventory(b.name) {
 			o.Owned[b.name] = append(o.Owned[b.name], e.Object)
 		}
 	}
@@ -253,7 +252,8 @@ func (r *Reconciler) gate(rendering api.Rendering) (api.Rendering, error) {
 	}
 	o.Keeps = func(bundle string) bool { return keep[bundle] }
 	o.Leaves = func(bundle string, ref api.ObjectRef) bool {
-		return r.leaves(bundle, r.bundles[bundle].entries[ref.ID()])
+		e, _ := r.objects.Entry(bundle, ref.ID())
+		return r.leaves(bundle, e)
 	}
 	stopped, err := plan.Gate(o)
 	return r.stopLocked(rendering, stopped), err
@@ -269,49 +269,15 @@ func (r *Reconciler) leaves(bundle string, e api.InventoryEntry) bool {
 	return plan.Leaves(bundle, e, seen.PartOf, seen.Orders)
 }
 
-// claimsOf says which bundle each object is to belong to, which of them several bundles declare,
-// and which tenants have bundles that could not be rendered: the platform is the empty one.
-// Where several declare one, it belongs to the bundle that owns it; nil owners are unknown.
-func claimsOf(rendering api.Rendering, owners map[string]string) (claims map[string]string, twice map[string][]string, broken map[string]bool) {
-	claims, twice, broken = map[string]string{}, map[string][]string{}, map[string]bool{}
-	tenants := tenantsOf(rendering)
-	tenant := func(bundle string) string { return tenants[bundle] }
+// brokenIn are the tenants that have bundles which could not be rendered: the platform is the empty one.
+func brokenIn(rendering api.Rendering) map[string]bool {
+	broken := map[string]bool{}
 	for i := range rendering.Bundles {
-		rb := &rendering.Bundles[i]
-		if rb.Err != nil {
+		if rb := &rendering.Bundles[i]; rb.Err != nil {
 			broken[rb.TenantName()] = true
 		}
-		for _, o := range rb.Objects {
-			id := api.RefOf(o).ID()
-			claim(claims, twice, id, rb.Name, owners[id], tenant)
-		}
 	}
-	return claims, twice, broken
-}
-
-// claim notes that a bundle declares an object.
-func claim(claims map[string]string, twice map[string][]string, id, bundle, owner string, tenant func(string) string) {
-	other := claims[id]
-	if other == "" || other == bundle || slices.Contains(twice[id], bundle) {
-		claims[id] = bundle
-		if len(twice[id]) > 0 {
-			claims[id] = twice[id][0]
-		}
-		return
-	}
-	all := twice[id]
-	if all == nil {
-		all = []string{other}
-	}
-	twice[id] = plan.Claimants(append(slices.Clone(all), bundle), owner, tenant)
-	claims[id] = twice[id][0]
-}
-
-// declaredTwice names the bundles that declare an object, if they are several. The first has it.
-func (r *Reconciler) declaredTwice(ref api.ObjectRef) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.twice[ref.ID()]
+	return broken
 }
 
 // guardLocked refuses to delete protected kinds that the repository did not release.
@@ -342,16 +308,18 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		}
 	}
 	r.rendering = &rendering
-	r.claims, r.twice, _ = claimsOf(rendering, r.owners)
-	r.scalers = scalersIn(rendering)
+	tenants := tenantsOf(rendering)
+	r.objects.Adopt(rendering.Bundles, func(bundle string) string { return tenants[bundle] })
 	r.status.DesiredRevision = rendering.Revision
 	r.status.Labels = rendering.Cluster.Metadata.Labels
 	r.git = gitSuspension(rendering.Cluster)
+	r.scopeLocked()
 	r.Adopted(rendering.Fleet.Spec)
 	if e := r.status.Error; e != nil && e.Reason != reasonFetch {
 		r.status.Error = nil
 	}
 	there, liftable := map[string]bool{}, map[string]bool{}
+	r.inGit = there
 	for i := range rendering.Bundles {
 		rb := &rendering.Bundles[i]
 		there[rb.Name] = true
@@ -361,9 +329,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		if !r.declareLocked(b, rb, rendering.Revision) && !fresh {
 			continue
 		}
-		for id := range b.objects.open() {
-			r.queue.add(id, r.Now()) // Git may say by now what the object is
-		}
+		r.drift.LookAtDrift(b.name) // Git may say by now what the object is
 		r.phaseLocked(b, b.status.Phase, b.status.Message)
 		b.status.Warnings = rb.Warnings
 		if rb.Err != nil {
@@ -374,15 +340,13 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		} else if !b.synced() {
 			b.status.Phase, b.status.Error = api.PhasePending, nil
 		}
-		r.recordLocked(b)
+		r.recorder.Note(b.name)
 	}
 	for name, b := range r.bundles {
 		if !there[name] {
 			liftable[name] = b.liftable()
 			r.leaveLocked(b, commit)
-			for id := range b.objects.open() {
-				r.queue.add(id, r.Now())
-			}
+			r.drift.LookAtDrift(name)
 			for _, heir := range r.heirsLocked(b) {
 				heir.renamed = heir.renamed || b.renamed || b.ever()
 			}
@@ -390,7 +354,7 @@ func (r *Reconciler) adopt(rendering api.Rendering) {
 		r.onLocked(b, lifecycle.Adopted{Commit: commit, Allowed: liftable[name], Whole: r.brokenLocked(b.status.Tenant) == ""})
 	}
 	r.watchLocked()
-	r.recordLocked(nil)
+	r.recorder.Note("")
 	r.advanceLocked()
 }
 
@@ -400,22 +364,9 @@ func (r *Reconciler) leaveLocked(b *bundle, commit bool) {
 		b.status.Error = nil // it was of another revision
 	}
 	b.desired = nil
-	r.onLocked(b, lifecycle.RemovedFromGit{})
+	r.onLocked(b, lifecycle.RemovedFromGit{}) // shares it
 	b.run.superseded()
 	b.status.Message = "left Git"
-}
-
-// scalersIn returns the autoscalers among the objects.
-func scalersIn(rendering api.Rendering) []*unstructured.Unstructured {
-	var out []*unstructured.Unstructured
-	for _, rb := range rendering.Bundles {
-		for _, o := range rb.Objects {
-			if kube.IsAutoscaler(o.GetKind()) {
-				out = append(out, o)
-			}
-		}
-	}
-	return out
 }
 
 // begin lets bundles run from now on.
@@ -425,9 +376,10 @@ func (r *Reconciler) begin() {
 	r.started = true
 	r.mu.Unlock()
 	if first {
+		r.drift.Start()
 		r.follow()
-		r.ScalersChanged("") // what the watch of autoscalers told before the inventory was known
-		r.compareEverything()
+		r.drift.ScalersChanged("") // what the watch of autoscalers told before the inventory was known
+		r.drift.LookAtEverything()
 		r.publishAll()
 	}
 	wake(r.kick)
@@ -439,7 +391,7 @@ func (r *Reconciler) publishAll() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, b := range r.bundles {
-		if len(b.entries) > 0 {
+		if r.objects.Count(b.name) > 0 {
 			r.publish.add(b.name, b.status.Phase)
 		}
 	}
@@ -456,13 +408,14 @@ func (r *Reconciler) follow() {
 	var empty []string
 	r.mu.Lock()
 	for name, b := range r.bundles {
-		if len(b.entries) == 0 {
+		owned := r.objects.Count(name)
+		if owned == 0 {
 			empty = append(empty, name)
 		}
-		if b.applied == nil || len(b.entries) == 0 {
+		if b.applied == nil || owned == 0 {
 			continue
 		}
-		sets = append(sets, set{b.name, b.awaited(), b.applied.Spec.Health})
+		sets = append(sets, set{name, r.objects.Awaited(name), b.applied.Spec.Health})
 		if b.synced() && b.status.Phase == api.PhaseProgressing {
 			r.onLocked(b, lifecycle.Unhealthy{Timeout: b.applied.Spec.WaitTimeout()})
 		}
@@ -485,7 +438,7 @@ func (r *Reconciler) refuse(err error) {
 		r.publish.failed("", err)
 	}
 	r.status.Error = next
-	r.recordLocked(nil)
+	r.recorder.Note("")
 }
 
 // baselines finds out, once after a start, what each bundle was last applied from,
@@ -509,9 +462,9 @@ func (r *Reconciler) baselines(ctx context.Context, rendering *api.Rendering) {
 		switch rb := now[name]; {
 		case b.status.Digest == "" && b.status.AppliedRevision == "":
 		case rb != nil && rb.Err == nil && rb.Digest == b.status.Digest:
-			b.setApplied(rb)
+			r.setAppliedLocked(b, rb, nil)
 			if b.status.Error == nil && !b.status.Removing {
-				r.onLocked(b, lifecycle.Recalled{Digest: rb.Digest, Undeclared: rb.Spec.PruneEnabled() && b.ownsUndeclared()})
+				r.onLocked(b, lifecycle.Recalled{Digest: rb.Digest, Undeclared: rb.Spec.PruneEnabled() && r.objects.OwnsUndeclared(name)})
 			}
 		default:
 			missing[b.status.AppliedRevision] = append(missing[b.status.AppliedRevision], b)
@@ -547,18 +500,11 @@ func (r *Reconciler) baseline(ctx context.Context, revision string, bundles []*b
 			case rb.Err != nil:
 				errs = append(errs, rb.Err)
 			default:
-				b.setApplied(rb)
+				r.setAppliedLocked(b, rb, nil)
 				b.dependOn(rb.Spec.DependsOn)
 				if b.status.Digest == "" {
-					b.remember(rb)
-					for id := range b.entries {
-						switch owner := r.bundles[r.owners[id]]; {
-						case owner == nil:
-							r.owners[id] = b.name // what is gone is looked at, too
-						case owner != b && hasEntry(owner, id):
-							delete(b.entries, id) // it has moved there since
-						}
-					}
+					b.status.Digest = rb.Digest
+					r.objects.Remember(b.name, rb.Origin)
 				}
 			}
 		}
@@ -571,7 +517,7 @@ func (r *Reconciler) bundleLocked(name string) *bundle {
 	if b == nil {
 		b = newBundle(name)
 		r.bundles[name], r.names = b, nil
-		r.applySets[plan.ApplySetID(name)] = name
+		r.shareLocked(b)
 	}
 	return b
 }
@@ -583,7 +529,7 @@ func (r *Reconciler) fetched(snap api.Snapshot) {
 	r.status.Fetched = r.Now()
 	r.status.DesiredRevision, r.status.Subject, r.status.SignedBy = snap.Revision, snap.Subject, snap.SignedBy
 	r.clearFetchErrorLocked()
-	r.recordLocked(nil)
+	r.recorder.Note("")
 }
 
 // reasonFetch marks a cluster-wide error that a successful fetch ends.
@@ -601,7 +547,7 @@ func (r *Reconciler) fetchFailed(err error) {
 	r.status.Error = next
 	r.publish.failed("", err)
 	r.Log.Warn("fetch", "error", err, "applied", r.status.AppliedRevision)
-	r.recordLocked(nil)
+	r.recorder.Note("")
 }
 
 // fetchWorks notes that the repository answers, with nothing new. That alone is not worth a write.
@@ -610,7 +556,7 @@ func (r *Reconciler) fetchWorks() {
 	defer r.mu.Unlock()
 	r.status.Fetched = r.Now()
 	if r.clearFetchErrorLocked() {
-		r.recordLocked(nil)
+		r.recorder.Note("")
 	}
 }
 

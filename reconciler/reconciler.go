@@ -8,10 +8,11 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/reconciler/correct"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
+	"github.com/flotilla-fleet/flotilla/reconciler/record"
 )
 
 // Config is what a Reconciler is made of. Every field without "zero means" is required.
@@ -23,7 +24,7 @@ type Config struct {
 	Applier   Applier
 	Health    Health
 	Watch     Watch
-	Detective Detective
+	Detective correct.Detective
 	Store     Store
 	Log       *slog.Logger
 	// Now is the clock.
@@ -51,48 +52,40 @@ const (
 	DefaultPoll    = 3 * time.Second
 	DefaultCompare = 30 * time.Minute
 	DefaultWorkers = 16
-	// driftWorkers bounds the objects that are compared at the same time.
-	driftWorkers = 8
 )
 
 // Reconciler keeps one cluster equal to a repository. Make it with New, then Run it once.
 type Reconciler struct {
 	Config
 
-	queue *queue // objects to look at
-	kick  chan struct{}
-	sync  chan struct{} // a pass is wanted now
-	wg    sync.WaitGroup
+	kick chan struct{}
+	sync chan struct{} // a pass is wanted now
+	wg   sync.WaitGroup
 
 	// publish holds what is to be written to the cluster about bundles.
 	publish *publisher
 	// recorder writes to the store.
-	recorder *recorder
+	recorder *record.Recorder
+	// objects is what is known of every object. Its lock is taken after mu.
+	objects *objects.Home
+	// drift compares and corrects objects. Its locks are taken after mu.
+	drift *correct.Loop
 
 	mu      sync.Mutex
 	bundles map[string]*bundle
 	// names are those of bundles, sorted; nil when one came or went.
 	names []string
-	// owners: object ID -> name of the bundle whose inventory holds it
-	owners map[string]string
-	// claims: object ID -> the bundle whose rendering holds it, at the adopted revision
-	claims map[string]string
-	// twice: object ID -> the bundles that declare it, where they are several and rendering could not know
-	twice map[string][]string
-	// applySets: value of the part-of label -> bundle
-	applySets   map[string]string
+	// suspensions are those on the cluster.
 	suspensions api.Suspensions
 	git         *api.Suspension // from Cluster.spec.suspend
 	status      api.ClusterStatus
 	rendering   *api.Rendering // the last that was adopted
-	// scalers are the autoscalers that Git describes
-	scalers []*unstructured.Unstructured
-	facts   api.ClusterFacts
+	// inGit holds the names of its bundles. It is replaced and never changed once it is complete.
+	inGit map[string]bool
+	facts api.ClusterFacts
 	// discoveryGen counts our changes to CRDs and APIServices; renderedGen is the generation that charts were last rendered with.
 	discoveryGen, renderedGen int
-	// lost: kind -> since when its watch is down
-	lost    map[kindOf]time.Time
-	started bool // baselines are known, bundles may run
+	started                   bool // baselines are known, bundles may run
 	// answers says that the repository answered when last asked between two failed fetches. Only passLoop uses it.
 	answers bool
 	// tried are the keys of what the last pass rendered, adopted or not; nil if it could not. Only passLoop uses it.
@@ -130,23 +123,31 @@ func New(cfg Config) (*Reconciler, error) {
 	if cfg.Adopted == nil {
 		cfg.Adopted = func(api.FleetSpec) {}
 	}
+	return assemble(cfg), nil
+}
+
+// assemble makes a reconciler of a configuration that is complete.
+func assemble(cfg Config) *Reconciler {
 	r := &Reconciler{
-		Config:    cfg,
-		queue:     newQueue(),
-		kick:      make(chan struct{}, 1),
-		sync:      make(chan struct{}, 1),
-		bundles:   map[string]*bundle{},
-		owners:    map[string]string{},
-		claims:    map[string]string{},
-		twice:     map[string][]string{},
-		applySets: map[string]string{},
-		lost:      map[kindOf]time.Time{},
-		status:    cfg.Identity,
+		Config:  cfg,
+		kick:    make(chan struct{}, 1),
+		sync:    make(chan struct{}, 1),
+		bundles: map[string]*bundle{},
+		objects: objects.New(),
+		status:  cfg.Identity,
 	}
 	r.status.Cluster = cfg.Cluster
 	r.publish = newPublisher(r)
-	r.recorder = newRecorder(r)
-	return r, nil
+	r.recorder = record.New(record.Config{Store: cfg.Store, Read: r.read, Log: cfg.Log, Stored: func() {
+		cfg.Recorded()
+		r.publish.report()
+	}})
+	r.drift = correct.New(correct.Config{
+		Cluster: cfg.Cluster, Home: r.objects, Recorder: r.recorder, Inspector: cfg.Applier, Writer: cfg.Applier, Watch: cfg.Watch,
+		Detective: cfg.Detective, Episodes: cfg.Store, Health: cfg.Health, Publisher: r.publish, Metrics: cfg.Metrics,
+		Log: cfg.Log, Now: cfg.Now, ServerTime: r.serverTime, Wished: func() { wake(r.kick) },
+	})
+	return r
 }
 
 // Run works until ctx ends, and returns when everything that it started has ended.
@@ -155,18 +156,21 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	if err := r.load(ctx); err != nil {
 		return err
 	}
-	for range driftWorkers {
-		r.wg.Go(func() { r.compareLoop(ctx) })
-	}
+	r.wg.Go(func() { r.drift.Run(ctx) })
 	r.wg.Go(func() { r.publish.run(ctx) })
-	r.wg.Go(func() { r.recorder.run(ctx) })
+	r.wg.Go(func() { r.recorder.Run(ctx) })
 	r.wg.Go(func() { r.scheduleLoop(ctx) })
 	r.passLoop(ctx)
-	r.queue.close()
 	r.wg.Wait()
-	_ = r.recorder.flush() // it is logged, and the next start finds out by itself
+	_ = r.recorder.Flush() // it is logged, and the next start finds out by itself
 	return nil
 }
+
+// Drift is the drift loop of this cluster: whoever watches the cluster tells it what it saw.
+func (r *Reconciler) Drift() *correct.Loop { return r.drift }
+
+// Stored returns the error of the last transaction on the store; nil if that was stored, or if there was none yet.
+func (r *Reconciler) Stored() error { return r.recorder.Failure() }
 
 // Sync asks for a pass now, in which every bundle (or the one named) is compared and applied anew.
 // It reports a bundle that is not there.

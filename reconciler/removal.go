@@ -12,6 +12,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -77,8 +78,11 @@ func (r *Reconciler) dependsLocked(b, on *bundle) bool {
 // takersLocked names the bundles that stay and have yet to take over objects of one that goes.
 func (r *Reconciler) takersLocked(gone *bundle) []string {
 	var out []string
-	for id := range gone.entries {
-		owner := r.claims[id]
+	for _, id := range r.objects.Owned(gone.name) {
+		owner := ""
+		if declared := r.objects.Declared(id); len(declared) > 0 {
+			owner = declared[0]
+		}
 		if owner != "" && r.wantedByLocked(gone, id) == "" {
 			continue
 		}
@@ -111,7 +115,7 @@ func (r *Reconciler) staleLocked(b *bundle, inventory []api.InventoryEntry) (sta
 			stale = append(stale, e)
 		default:
 			// The other bundle's apply takes it over; until then it stays on our list.
-			if other := r.bundles[owner]; other == nil || !hasEntry(other, id) || newer(e, other.entries[id]) {
+			if has, ok := r.objects.Entry(owner, id); !ok || objects.Newer(e, has) {
 				kept.Undeclared = true
 				keep = append(keep, e)
 			}
@@ -212,12 +216,12 @@ func (x *run) removalHooks(
 	}
 	r.mu.Lock()
 	applied := b.applied
-	moved := len(r.heirsLocked(b)) > 0
+	moved, inGit := len(r.heirsLocked(b)) > 0, r.inGit
 	r.mu.Unlock()
 	if applied == nil || moved {
 		return true
 	}
-	changes, ok, err := hooks(ctx, apply.Request{Bundle: *applied, Held: x.hold.Held, InGit: r.inGit, Waiting: x.waitingForRemoval()})
+	changes, ok, err := hooks(ctx, apply.Request{Bundle: *applied, Held: x.hold.Held, InGit: inGit, Waiting: x.waitingForRemoval()})
 	res.Changes.Changes = append(res.Changes.Changes, changes...)
 	if err != nil {
 		res.Err = err
@@ -233,10 +237,7 @@ func (r *Reconciler) heirsLocked(b *bundle) []*bundle {
 			heirs = append(heirs, heir)
 		}
 	}
-	for id := range b.entries {
-		add(id)
-	}
-	for id := range b.appliedObjects { // what it owned, some of it may have moved
+	for _, id := range r.objects.IDs(b.name) { // what it owned may have moved, some of it
 		add(id)
 	}
 	return heirs
@@ -307,10 +308,12 @@ func (x *run) forget(ctx context.Context, res *apply.Result) error {
 	r.offerLocked(res.Changes)
 	pruned := res.Changes.Count(api.Pruned)
 	res.Changes.Changes = nil // it is told once
-	b.applied, b.appliedObjects, b.status.Digest, b.status.AppliedRevision, b.renamed = nil, nil, "", "", false
-	last := r.recordLocked(b)
+	b.applied, b.status.Digest, b.status.AppliedRevision, b.renamed = nil, "", "", false
+	r.objects.SetBaseline(b.name, nil, nil)
+	r.shareLocked(b)
+	last := r.recorder.Note(b.name)
 	r.mu.Unlock()
-	if err := r.recorder.wait(last); err != nil {
+	if err := r.recorder.Wait(last); err != nil {
 		return err
 	}
 	if err := r.Applier.DeleteStatus(ctx, b.name); err != nil {
@@ -322,18 +325,14 @@ func (x *run) forget(ctx context.Context, res *apply.Result) error {
 		return cameBack() // it begins anew
 	}
 	r.Health.Remove(b.name)
-	episodes := r.resolveAllLocked(b, "the bundle left Git")
-	for id := range b.entries {
-		delete(r.owners, id)
-	}
 	delete(r.bundles, b.name)
 	r.names = nil
-	delete(r.applySets, plan.ApplySetID(b.name))
-	r.recordRemovedLocked(b.name, episodes...)
+	episodes := r.drift.Resolved(r.objects.Remove(b.name), "the bundle left Git")
+	r.recorder.Removed(b.name, episodes...)
+	r.publish.forget(b.name)
 	r.Log.Info("bundle removed", "bundle", b.name, "pruned", pruned)
 	x.doneLocked()
 	r.onLocked(b, lifecycle.Succeeded{})
-	r.releaseHeldLocked(b) // some of it may be another bundle's
 	r.advanceLocked()
 	wake(r.kick)
 	return nil

@@ -42,12 +42,12 @@ func (a *removing) Get(string) health.Summary                           { return
 // A store that fails has a removal tried again, and its hooks are not run again for that.
 func TestRemoval_withAStoreThatFails(t *testing.T) {
 	a := &removing{}
-	r := recorderOf(&failing{fails: 2})
-	r.Applier, r.Health, r.rendering, r.kick = a, a, &api.Rendering{}, make(chan struct{}, 1)
+	r := assembled(&failing{fails: 2}, func(c *Config) { c.Applier, c.Health = a, a })
+	r.rendering = &api.Rendering{}
 	b := newBundle("a")
 	b.life = lifeAfter(lifecycle.RemovedFromGit{})
 	b.applied, b.status.Digest = &api.RenderedBundle{Name: "a"}, "d"
-	r.bundles["a"] = b
+	r.has(b)
 	for try := 1; r.bundles["a"] != nil; try++ {
 		if try > 3 {
 			t.Fatal("the bundle is not forgotten")

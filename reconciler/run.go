@@ -2,12 +2,14 @@ package reconciler
 
 import (
 	"context"
+	"math/rand/v2"
 	"reflect"
 	"sync"
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
+	"github.com/flotilla-fleet/flotilla/reconciler/correct"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
@@ -20,7 +22,7 @@ type run struct {
 	desired  *api.RenderedBundle
 	revision string
 	hold     *hold
-	saw      *witness
+	saw      *correct.Witness
 
 	// counted is set while the run holds a worker's place, and slow takes the place away when the run takes long.
 	// Reconciler.mu guards them, and the two below.
@@ -71,26 +73,25 @@ func (x *run) doneLocked() {
 	x.b.run = nil
 }
 
-// do applies, prunes and records the bundle. It is called with b.busy free.
+// do applies, prunes and records the bundle. None of its objects is compared meanwhile.
 func (x *run) do(ctx context.Context) {
 	r, b := x.r, x.b
-	b.busy.Lock()
-	defer b.busy.Unlock()
+	r.drift.Begin(b.name)
+	defer r.drift.End(b.name)
 
 	r.mu.Lock()
-	force, anew, renamed := b.life.Force, b.life.RetryRefused, b.renamed
+	force, anew, renamed, inGit := b.life.Force, b.life.RetryRefused, b.renamed, r.inGit
 	r.onLocked(b, lifecycle.Began{})
 	if b.life.Phase != lifecycle.Running {
 		x.doneLocked()
-		r.releaseHeldLocked(b)
 		r.mu.Unlock()
 		r.HealthChanged(b.name) // what was told while it had its place
 		return
 	}
 	x.desired, x.revision = b.desired, b.revision
-	inventory := b.inventory()
+	inventory := r.objects.Inventory(b.name)
 	r.phaseLocked(b, api.PhaseApplying, "")
-	x.saw = &witness{r: r, b: b, applied: b.applied, objects: b.appliedObjects, met: map[string]bool{}, over: map[string]bool{}}
+	x.saw = r.drift.Witness(b.name)
 	r.mu.Unlock()
 	x.hold = &hold{ask: r.holder(b.name)}
 
@@ -100,8 +101,8 @@ func (x *run) do(ctx context.Context) {
 	}
 	x.desired = r.resolve(ctx, b, x.desired)
 	req := apply.Request{
-		Bundle: *x.desired, Revision: x.revision, Inventory: inventory, Held: x.hold.Held, InGit: r.inGit, Renamed: renamed,
-		Declared: r.declaredTwice, MayTake: r.mayTake(b), Left: r.leave, AsLeft: r.asLeft, Witness: x.saw, Waiting: x.waiting(), Anew: anew,
+		Bundle: *x.desired, Revision: x.revision, Inventory: inventory, Held: x.hold.Held, InGit: inGit, Renamed: renamed,
+		Declared: r.objects.Claims(), MayTake: r.mayTake(b), Left: r.drift.Left, AsLeft: r.drift.AsLeft, Witness: x.saw, Waiting: x.waiting(), Anew: anew,
 	}
 	if force {
 		req.Compare = apply.CompareAll
@@ -170,28 +171,27 @@ func (x *run) finish(ctx context.Context, res apply.Result) {
 	r, b, desired := x.r, x.b, x.desired
 	now := r.Now()
 	r.mu.Lock()
-	moved := r.takeEntriesLocked(b, res.Inventory)
-	episodes := x.saw.correctedLocked(res.Changes, x.revision)
+	moved := r.takeInventoryLocked(b, res.Inventory)
+	episodes := x.saw.Corrected(res.Changes, x.revision)
 	policy := false // it has changed
 	if desired != nil && res.Changes.Changes != nil {
 		policy = b.applied != nil && !reflect.DeepEqual(b.applied.Spec.Drift, desired.Spec.Drift)
-		before := b.appliedObjects
-		b.setApplied(desired)
-		b.keepHeld(before, x.hold)
-		b.notePassed(res.Passed)
-		episodes = append(episodes, r.resolveGoneLocked(b)...)
+		r.setAppliedLocked(b, desired, x.hold.by)
+		r.objects.Pass(b.name, res.Passed)
+		episodes = append(episodes, r.drift.EndUndeclared(b.name)...)
+		r.countLocked(b)
 	}
 	x.doneLocked()
 	unanswered := b.life.Unanswered
 	x.endedLocked(ctx, res)
 	unanswered = unanswered && !b.life.Unanswered
 	for _, c := range res.Changes.Changes {
-		if id := c.Object.ID(); c.Action == api.Skipped && hasEntry(b, id) && b.appliedObjects[id] != nil && b.handsOff(id) {
-			b.objects.change(id, func(x *object) { x.look, x.deferred = true, true }) // it was left as it is, and may not be as Git says
+		if c.Action == api.Skipped {
+			r.drift.LookAtSkipped(b.name, c.Object.ID())
 		}
 	}
 	r.noteChangesLocked(b, res.Changes)
-	entries, checks := b.awaited(), []api.HealthCheck(nil)
+	entries, checks := r.objects.Awaited(b.name), []api.HealthCheck(nil)
 	if desired != nil {
 		checks = desired.Spec.Health
 	}
@@ -202,17 +202,16 @@ func (x *run) finish(ctx context.Context, res apply.Result) {
 
 	r.mu.Lock()
 	r.healthLocked(b, now)
-	r.recordLocked(b, episodes...)
+	r.recorder.Note(b.name, episodes...)
 	r.reopenLocked(b, res.Changes)
 	r.offerLocked(res.Changes)
 	r.advanceLocked()
-	r.releaseHeldLocked(b)
 	phase := b.status.Phase
 	r.mu.Unlock()
 	if policy {
-		r.lookAgain(b)
+		r.drift.LookAgain(b.name)
 	} else if unanswered {
-		r.lookForStrays(b)
+		r.drift.LookForStrays(b.name)
 	}
 	r.announce(ctx, b.name, res)
 	r.publish.add(b.name, phase)
@@ -222,7 +221,10 @@ func (x *run) finish(ctx context.Context, res apply.Result) {
 // endedLocked says how the run ended.
 func (x *run) endedLocked(ctx context.Context, res apply.Result) {
 	r, b, desired := x.r, x.b, x.desired
-	heldBack := x.hold.back(res.Changes, desired, b.entries)
+	heldBack := x.hold.back(res.Changes, desired, func(id string) string {
+		e, _ := r.objects.Entry(b.name, id)
+		return e.Digest
+	})
 	switch {
 	case ctx.Err() != nil:
 		// We are stopping; what was done is recorded, and the rest goes on at the next start.
@@ -249,7 +251,7 @@ func (x *run) endedLocked(ctx context.Context, res apply.Result) {
 
 // failLocked notes an error and when to try again.
 func (r *Reconciler) failLocked(b *bundle, err error) {
-	r.onLocked(b, failure(err))
+	r.onLocked(b, lifecycle.Failure(err, rand.Float64()))
 	b.status.Error = api.StatusErrorOf(err)
 	b.status.Phase = api.PhaseFailed
 	b.status.Message = ""
@@ -258,16 +260,6 @@ func (r *Reconciler) failLocked(b *bundle, err error) {
 		retry = wait
 	}
 	r.Log.Error("bundle", "bundle", b.name, "error", err, "kind", api.KindOf(err), "stalled", stalled, "retry", retry)
-}
-
-// releaseHeldLocked has the drift events worked on that came while the bundle was applied.
-func (r *Reconciler) releaseHeldLocked(b *bundle) {
-	for id, known := range b.objects {
-		if known.deferred {
-			b.objects.change(id, func(x *object) { x.deferred = false })
-			r.queue.add(id, r.Now())
-		}
-	}
 }
 
 // hold remembers which objects a suspension held back while a bundle was applied.
@@ -294,7 +286,8 @@ func (h *hold) Held(ref api.ObjectRef) (api.Suspension, bool) {
 }
 
 // back returns the suspension that kept something from being done that Git wants done; empty if none did.
-func (h *hold) back(cs api.ChangeSet, desired *api.RenderedBundle, entries map[string]api.InventoryEntry) string {
+// digest is of what the object was last written as, by its ID; empty if the bundle does not own it.
+func (h *hold) back(cs api.ChangeSet, desired *api.RenderedBundle, digest func(id string) string) string {
 	if len(h.by) == 0 {
 		return ""
 	}
@@ -307,7 +300,7 @@ func (h *hold) back(cs api.ChangeSet, desired *api.RenderedBundle, entries map[s
 	for _, c := range cs.Changes {
 		id := c.Object.ID()
 		name, held := h.by[id]
-		if held && c.Action == api.Skipped && (want[id] == "" || want[id] != entries[id].Digest) {
+		if held && c.Action == api.Skipped && (want[id] == "" || want[id] != digest(id)) {
 			return name
 		}
 	}

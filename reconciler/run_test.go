@@ -53,7 +53,7 @@ func TestRun_aCommitBreaksItBeforeItBegins(t *testing.T) {
 	if got := b.status; got.Phase != api.PhaseFailed || got.Error == nil || got.AppliedRevision != applied {
 		t.Errorf("phase %s, error %v, applied %s, want what cannot be rendered to fail and %s to stay applied", got.Phase, got.Error, got.AppliedRevision, applied)
 	}
-	if n := len(b.appliedObjects); n != modelObjects {
+	if n := len(m.r.objects.IDs("a")); n != modelObjects {
 		t.Errorf("drift is measured against %d objects, want %d", n, modelObjects)
 	}
 	m.wish.broken[0] = false

@@ -31,7 +31,7 @@ func (r *Reconciler) scheduleLoop(ctx context.Context) {
 		case <-timer.C:
 		case <-compare.C:
 			r.Watch.Relist()
-			r.compareEverything()
+			r.drift.LookAtEverything()
 		}
 	}
 }
@@ -43,6 +43,11 @@ func (r *Reconciler) schedule(ctx context.Context) time.Duration {
 	next := time.Hour
 	if !r.started || ctx.Err() != nil {
 		return next
+	}
+	for _, w := range r.drift.Wishes() {
+		if b := r.bundles[w.Bundle]; b != nil {
+			r.onLocked(b, w.Event)
+		}
 	}
 	now := r.Now()
 	next = min(next, r.expireLocked(now))
@@ -133,6 +138,7 @@ func (r *Reconciler) blockLocked(b *bundle, phase api.BundlePhase, message strin
 // phaseLocked moves a bundle to a phase that is not worth a record of its own.
 func (r *Reconciler) phaseLocked(b *bundle, phase api.BundlePhase, message string) {
 	b.status.Phase, b.status.Message = phase, message
+	r.publish.phase(b.name, phase)
 	b.status.DesiredRevision = b.revision
 	if b.desired != nil && b.desired.Err == nil {
 		b.dependOn(b.desired.Spec.DependsOn)
@@ -160,7 +166,7 @@ func (r *Reconciler) watchLocked() {
 		}
 	}
 	for _, b := range r.bundles {
-		for _, e := range b.entries {
+		for _, e := range r.objects.Inventory(b.name) {
 			add(e.Object)
 		}
 	}

@@ -38,12 +38,12 @@ func BenchmarkSchedule(b *testing.B) {
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
-			r := recorderOf(&failing{})
-			r.Workers, r.Applier, r.started = DefaultWorkers, modelApplier{}, true
+			r := assembled(&failing{}, func(c *Config) { c.Workers, c.Applier = DefaultWorkers, modelApplier{} })
+			r.started = true
 			for i := range 1000 {
 				one := newBundle(fmt.Sprint("b", i))
 				one.desired, one.life = &api.RenderedBundle{Name: one.name}, lifeAfter(lifecycle.Rendered{})
-				r.bundles[one.name] = one
+				r.has(one)
 				prepare(r, one, i)
 			}
 			for b.Loop() {

@@ -7,9 +7,13 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/reconciler/correct"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
@@ -20,6 +24,7 @@ func (r *Reconciler) SetSuspensions(set api.Suspensions) {
 	defer r.mu.Unlock()
 	before := r.activeLocked(r.Now())
 	r.suspensions = slices.Clone(set)
+	r.scopeLocked()
 	r.suspensionsChangedLocked(before)
 	wake(r.kick)
 }
@@ -48,6 +53,7 @@ func (r *Reconciler) loadSuspensions(ctx context.Context, before api.Suspensions
 		}
 	}
 	r.suspensions = set
+	r.scopeLocked()
 	r.suspensionsChangedLocked(before)
 	return nil
 }
@@ -94,6 +100,11 @@ func (r *Reconciler) heldLocked(now time.Time, bundle string, ref api.ObjectRef)
 // activeLocked returns the suspensions that hold at now.
 func (r *Reconciler) activeLocked(now time.Time) api.Suspensions {
 	now = r.serverTime(now)
+	return slices.DeleteFunc(r.allowedLocked(), func(s api.Suspension) bool { return !s.Active(now) })
+}
+
+// allowedLocked returns all suspensions as far as the fleet allows them. Some may have ended.
+func (r *Reconciler) allowedLocked() api.Suspensions {
 	var out api.Suspensions
 	limit := r.suspendMaxLocked()
 	for _, s := range r.suspensions {
@@ -101,12 +112,32 @@ func (r *Reconciler) activeLocked(now time.Time) api.Suspensions {
 		if last := s.Created.Add(limit); !s.Created.IsZero() && s.Until.After(last) {
 			s.Until = last
 		}
-		if s.Active(now) {
-			out = append(out, s)
-		}
+		out = append(out, s)
 	}
-	if r.git != nil && r.git.Active(now) {
+	if r.git != nil {
 		out = append(out, *r.git)
+	}
+	return out
+}
+
+// scopeLocked makes known to the drift loop what holds for the whole cluster. It follows every change of suspensions and of the rendering.
+func (r *Reconciler) scopeLocked() {
+	scope := correct.Scope{Suspensions: r.allowedLocked()}
+	if r.rendering != nil {
+		scope.Autoscalers = autoscalersIn(*r.rendering)
+	}
+	r.drift.Publish(scope)
+}
+
+// autoscalersIn returns the autoscalers among the objects.
+func autoscalersIn(rendering api.Rendering) []*unstructured.Unstructured {
+	var out []*unstructured.Unstructured
+	for _, rb := range rendering.Bundles {
+		for _, o := range rb.Objects {
+			if kube.IsAutoscaler(o.GetKind()) {
+				out = append(out, o)
+			}
+		}
 	}
 	return out
 }
@@ -120,7 +151,7 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 	for _, s := range after {
 		if !holds(before, s) {
 			r.Log.Info("suspended", "suspension", s.Name, "scope", s.Scope.String(), "until", s.Until, "reason", s.Reason, "actor", s.Actor)
-			r.publish.event(cluster.EventRequest{
+			r.publish.Event(cluster.EventRequest{
 				Type: "Normal", Reason: "Suspended",
 				Message: fmt.Sprintf("%s until %s by %q: %s", s.Scope, s.Until.Format(time.RFC3339), s.Actor, s.Reason),
 			})
@@ -129,7 +160,7 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 	for _, s := range before {
 		if !holds(after, s) {
 			r.Log.Info("resumed", "suspension", s.Name, "scope", s.Scope.String())
-			r.publish.event(cluster.EventRequest{
+			r.publish.Event(cluster.EventRequest{
 				Type: "Normal", Reason: "Resumed",
 				Message: fmt.Sprintf("%s (%s)", s.Scope, s.Name),
 			})
@@ -150,11 +181,9 @@ func (r *Reconciler) suspensionsChangedLocked(before api.Suspensions) {
 		}
 		r.setStatusLocked(b, next)
 		r.onLocked(b, lifecycle.SuspensionsChanged{})
-		for id := range b.objects.open() {
-			r.queue.add(id, now)
-		}
+		r.drift.LookAtDrift(name)
 	}
-	r.recordLocked(nil)
+	r.recorder.Note("")
 }
 
 // activeNamedLocked reports whether the suspension of that name holds at now.

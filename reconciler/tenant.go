@@ -42,7 +42,7 @@ func (r *Reconciler) mayTake(b *bundle) func(from string) bool {
 
 // wantedByLocked names the bundle that is to have an object of b: the one that declares it, if it may take it from b.
 func (r *Reconciler) wantedByLocked(b *bundle, id string) string {
-	name := r.desiredByLocked(id)
+	name := r.objects.DesiredBy(id)
 	if name == "" || name == b.name || plan.MayTake(r.tenantLocked(name), r.tenantLocked(b.name)) {
 		return name
 	}
@@ -55,7 +55,7 @@ func (r *Reconciler) holders() map[string]string {
 	defer r.mu.Unlock()
 	out := make(map[string]string, len(r.bundles))
 	for name, b := range r.bundles {
-		if b.ever() || len(b.entries) > 0 {
+		if b.ever() || r.objects.Count(name) > 0 {
 			out[name] = b.status.Tenant
 		}
 	}

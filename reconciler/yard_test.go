@@ -17,7 +17,10 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/reconciler/apply"
 	"github.com/flotilla-fleet/flotilla/reconciler/cluster"
+	"github.com/flotilla-fleet/flotilla/reconciler/correct"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
+	"github.com/flotilla-fleet/flotilla/reconciler/record"
 )
 
 // yard is a repository and a cluster in memory, around a whole Reconciler that runs by the clock of a bubble of testing/synctest:
@@ -56,7 +59,7 @@ type (
 		Watch
 		*yard
 	}
-	yardDetective struct{ Detective }
+	yardDetective struct{ correct.Detective }
 	yardStore     struct{ Store }
 )
 
@@ -241,19 +244,19 @@ func (yardApplier) RunPostDelete(context.Context, apply.Request) ([]api.Change, 
 	return nil, true, nil
 }
 
-func (yardWatch) SetKinds([]schema.GroupVersionKind)  {}
-func (yardWatch) Synced(schema.GroupVersionKind) bool { return true }
-func (yardWatch) Objects(func(api.ObjectRef, Seen))   {}
-func (yardWatch) Relist()                             {}
+func (yardWatch) SetKinds([]schema.GroupVersionKind)        {}
+func (yardWatch) Synced(schema.GroupVersionKind) bool       { return true }
+func (yardWatch) Objects(func(api.ObjectRef, objects.Seen)) {}
+func (yardWatch) Relist()                                   {}
 
-func (s yardWatch) Get(ref api.ObjectRef) (Seen, bool) {
+func (s yardWatch) Get(ref api.ObjectRef) (objects.Seen, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	bundle, there := s.live[ref.ID()]
-	return Seen{ResourceVersion: "1", PartOf: plan.ApplySetID(bundle)}, there
+	return objects.Seen{ResourceVersion: "1", PartOf: plan.ApplySetID(bundle)}, there
 }
 
 func (yardStore) Status() (api.ClusterStatus, error)   { return api.ClusterStatus{}, nil }
 func (yardStore) Bundles() ([]api.BundleRecord, error) { return nil, nil }
 func (yardStore) OpenEpisodes() ([]api.Episode, error) { return nil, nil }
-func (yardStore) Commit(Record) error                  { return nil }
+func (yardStore) Commit(record.Transaction) error      { return nil }

@@ -190,7 +190,7 @@ func (a *Agent) openStages() error {
 	}
 	if a.scalers, err = watch.New(watch.Config{
 		REST: a.cfg.REST, Log: log("watch"), Handler: a.sawScaler, Selector: watch.Everything,
-		Relisted: func(schema.GroupVersionKind) { a.reconciler.ScalersChanged("") },
+		Relisted: func(schema.GroupVersionKind) { a.reconciler.Drift().ScalersChanged("") },
 	}); err != nil {
 		return err
 	}
@@ -221,14 +221,14 @@ func (a *Agent) saw(e watch.Event) {
 	case leaseID:
 		poke(a.challenged)
 	default:
-		a.reconciler.Saw(e.Ref)
+		a.reconciler.Drift().Saw(e.Ref)
 	}
 }
 
 // sawScaler passes on that an autoscaler came, went or changed, whoever made it. What it notes in its status is nothing to us.
 func (a *Agent) sawScaler(e watch.Event) {
 	if e.Deleted || e.Before == (watch.Meta{}) || e.Before.Matters(e.Meta) {
-		a.reconciler.ScalersChanged(e.Ref.Namespace)
+		a.reconciler.Drift().ScalersChanged(e.Ref.Namespace)
 	}
 }
 
@@ -240,9 +240,9 @@ func poke(c chan struct{}) {
 	}
 }
 
-func (a *Agent) relisted(k schema.GroupVersionKind) { a.reconciler.Relisted(k.Group, k.Kind) }
+func (a *Agent) relisted(k schema.GroupVersionKind) { a.reconciler.Drift().Relisted(k.Group, k.Kind) }
 
-func (a *Agent) lost(k schema.GroupVersionKind, err error) { a.reconciler.Lost(k.Group, k.Kind, err) }
+func (a *Agent) lost(k schema.GroupVersionKind, err error) { a.reconciler.Drift().Lost(k.Group, k.Kind, err) }
 func (a *Agent) suspensions(set api.Suspensions)           { a.reconciler.SetSuspensions(set) }
 
 // Close releases what New opened. Call it when Run has returned.

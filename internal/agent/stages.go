@@ -14,43 +14,46 @@ import (
 	"github.com/flotilla-fleet/flotilla/drift/store"
 	"github.com/flotilla-fleet/flotilla/drift/watch"
 	"github.com/flotilla-fleet/flotilla/reconciler"
+	"github.com/flotilla-fleet/flotilla/reconciler/correct"
 	"github.com/flotilla-fleet/flotilla/reconciler/health"
+	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/preview"
+	"github.com/flotilla-fleet/flotilla/reconciler/record"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/sources"
 )
 
 // The stages, as the reconciler sees them. The others are what they are by themselves.
 var (
-	_ reconciler.Source    = sources.Source(nil)
-	_ reconciler.Renderer  = (*render.Renderer)(nil)
-	_ reconciler.Applier   = (*Target)(nil)
-	_ reconciler.Health    = (*health.Tracker)(nil)
-	_ reconciler.Watch     = watcher{}
-	_ reconciler.Detective = detective{}
-	_ reconciler.Store     = keeper{}
-	_ persons.Cluster      = stamper{}
-	_ preview.Judge        = Judge{}
-	_ preview.Cluster      = (*Target)(nil)
-	_ preview.Differ       = (*Target)(nil)
+	_ reconciler.Source   = sources.Source(nil)
+	_ reconciler.Renderer = (*render.Renderer)(nil)
+	_ reconciler.Applier  = (*Target)(nil)
+	_ reconciler.Health   = (*health.Tracker)(nil)
+	_ reconciler.Watch    = watcher{}
+	_ correct.Detective   = detective{}
+	_ reconciler.Store    = keeper{}
+	_ persons.Cluster     = stamper{}
+	_ preview.Judge       = Judge{}
+	_ preview.Cluster     = (*Target)(nil)
+	_ preview.Differ      = (*Target)(nil)
 )
 
 // watcher is drift/watch in the reconciler's words.
 type watcher struct{ *watch.Watcher }
 
-func seen(m watch.Meta) reconciler.Seen {
-	return reconciler.Seen{
+func seen(m watch.Meta) objects.Seen {
+	return objects.Seen{
 		UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
 		MetaDigest: m.MetaDigest, PartOf: m.PartOf, Orders: m.Orders, Applied: m.Applied,
 	}
 }
 
-func (w watcher) Get(ref api.ObjectRef) (reconciler.Seen, bool) {
+func (w watcher) Get(ref api.ObjectRef) (objects.Seen, bool) {
 	m, ok := w.Watcher.Get(ref)
 	return seen(m), ok
 }
 
-func (w watcher) Objects(f func(api.ObjectRef, reconciler.Seen)) {
+func (w watcher) Objects(f func(api.ObjectRef, objects.Seen)) {
 	w.Watcher.Objects(func(ref api.ObjectRef, m watch.Meta) { f(ref, seen(m)) })
 }
 
@@ -65,7 +68,7 @@ type detective struct {
 }
 
 // input is an observation in the words of drift.
-func (d detective) input(o reconciler.Observation) drift.Input {
+func (d detective) input(o correct.Observation) drift.Input {
 	stamps, call := d.person()
 	return drift.Input{
 		Desired: o.Desired, Live: o.Live, DryRun: o.DryRun, Stripped: o.Stripped, Refused: o.Refused, Unapplied: o.Unapplied, Spec: o.Spec,
@@ -73,9 +76,9 @@ func (d detective) input(o reconciler.Observation) drift.Input {
 	}
 }
 
-func (d detective) Additions(o reconciler.Observation) []byte { return drift.Additions(d.input(o)) }
+func (d detective) Additions(o correct.Observation) []byte { return drift.Additions(d.input(o)) }
 
-func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconciler.Verdict {
+func (d detective) Observe(prev *api.Episode, o correct.Observation) correct.Verdict {
 	res := drift.Compare(d.input(o))
 	uid, meta := "", ""
 	if o.Live != nil {
@@ -85,7 +88,7 @@ func (d detective) Observe(prev *api.Episode, o reconciler.Observation) reconcil
 		Object: o.Object, Bundle: o.Bundle, Cluster: d.cluster, Revision: o.Revision,
 		Result: res, Suspension: o.Suspension, UID: uid, Meta: meta, At: o.At, Limits: d.limits,
 	})
-	v := reconciler.Verdict{Episode: e, Opened: dec.Opened, After: dec.After}
+	v := correct.Verdict{Episode: e, Opened: dec.Opened, After: dec.After}
 	switch dec.Action {
 	case drift.Correct:
 		v.Write = res.Keep(o.Desired)
@@ -176,4 +179,4 @@ func (k keeper) LatestEpisode(object string) (*api.Episode, error) {
 	return &e, nil
 }
 
-func (k keeper) Commit(r reconciler.Record) error { return k.Store.Commit(store.Batch(r)) }
+func (k keeper) Commit(r record.Transaction) error { return k.Store.Commit(store.Batch(r)) }

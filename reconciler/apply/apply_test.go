@@ -575,7 +575,7 @@ func TestForeignApplySetsAndOtherBundles(t *testing.T) {
 	}
 
 	// Declared twice: who does not have it is told, and does not write.
-	res = r.Apply(t.Context(), apply.Request{Bundle: r.rendered(configMap("twice", "1")), Declared: func(api.ObjectRef) []string { return []string{"x", "y"} }})
+	res = r.Apply(t.Context(), apply.Request{Bundle: r.rendered(configMap("twice", "1")), Declared: map[string][]string{"/ConfigMap/" + r.ns + "/twice": {"x", "y"}}})
 	if e := apiError(t, res.Err); e.Reason != "DeclaredTwice" || r.get("ConfigMap", "twice") != nil {
 		t.Errorf("error %+v", e)
 	}

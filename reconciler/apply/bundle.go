@@ -70,11 +70,11 @@ type Request struct {
 	Waiting Waiting
 	// MayTake reports whether objects may be taken over from another bundle. Nil means that they may from any.
 	MayTake func(bundle string) bool
-	// Declared returns the bundles that declare an object; the first has it. Nil means that nobody checked:
-	// then what belongs to another bundle is taken over.
-	Declared func(api.ObjectRef) []string
-	// InGit reports whether a bundle is in Git. Nil means that every one may be.
-	InGit func(bundle string) bool
+	// Declared: object ID -> the bundles that declare the object, of which the first has it. An object that is not in it was not checked:
+	// if it belongs to another bundle it is taken over.
+	Declared map[string][]string
+	// InGit holds the names of the bundles that are in Git. Nil means that every one may be.
+	InGit map[string]bool
 	// Renamed says that the bundle has objects of one that was applied and has left Git: it is that one under another name.
 	Renamed bool
 	// Left returns the paths of fields that are left as they are on the live object, beside those of ignore rules:
@@ -347,9 +347,7 @@ func (r *run) input(o *unstructured.Unstructured) plan.Input {
 			in.Held = &s
 		}
 	}
-	if r.req.Declared != nil {
-		in.Declared = r.req.Declared(ref)
-	}
+	in.Declared = r.req.Declared[ref.ID()]
 	return in
 }
 

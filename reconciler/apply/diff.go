@@ -105,10 +105,7 @@ func held(hooks, all []Difference) {
 func (a *Applier) diffStale(ctx context.Context, r *run, req DiffRequest, refs []api.ObjectRef) []Difference {
 	var out []Difference
 	for _, e := range plan.Stale(req.Inventory, refs, nil) {
-		in := plan.PruneInput{Bundle: req.Bundle.Name, Entry: e, Spec: req.Bundle.Spec}
-		if req.Declared != nil {
-			in.Declared = req.Declared(e.Object)
-		}
+		in := plan.PruneInput{Bundle: req.Bundle.Name, Entry: e, Spec: req.Bundle.Spec, Declared: req.Declared[e.Object.ID()]}
 		d := a.diffPrune(ctx, r.c, in)
 		if req.Held != nil && d.Step.Next == plan.Delete {
 			if s, ok := req.Held(e.Object); ok {

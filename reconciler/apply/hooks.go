@@ -427,7 +427,7 @@ func (h *hooks) own(live *unstructured.Unstructured) bool {
 // inherits reports whether what is marked as a bundle's hook is this bundle's:
 // what a bundle that left Git left behind belongs to whoever has its name now, for it may have been renamed.
 func (h *hooks) inherits(of string) bool {
-	return of == h.r.req.Bundle.Name || h.r.req.InGit != nil && !h.r.req.InGit(of)
+	return of == h.r.req.Bundle.Name || h.r.req.InGit != nil && !h.r.req.InGit[of]
 }
 
 // marked reports whether an object was made as a hook of the bundle, by us.

@@ -131,7 +131,7 @@ func (p *Preview) look(ctx context.Context, rb api.RenderedBundle, removal bool)
 		Request: apply.Request{
 			Bundle: rb, Revision: p.r.Revision, Inventory: p.owned[rb.Name], Renamed: p.renamed(rb), Left: p.leave,
 			Held:     func(ref api.ObjectRef) (api.Suspension, bool) { return p.held.Find(now, rb.Name, ref) },
-			Declared: func(ref api.ObjectRef) []string { return p.declared(rb, ref) },
+			Declared: p.declared(rb),
 			MayTake:  func(from string) bool { return plan.MayTake(rb.TenantName(), p.tenant(from)) },
 		},
 		Coming: p.coming,

@@ -100,13 +100,19 @@ func (p *Preview) tenant(bundle string) string {
 	return p.told[bundle].Tenant
 }
 
-// declared names the bundles that declare an object, without those that may not take it from rb, if rb does not.
-func (p *Preview) declared(rb api.RenderedBundle, ref api.ObjectRef) []string {
-	all := p.claims[ref.ID()]
-	if slices.Contains(all, rb.Name) {
-		return all
+// declared names, by object ID, the bundles that declare an object that rb declares or owns,
+// without those that may not take it from rb, if rb does not declare it.
+func (p *Preview) declared(rb api.RenderedBundle) map[string][]string {
+	out := make(map[string][]string, len(rb.Objects))
+	for _, e := range p.owned[rb.Name] {
+		out[e.Object.ID()] = slices.DeleteFunc(slices.Clone(p.claims[e.Object.ID()]), func(name string) bool {
+			return !plan.MayTake(p.tenant(name), rb.TenantName())
+		})
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(name string) bool { return !plan.MayTake(p.tenant(name), rb.TenantName()) })
+	for _, o := range rb.Objects {
+		out[api.RefOf(o).ID()] = p.claims[api.RefOf(o).ID()]
+	}
+	return out
 }
 
 // brokenOf names a bundle that cannot be rendered, and that objects of rb may have moved into; empty if there is none.
