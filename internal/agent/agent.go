@@ -242,8 +242,10 @@ func poke(c chan struct{}) {
 
 func (a *Agent) relisted(k schema.GroupVersionKind) { a.reconciler.Drift().Relisted(k.Group, k.Kind) }
 
-func (a *Agent) lost(k schema.GroupVersionKind, err error) { a.reconciler.Drift().Lost(k.Group, k.Kind, err) }
-func (a *Agent) suspensions(set api.Suspensions)           { a.reconciler.SetSuspensions(set) }
+func (a *Agent) lost(k schema.GroupVersionKind, err error) {
+	a.reconciler.Drift().Lost(k.Group, k.Kind, err)
+}
+func (a *Agent) suspensions(set api.Suspensions) { a.reconciler.SetSuspensions(set) }
 
 // Close releases what New opened. Call it when Run has returned.
 func (a *Agent) Close() error { return a.teardown.Close() }
