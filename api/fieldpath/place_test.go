@@ -2,6 +2,7 @@ package fieldpath
 
 import (
 	"encoding/json"
+	"maps"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -61,9 +62,7 @@ func TestSetAndRemove(t *testing.T) {
 	} {
 		o, want := object(t, places), object(t, places)
 		Set(o, tt.at, tt.to)
-		for k, v := range object(t, tt.want) {
-			want[k] = v
-		}
+		maps.Copy(want, object(t, tt.want))
 		if diff := cmp.Diff(want, o); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
@@ -78,9 +77,7 @@ func TestSetAndRemove(t *testing.T) {
 	} {
 		o, expected := object(t, places), object(t, places)
 		Remove(o, Parts(path))
-		for k, v := range object(t, want) {
-			expected[k] = v
-		}
+		maps.Copy(expected, object(t, want))
 		if diff := cmp.Diff(expected, o); diff != "" {
 			t.Errorf("%s: %s", path, diff)
 		}
