@@ -33,6 +33,8 @@ const (
 	// AnnotationNamespaces lists the namespaces of an ApplySet beyond its parent's own.
 	AnnotationNamespaces = "applyset.kubernetes.io/additional-namespaces"
 
+	// AnnotationCheckIgnore says which findings of flotilla check are meant: a line of REASON: WHY for each.
+	AnnotationCheckIgnore = Group + "/check-ignore"
 	// AnnotationReconcile with the value "disabled" keeps flotilla from writing or deleting an object.
 	AnnotationReconcile = Group + "/reconcile"
 	// AnnotationPrune with the value "disabled" keeps flotilla from deleting an object.

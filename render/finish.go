@@ -56,6 +56,7 @@ var ordersKnown = map[string][]string{
 	api.AnnotationSSA:             {"IfNotPresent", "Merge"},
 	api.AnnotationDrift:           {string(api.DriftCorrect), string(api.DriftReport), string(api.DriftIgnore)},
 	manifest.AnnotationSubstitute: {api.ValueDisabled, api.ValueEnabled},
+	api.AnnotationCheckIgnore:     nil, // any text; flotilla check reads it
 }
 
 // orders refuses annotations of ours that mean nothing: who mistypes one that is to protect an object learns it before it is needed.
@@ -72,7 +73,7 @@ func orders(o manifest.Object) error {
 		case !known:
 			e.Err = fmt.Errorf("%s: there is no annotation %q", api.RefOf(o.Unstructured), name)
 			e.Hint = "there are " + strings.Join(slices.Sorted(maps.Keys(ordersKnown)), ", ")
-		case !slices.Contains(allowed, value):
+		case allowed != nil && !slices.Contains(allowed, value):
 			e.Err = fmt.Errorf("%s: %q is not one of %s", api.RefOf(o.Unstructured), value, strings.Join(allowed, ", "))
 		default:
 			continue

@@ -76,19 +76,21 @@ var owners = []owner{
 	{deps: []string{"github.com/fluxcd/pkg/ssa"}, owners: []string{"reconciler/apply"}},
 	// The product starts no program but itself; only the demo and what tests need do.
 	{deps: []string{"os/exec"}, owners: []string{"internal/sandbox", "internal/demo", "internal/controlplane", "internal/gitserver", "internal/archtest", "sources/git"}},
+	{deps: []string{"k8s.io/apiextensions-apiserver", "k8s.io/apiserver"}, owners: []string{"render/schemas"}},
+	{deps: []string{"k8s.io/pod-security-admission"}, owners: []string{"render/check"}},
 	{deps: []string{"go.etcd.io/bbolt"}, owners: []string{"internal/boltfile"}},
 	{deps: informers, owners: []string{"drift/watch"}},
 	// What can ask for objects; see TestReadersOnlyRead.
 	{
 		deps:   []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/dynamic", "k8s.io/client-go/metadata"},
-		except: informers,
+		except: slices.Concat(informers, []string{"k8s.io/client-go/kubernetes/scheme"}),
 		owners: readers,
 	},
 	{
 		deps:   []string{"k8s.io/client-go", "sigs.k8s.io/controller-runtime"},
 		except: informers,
-		// The agent and the commands build a rest.Config and hand it down.
-		owners: []string{"reconciler/kube", "reconciler/health", "drift/watch", "internal/agent", "internal/cli"},
+		// The agent and the commands build a rest.Config and hand it down. render/schemas reads the schemas that come with it.
+		owners: []string{"reconciler/kube", "reconciler/health", "drift/watch", "internal/agent", "internal/cli", "render/schemas"},
 	},
 }
 

@@ -70,11 +70,11 @@ func (r revisions) compare(cmd *cobra.Command, renderer agent.Checked, log *slog
 	}
 	defer done()
 	ctx := cmd.Context()
-	from, err := renderClusters(ctx, renderer, a, nil, sight{})
+	from, err := renderClusters(ctx, renderer, a, sight{})
 	if err != nil {
 		return compare.Result{}, names, fmt.Errorf("render %s: %w", names.from, err)
 	}
-	to, err := renderClusters(ctx, renderer, b, nil, sight{})
+	to, err := renderClusters(ctx, renderer, b, sight{})
 	if err != nil {
 		return compare.Result{}, names, fmt.Errorf("render %s: %w", names.to, err)
 	}

@@ -67,7 +67,7 @@ func newRender() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:        "render --repo DIR-or-URL {--cluster NAME | --all}",
-		SuggestFor: []string{"build", "template", "manifest", "check"},
+		SuggestFor: []string{"build", "template", "manifest"},
 		Short:      "Print what Git says a cluster should hold",
 		Long: `Print, as YAML, the objects that the fleet repository describes for one cluster.
 
@@ -127,7 +127,7 @@ weight, and when they are deleted; with -o yaml or json also what they are.`,
 		}
 		defer renderer.Close()
 		if all {
-			fleet, err := renderClusters(cmd.Context(), renderer, snap, nil, sight{kubever, more})
+			fleet, err := renderClusters(cmd.Context(), renderer, snap, sight{kubever, more})
 			if err != nil {
 				return err
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"runtime"
-	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -21,23 +20,12 @@ type sight struct {
 	apiVersions []string // beside the usual ones
 }
 
-// renderClusters renders the clusters of a snapshot, in parallel and each distinct bundle once: all of them, or those named.
+// renderClusters renders all clusters of a snapshot, in parallel and each distinct bundle once.
 // A cluster that cannot be rendered has its error, also where its cluster.yaml cannot be read.
-func renderClusters(ctx context.Context, r agent.Checked, snap api.Snapshot, only []string, s sight) ([]compare.On, error) {
+func renderClusters(ctx context.Context, r agent.Checked, snap api.Snapshot, s sight) ([]compare.On, error) {
 	names, err := render.ClusterNames(snap.Tree)
 	if err != nil {
 		return nil, err
-	}
-	if len(only) > 0 {
-		for _, name := range only {
-			if !slices.Contains(names, name) {
-				return nil, &api.Error{
-					Kind: api.Stalled, Reason: "NoSuchCluster", Err: fmt.Errorf("cluster %q is not in the fleet repository", name),
-					Hint: "its clusters are " + someOf(names),
-				}
-			}
-		}
-		names = slices.DeleteFunc(names, func(name string) bool { return !slices.Contains(only, name) })
 	}
 	out := make([]compare.On, len(names))
 	var group errgroup.Group

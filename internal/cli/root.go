@@ -96,7 +96,7 @@ applies it, watches the result and records every drift. A hub shows the whole fl
   See what drifted:           flotilla drift --kubeconfig FILE
   Stop correction for a while: flotilla suspend --bundle podinfo --for 30m --reason INC-123
 
-Exit codes: 0 done; 1 flotilla diff found changes; 2 a surprise inside; 3 a human must act; 4 wait, it resolves itself;
+Exit codes: 0 done; 1 flotilla diff found changes, or flotilla check findings; 2 a surprise inside; 3 a human must act; 4 wait, it resolves itself;
 5 try again; 6 denied by a guard, by RBAC or by the hub; 64 the command line cannot be understood; 130 interrupted.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -130,7 +130,7 @@ Exit codes: 0 done; 1 flotilla diff found changes; 2 a surprise inside; 3 a huma
 		}
 	}
 	add("daily", newStatus(), newDrift(), newHistory(), newSuspend(), newResume(), newSync())
-	add("commit", newRender(), newDiff(), newSchema())
+	add("commit", newRender(), newDiff(), newCheck(), newSchema())
 	add("run", newBootstrap(), newInstall(), newUninstall(), newAgent(logger), newHub(logger), newJoin(), newDemo(logger))
 	add("other", newVersion())
 	root.AddCommand(newRenderWorker())
