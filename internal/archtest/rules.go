@@ -34,7 +34,7 @@ var rules = []rule{
 }
 
 // pure packages decide by their arguments alone; packages below them, such as drift/store, are not meant.
-var pure = []string{"api", "api/fieldpath", "drift", "hub/intake", "reconciler/lifecycle", "reconciler/plan", "render/compare"}
+var pure = []string{"api", "api/fieldpath", "drift", "hub/intake", "hub/rollout", "reconciler/lifecycle", "reconciler/plan", "render/compare"}
 
 var impure = []string{
 	"net", "os", "log", "syscall", "io/ioutil", "database/sql", "embed",
