@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/sandbox"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/render/engine"
 	"github.com/flotilla-fleet/flotilla/render/rendertest"
@@ -220,9 +221,24 @@ func TestQuota_renderingTimeOfWhoIsThere(t *testing.T) {
 	}
 }
 
+// unhurried are workers that have as long as a loaded machine needs to give them their processor time.
+func unhurried(t *testing.T) *engine.Remote {
+	t.Helper()
+	command, err := sandbox.Self(engine.Word)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := engine.NewRemote(engine.RemoteConfig{Command: command, Limits: sandbox.Limits{Time: time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	return r
+}
+
 // A tenant's chart that has no end costs what the tenant has, and the bundles of others nothing.
 func TestQuota_renderingTimeOfWorkers(t *testing.T) {
-	r := newRenderer(t, render.Config{Engine: limited(t)})
+	r := newRenderer(t, render.Config{Engine: unhurried(t)})
 	files := rendertest.Files{
 		"clusters/one/cluster.yaml": clusterYAML("one", "prod", "color: blue"),
 		"fleet.yaml": head + "kind: Fleet\nspec:\n  tenants:\n" +

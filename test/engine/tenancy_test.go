@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,8 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver"
 )
@@ -74,13 +77,21 @@ func mapIn(namespace, name, value string) string {
 type town struct{ *rig }
 
 func newTown(t *testing.T) town {
+	t.Helper()
+	return newTownWith(t, nil)
+}
+
+// newTownWith is newTown with a change of how the agent is configured.
+func newTownWith(t *testing.T, change func(*agent.Config)) town {
+	t.Helper()
 	fs := files{
 		"fleet.yaml":           tenants,
 		"platform/bundle.yaml": bundle("platform", ""), "platform/a.yaml": platformOf("a"), "platform/b.yaml": platformOf("b"),
 		"teams/a/app/bundle.yaml": bundle("a-app", ""), "teams/a/app/x.yaml": mapIn("NS-a", "x", "one"),
 		"teams/b/app/bundle.yaml": bundle("b-app", ""), "teams/b/app/x.yaml": mapIn("NS-b", "x", "one"), "teams/b/app/shared.yaml": mapIn("NS", "shared", "b"),
 	}
-	town := town{start(t, fs)}
+	town := town{newRig(t, agenttest.Config{Files: fs, Change: change})}
+	town.Start()
 	for _, b := range []string{"platform", "a-app", "b-app"} {
 		town.Ready("NS-"+b, "")
 	}
@@ -261,7 +272,8 @@ func TestTenancy_broken(t *testing.T) {
 
 // A tenant's charts take what it may have of rendering time, and others go on. What was applied of it stays.
 func TestTenancy_renderingTime(t *testing.T) {
-	r := newTown(t)
+	// On a loaded machine it takes its time until a worker has had three seconds of a processor.
+	r := newTownWith(t, func(c *agent.Config) { c.Limits.Time = time.Hour })
 	r.Commit(with(files{"fleet.yaml": strings.Replace(tenants, "namespaces: [NS-a, NS]}", "namespaces: [NS-a, NS], quotas: {renderingTime: 3s}}", 1)},
 		under("teams/a/", hostile("a-chart", mapIn("NS-a", "from-chart", "one")))))
 	r.is("NS-a", "from-chart", "one")
