@@ -105,6 +105,12 @@ func TestDecide(t *testing.T) {
 			rb.Spec.Drift.Extra = api.ExtraRemove
 			v.Bundle.Applied = &rb
 		}, func(s *sight) { s.seen.Applied = false }, "X"},
+		"nothing is there, and nothing else is to be": {func(v *objects.View) {
+			undeclared(v)
+			rb := *v.Bundle.Applied
+			rb.Spec.Drift.Extra = api.ExtraRemove
+			v.Bundle.Applied = &rb
+		}, gone, ""},
 		"we applied it, and never heard":                {undeclared, nil, " stray"},
 		"we applied it, and Git cannot be rendered":     {func(v *objects.View) { undeclared(v); v.Bundle.Desired = &api.RenderedBundle{Err: errRefused} }, nil, ""},
 		"another bundle is about to take it":            {func(v *objects.View) { undeclared(v); v.Claimed = "app" }, nil, ""},

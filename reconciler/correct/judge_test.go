@@ -98,6 +98,20 @@ func TestCompare_anApplyThatWasStoppedHalfWay(t *testing.T) {
 	}
 }
 
+// An object that a newer revision has taken out, and that is gone, has not drifted: the apply was stopped after it was pruned.
+func TestCompare_aPruneThatWasStoppedHalfWay(t *testing.T) {
+	b, red := newBench(), settings("red")
+	x := b.applied("app", red)
+	drifted(b, red)
+	b.live = nil
+	delete(b.seen, api.RefOf(red).ID())
+	x.Synced, x.Desired = false, &api.RenderedBundle{Name: "app"}
+	b.Home.Publish(x)
+	if got := b.look(red); len(got) != 0 || len(b.Home.AllOpen()) != 0 {
+		t.Errorf("did %q, open %v", got, b.Home.AllOpen())
+	}
+}
+
 // A correction that is refused leaves the drift open, and one that conflicts is tried again without a word.
 func TestCompare_aCorrectionThatFails(t *testing.T) {
 	b, o := newBench(), settings("red")
