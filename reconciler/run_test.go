@@ -17,11 +17,6 @@ func lifeAfter(events ...lifecycle.Event) (s lifecycle.State) {
 	return s
 }
 
-// runningLife is the life of a bundle that is running after an event of Git.
-func runningLife(e lifecycle.Event) lifecycle.State {
-	return lifeAfter(e, lifecycle.Placed{}, lifecycle.Began{})
-}
-
 // quietModel is a model in which nothing happens by chance: every object belongs to the first bundle.
 func quietModel(t *testing.T) *model {
 	m := &model{

@@ -38,7 +38,11 @@ func said(d decision) (s string) {
 		is   bool
 		what string
 	}{
-		{d.orders, " orders"}, {d.unsettled, " unsettled"}, {d.stray != nil, " stray"}, {d.left, " left"}, {d.changed, " changed"},
+		{d.orders, " orders"},
+		{d.unsettled, " unsettled"},
+		{d.stray != nil, " stray"},
+		{d.left, " left"},
+		{d.changed, " changed"},
 		{d.looked && d.target == nil, " looked"},
 	} {
 		if c.is {

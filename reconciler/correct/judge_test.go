@@ -59,7 +59,7 @@ func TestCompare_writesNothing(t *testing.T) {
 				return verdict(o)
 			}
 		}, []string{"store pending", "touch", "event Drifted"}},
-		"that a newer revision changes": {func(b *bench, x *objects.Bundle) {
+		"that a newer revision changes": {func(_ *bench, x *objects.Bundle) {
 			x.Synced, x.Desired = false, &api.RenderedBundle{Name: "app", Objects: []*unstructured.Unstructured{settings("blue")}}
 		}, []string{"store pending", "touch", "event Drifted"}},
 		"that a newer revision takes out": {func(_ *bench, x *objects.Bundle) {
