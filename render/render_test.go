@@ -371,7 +371,7 @@ func TestRender_errorsOfOneBundle(t *testing.T) {
 			"an annotation that there is not",
 			[]string{"b/cm.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x, annotations: {flotilla.dev/frce: enabled}}\n"},
 			api.Error{Reason: "UnknownAnnotation", File: "b/cm.yaml", Line: 1, Field: "metadata.annotations.flotilla.dev/frce"},
-			`there is no annotation "frce" (there are flotilla.dev/drift, flotilla.dev/force,`,
+			`there is no annotation "frce" (there are flotilla.dev/check-ignore, flotilla.dev/drift, flotilla.dev/force,`,
 		},
 		{
 			"an annotation that means nothing",
