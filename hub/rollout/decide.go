@@ -100,7 +100,7 @@ func (d *decision) report(r Report) {
 	d.moved(r, from)
 	d.Number = max(d.Number, r.Held.Number)
 	f := d.Flights[r.Cluster]
-	underway := r.Held.Content != "" && !(r.Applied == r.Held.Content && r.Healthy)
+	underway := r.Held.Content != "" && (r.Applied != r.Held.Content || !r.Healthy)
 	if d.Restored && underway && (f == nil || f.Number < r.Held.Number) {
 		d.Flights[r.Cluster] = &Flight{r.Held.Number, r.Held.Content, d.due(), true}
 	}

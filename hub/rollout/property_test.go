@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -132,9 +133,7 @@ func (w *world) headOf(revision string, upTo int) int {
 func (w *world) commit() {
 	last := w.heads[len(w.heads)-1]
 	next := head{fmt.Sprint("r", len(w.heads)), map[string]string{}}
-	for k, v := range last.contents {
-		next.contents[k] = v
-	}
+	maps.Copy(next.contents, last.contents)
 	switch n := w.IntN(10); {
 	case n < 4: // nothing of the rollout's
 	case n < 6:
