@@ -66,7 +66,7 @@ func TestAgent_standsBy(t *testing.T) {
 			next := r.Config
 			next.Dir, next.Standby, next.Listen = tt.dir, true, agenttest.FreeAddr(t)
 			opened, ended := make(chan error, 1), make(chan error, 1)
-			ctx, cancel := context.WithCancel(context.Background())
+			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			go func() {
 				a, err := agent.Open(ctx, next)

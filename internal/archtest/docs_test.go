@@ -3,6 +3,7 @@ package archtest
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -78,6 +79,24 @@ func brokenLinks(tree fs.FS, pages map[string]string) []string {
 	return out
 }
 
+// sameNumber lists the decisions that have the number of another one.
+func sameNumber(pages map[string]string) []string {
+	first := map[string]string{}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(pages)) {
+		dir, file := path.Split(name)
+		number, _, ok := strings.Cut(file, "-")
+		if dir != "docs/decisions/" || !ok {
+			continue
+		}
+		if other := first[number]; other != "" {
+			out = append(out, fmt.Sprintf("%s has the number of %s", name, other))
+		}
+		first[number] = name
+	}
+	return out
+}
+
 // What a page gives as a proof is there, and so is what it leads to.
 func TestDocs(t *testing.T) {
 	root, err := filepath.Abs("../..")
@@ -96,7 +115,7 @@ func TestDocs(t *testing.T) {
 	if _, ok := pages["docs/security.md"]; !ok || len(tests) < 100 {
 		t.Fatalf("found %d pages and %d files of tests: not the whole tree", len(pages), len(tests))
 	}
-	for _, problem := range append(unproved(pages, tests), brokenLinks(tree, pages)...) {
+	for _, problem := range slices.Concat(unproved(pages, tests), brokenLinks(tree, pages), sameNumber(pages)) {
 		t.Error(problem)
 	}
 }
@@ -110,5 +129,9 @@ func TestDocs_findsWhatIsWrong(t *testing.T) {
 	got := brokenLinks(os.DirFS(t.TempDir()), pages)
 	if len(got) != 2 || !strings.HasPrefix(got[0], "docs/a.md leads to ../c.md") || !strings.HasPrefix(got[1], "docs/a.md leads to b.md") {
 		t.Errorf("got %q", got)
+	}
+	decisions := map[string]string{"docs/decisions/0001-a.md": "", "docs/decisions/0001-b.md": "", "docs/decisions/0002-a.md": "", "docs/0002-a.md": ""}
+	if got, want := sameNumber(decisions), []string{"docs/decisions/0001-b.md has the number of docs/decisions/0001-a.md"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }

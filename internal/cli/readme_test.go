@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"bytes"
-	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,7 +94,7 @@ func TestReadme_onYourClusters(t *testing.T) {
 	// The last is for a branch in a clone.
 	git := func(args ...string) {
 		t.Helper()
-		if _, err := gitserver.Git(context.Background(), work, args...); err != nil {
+		if _, err := gitserver.Git(t.Context(), work, args...); err != nil {
 			t.Fatal(err)
 		}
 	}

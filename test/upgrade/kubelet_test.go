@@ -78,7 +78,7 @@ func newKubelet(t *testing.T, kube kubernetes.Interface, admin *rest.Config, pro
 	if _, err := kube.CoreV1().Nodes().UpdateStatus(t.Context(), node, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context())) // the cleanups of others come before this one
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
