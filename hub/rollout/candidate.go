@@ -11,8 +11,8 @@ import (
 // moved places the commit that an agent sees now. from is the one that it saw before; empty if none is known.
 //
 // The hub does not see Git. That a commit is newer than the candidate's is proved by an agent that went there
-// from one of the candidate's, as an agent follows its branch. Without such a proof the commit may be one that others
-// have passed already: it waits, see consensus.
+// from the last of the candidate's, as an agent follows its branch. Without such a proof the commit may be one that others
+// have passed already, also between two of the candidate's: it waits, see consensus.
 func (d *decision) moved(r Report, from string) {
 	to := r.Newest.Revision
 	c := d.Candidate
@@ -26,7 +26,7 @@ func (d *decision) moved(r Report, from string) {
 		if slices.Contains(c.Revisions, from) && !slices.Contains(d.Turned, to) {
 			d.Turned = append(d.Turned, to)
 		}
-	case slices.Contains(c.Revisions, from):
+	case from == c.Revisions[len(c.Revisions)-1]:
 		d.newer(r)
 	}
 }

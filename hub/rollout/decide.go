@@ -138,7 +138,9 @@ func (d *decision) judge(name string) {
 	if m == nil || k == nil || m.Left {
 		return
 	}
-	if k.Suspension != "" { // its agent forgets a release that was not applied
+	// A suspension voids a release, also one that ended before the hub heard of it.
+	voided := m.Number > 0 && !m.Forced && k.Held.Number >= m.Number && k.Held.Content == ""
+	if k.Suspension != "" || voided {
 		m.Number, m.Return, m.Good, m.Due = 0, 0, time.Time{}, time.Time{}
 		delete(d.Flights, name)
 		return
@@ -146,7 +148,7 @@ func (d *decision) judge(name string) {
 	if m.Forced && k.Forced != m.Content { // it was forced on the cluster, and is no more: it gets a release of its own
 		m.Number, m.Forced = 0, false
 	}
-	released := m.Number > 0 && m.Return == 0 && (k.Held.Number >= m.Number || k.Forced == m.Content)
+	released := m.Number > 0 && m.Return == 0 && (k.Held.Number >= m.Number && k.Held.Content == m.Content || k.Forced == m.Content)
 	good := released && k.Reachable && k.Heard && k.Applied == m.Content && k.Healthy && !k.Drift
 	switch {
 	case good && m.Good.IsZero():
@@ -346,13 +348,15 @@ func (d *decision) resume() {
 	}
 }
 
-// unheard is a member that has not reported since the hub was restored: it may be anywhere.
+// unheard is a cluster of the rollout that has not reported since the hub was restored: it may be anywhere.
+// One that joined after the backup is no member of the candidate, and will be of the next.
 func (d *decision) unheard() string {
 	if !d.Restored {
 		return ""
 	}
-	for _, name := range slices.Sorted(maps.Keys(d.Candidate.Members)) {
-		if k := d.Known[name]; !d.Candidate.Members[name].Left && (k == nil || !k.Heard) {
+	for _, name := range slices.Sorted(maps.Keys(d.in.Clusters)) {
+		k, ofRollout := d.Known[name], d.Candidate.Spec.WaveOf(name, d.in.Clusters[name].Labels) >= 0
+		if ofRollout && (k == nil || !k.Heard) {
 			return name
 		}
 	}

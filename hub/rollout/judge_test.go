@@ -94,13 +94,15 @@ func (j *judge) look(was earlier, in Input, s *State, out []Release) {
 		return
 	}
 	b := j.books[c.ID]
-	if b == nil || was.id != "" && was.id != c.ID && was.epoch == s.Epoch { // a branch that was set back brings a candidate back
+	// A branch that was set back brings a candidate back. One that began at the moment of the backup may begin anew.
+	again := was.id != "" && was.id != c.ID && was.epoch == s.Epoch
+	if b == nil || again || was.id != c.ID && len(b.members) != len(c.Members) {
 		b = j.open(in, c)
 		j.books[c.ID] = b
 	}
 	j.sameMembers(b, c)
 	if was.id != "" && was.id != c.ID {
-		j.restarted(was, c)
+		j.restarted(was, in, c)
 	}
 	j.reports(b, in)
 	j.orders(b, in, c)
@@ -182,13 +184,20 @@ func (j *judge) sameMembers(b *book, c *Candidate) {
 }
 
 // restarted checks that a candidate was not replaced by the same.
-func (j *judge) restarted(was earlier, c *Candidate) {
+func (j *judge) restarted(was earlier, in Input, c *Candidate) {
 	if was.phase == "" {
 		return
 	}
 	old, now := j.w.headOf(was.revisions[len(was.revisions)-1], len(j.w.heads)-1), j.w.headOf(c.Revisions[0], len(j.w.heads)-1)
 	for name := range j.books[was.id].members {
 		if j.w.heads[old].of(name) != j.w.heads[now].of(name) {
+			return
+		}
+	}
+	// An agent may have told of a commit between the two that has another content, and of the next one, since the last decision.
+	for _, r := range in.Reports {
+		between := j.w.headOf(r.Newest.Revision, len(j.w.heads)-1) > old
+		if _, member := j.books[was.id].members[r.Cluster]; member && between && r.Newest.Content != j.w.heads[old].of(r.Cluster) {
 			return
 		}
 	}
@@ -242,10 +251,11 @@ func (j *judge) reports(b *book, in Input) {
 
 func (j *judge) note(b *book, in Input, name string) {
 	r := j.last[name]
-	if f, ok := j.flights[name]; ok && (r.Suspension != "" || !j.away[name] && r.Held.Number >= f.Number && r.Applied == f.Content && r.Healthy) {
+	voided := r.Held.Number > 0 && r.Held.Content == "" // a suspension came and went
+	if f, ok := j.flights[name]; ok && (r.Suspension != "" || voided && r.Held.Number >= f.Number || !j.away[name] && r.Held.Number >= f.Number && r.Applied == f.Content && r.Healthy) {
 		delete(j.flights, name)
 	}
-	if r.Suspension != "" {
+	if r.Suspension != "" || voided && r.Held.Number >= b.own[name] {
 		b.own[name] = 0
 	}
 	good := (b.own[name] > 0 && r.Held.Number >= b.own[name] && r.Applied == b.content[name] || j.free[name] && r.Forced != "" && r.Applied == r.Forced) &&

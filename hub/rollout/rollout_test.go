@@ -362,3 +362,56 @@ func TestDecide_restored(t *testing.T) {
 		t.Errorf("release %d after %d", s.out[0].Number, last)
 	}
 }
+
+// A suspension that came and went while nobody reported it has voided the release: its cluster is not good by what it had before.
+func TestDecide_aSuspensionThatNobodyReported(t *testing.T) {
+	s := newScene(t, "{name: canary, clusters: [a], soak: 1h}, {name: rest, clusters: [b]}", nil)
+	s.commit("r2", "two")
+	s.turn(0)
+	s.want("a=two")
+	s.turn(time.Minute)
+	first := s.reports["a"].Held.Number
+	s.reports["a"].Held = Release{Number: first}
+	s.turn(2 * time.Hour)
+	s.want("a=two")
+	if s.out[0].Number <= first {
+		t.Errorf("release %d after %d", s.out[0].Number, first)
+	}
+	s.turn(30 * time.Minute)
+	s.want("") // the soak began anew
+	s.turn(time.Hour)
+	s.want("b=two")
+}
+
+// A commit between two of the candidate's is not newer, though an agent goes there from one of them.
+func TestDecide_betweenTwoCommits(t *testing.T) {
+	s := newScene(t, "{name: canary, clusters: [a]}, {name: rest, clusters: [b]}", nil)
+	id := s.state.Candidate.ID
+	for _, at := range []struct {
+		cluster string
+		Version
+	}{{"a", Version{"r3", "one"}}, {"b", Version{"r2", "two"}}, {"b", Version{"r3", "one"}}} {
+		s.reports[at.cluster].Newest = at.Version
+		s.turn(time.Minute)
+		s.want("")
+		if c := s.state.Candidate; c.ID != id || !slices.Equal(c.Revisions, []string{"r1", "r3"}) || c.Phase != Completed {
+			t.Fatalf("%s at %s: the candidate is %s of %v, %s", at.cluster, at.Revision, c.ID, c.Revisions, c.Phase)
+		}
+	}
+}
+
+// A hub that was restored waits for clusters, too, that joined after the backup.
+func TestDecide_restoredWithoutSomebody(t *testing.T) {
+	s := newScene(t, "{name: canary, clusters: [a]}, {name: rest, clusterSelector: {matchLabels: {env: prod}}}", nil)
+	s.in.Clusters["b"] = Cluster{Labels: map[string]string{"env": "prod"}, Reachable: true}
+	s.in.Epoch = "2"
+	s.reports["a"].Epoch = "2"
+	s.turn(0)
+	s.commit("r2", "two")
+	s.turn(0)
+	s.want("")
+	s.says("the hub was restored")
+	s.reports["b"] = &Report{Cluster: "b", Spec: s.reports["a"].Spec, Epoch: "2", Newest: Version{"r2", "two"}}
+	s.turn(0)
+	s.want("a=two")
+}
