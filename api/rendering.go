@@ -3,6 +3,7 @@ package api
 import (
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -20,6 +21,9 @@ type Tree interface {
 	// The root is ".".
 	Digest(name string) (string, error)
 }
+
+// ValidPath is fs.ValidPath for names of any bytes: neither Git nor a disk knows an encoding, and one such file must not hide the others.
+func ValidPath(name string) bool { return fs.ValidPath(strings.ToValidUTF8(name, "_")) }
 
 // Snapshot is the fleet repository at one commit.
 type Snapshot struct {

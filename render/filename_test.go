@@ -1,6 +1,8 @@
 package render_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
 	"github.com/flotilla-fleet/flotilla/render"
 	"github.com/flotilla-fleet/flotilla/render/rendertest"
+	"github.com/flotilla-fleet/flotilla/sources/directory"
 	"github.com/flotilla-fleet/flotilla/sources/git"
 )
 
@@ -40,6 +43,26 @@ func inGit(t *testing.T, files rendertest.Files, links ...string) api.Snapshot {
 	return snap
 }
 
+// onDisk is a snapshot of files as a working directory has it.
+func onDisk(t *testing.T, files rendertest.Files) api.Snapshot {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snap, err := directory.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return snap
+}
+
 // A file whose name is no UTF-8 concerns only the bundles that read it.
 func TestRender_fileNamesInOtherEncodings(t *testing.T) {
 	const cafe = "caf\xe9"
@@ -60,8 +83,9 @@ func TestRender_fileNamesInOtherEncodings(t *testing.T) {
 		{"in a chart", "h/chart/files/" + cafe + ".txt", "x", "h", `h/chart/files/caf\xe9.txt`},
 		{"a bundle", cafe + "/bundle.yaml", bundleYAML("cafe", ""), "cafe", `caf\xe9/bundle.yaml`},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			out := mustRender(t, newRenderer(t, render.Config{}), inGit(t, base.With(tt.file, tt.text)), "one")
+		check := func(t *testing.T, snap api.Snapshot) {
+			t.Helper()
+			out := mustRender(t, newRenderer(t, render.Config{}), snap, "one")
 			for _, b := range out.Bundles {
 				if (b.Err != nil) != (b.Name == tt.broken) {
 					t.Errorf("bundle %s: %v", b.Name, b.Err)
@@ -78,6 +102,8 @@ func TestRender_fileNamesInOtherEncodings(t *testing.T) {
 			if strings.Contains(b.Dir+b.Err.Error(), "\xe9") {
 				t.Error("the name is passed on as it is")
 			}
-		})
+		}
+		t.Run(tt.name, func(t *testing.T) { check(t, inGit(t, base.With(tt.file, tt.text))) })
+		t.Run(tt.name+" on disk", func(t *testing.T) { check(t, onDisk(t, base.With(tt.file, tt.text))) })
 	}
 }

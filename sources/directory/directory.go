@@ -49,14 +49,13 @@ func Open(dir string) (api.Snapshot, error) {
 		Revision: Revision,
 		Subject:  "working directory",
 		Time:     info.ModTime(),
-		Tree:     &tree{root: root, files: root.FS(), digests: map[string]string{}},
+		Tree:     &tree{root: root, digests: map[string]string{}},
 	}, nil
 }
 
 // tree is the api.Tree of a directory. Its root is closed when nobody uses it any more.
 type tree struct {
-	root  *os.Root
-	files fs.FS
+	root *os.Root
 
 	mu      sync.Mutex
 	digests map[string]string // name -> digest
@@ -73,15 +72,23 @@ func hidden(name string) bool {
 	return slices.Contains(strings.Split(name, "/"), ".git")
 }
 
+// visible refuses names that lead nowhere, and .git.
+func visible(op, name string) error {
+	switch {
+	case !api.ValidPath(name):
+		return &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	case hidden(name):
+		return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
+	}
+	return nil
+}
+
 // admit refuses what no reader may open: bad names, .git, and anything that is no file or directory.
 func (t *tree) admit(op, name string) (fs.FileInfo, error) {
-	if !fs.ValidPath(name) {
-		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrInvalid}
+	if err := visible(op, name); err != nil {
+		return nil, err
 	}
-	if hidden(name) {
-		return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
-	}
-	info, err := fs.Stat(t.files, name)
+	info, err := t.root.Stat(name)
 	if err != nil {
 		return nil, t.explain(op, name, err)
 	}
@@ -113,12 +120,12 @@ func (t *tree) Open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := t.files.Open(name)
+	f, err := t.root.Open(name)
 	if err != nil {
 		return nil, t.explain("open", name, err)
 	}
 	if info.IsDir() {
-		return openDir{f.(fs.ReadDirFile)}, nil
+		return openDir{f}, nil
 	}
 	return f, nil
 }
@@ -146,8 +153,13 @@ func (t *tree) ReadDir(name string) ([]fs.DirEntry, error) {
 	if _, err := t.admit("readdir", name); err != nil {
 		return nil, err
 	}
-	entries, err := fs.ReadDir(t.files, name)
-	return withoutGit(entries), err
+	f, err := t.root.Open(name)
+	if err != nil {
+		return nil, t.explain("readdir", name, err)
+	}
+	entries, err := f.ReadDir(-1)
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return withoutGit(entries), errors.Join(err, f.Close())
 }
 
 // ReadFile returns a file's content.
@@ -162,7 +174,7 @@ func (t *tree) ReadFile(name string) ([]byte, error) {
 			Err: fmt.Errorf("the file is larger than %d MiB, the most that is read from a repository", MaxFileBytes>>20),
 		}}
 	}
-	data, err := fs.ReadFile(t.files, name)
+	data, err := t.root.ReadFile(name)
 	return data, t.explain("read", name, err)
 }
 
@@ -171,18 +183,18 @@ func (t *tree) Stat(name string) (fs.FileInfo, error) { return t.admit("stat", n
 
 // Lstat does not follow a symbolic link that is the last element of name.
 func (t *tree) Lstat(name string) (fs.FileInfo, error) {
-	if hidden(name) {
-		return nil, &fs.PathError{Op: "lstat", Path: name, Err: fs.ErrNotExist}
+	if err := visible("lstat", name); err != nil {
+		return nil, err
 	}
-	return fs.Lstat(t.files, name)
+	return t.root.Lstat(name)
 }
 
 // ReadLink returns a symbolic link's target as it is written.
 func (t *tree) ReadLink(name string) (string, error) {
-	if hidden(name) {
-		return "", &fs.PathError{Op: "readlink", Path: name, Err: fs.ErrNotExist}
+	if err := visible("readlink", name); err != nil {
+		return "", err
 	}
-	return fs.ReadLink(t.files, name)
+	return t.root.Readlink(name)
 }
 
 // Digest is a hash of names and content, of what symbolic links lead to included.
@@ -226,7 +238,7 @@ func (t *tree) digestLocked(name string, depth int) (string, error) {
 }
 
 func (t *tree) addFile(w io.Writer, name string) error {
-	f, err := t.files.Open(name)
+	f, err := t.root.Open(name)
 	if err != nil {
 		return err
 	}

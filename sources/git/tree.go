@@ -180,7 +180,7 @@ const (
 // resolve walks from the root to a name.
 func (t *tree) resolve(op, name string, last lastElement) (node, error) {
 	fail := func(err error) (node, error) { return node{}, &fs.PathError{Op: op, Path: name, Err: err} }
-	if !validPath(name) {
+	if !api.ValidPath(name) {
 		return fail(fs.ErrInvalid)
 	}
 	at := []node{{modeDir, t.root, "."}}
@@ -230,9 +230,6 @@ func (t *tree) resolve(op, name string, last lastElement) (node, error) {
 	}
 	return at[len(at)-1], nil
 }
-
-// validPath is fs.ValidPath for names of any bytes: Git knows no encoding, and an old file must not hide the others.
-func validPath(name string) bool { return fs.ValidPath(strings.ToValidUTF8(name, "_")) }
 
 func outside(name string) error {
 	return &api.Error{
