@@ -31,7 +31,8 @@ func TestEmpty(t *testing.T) {
 		},
 		"a component with an object": {
 			"  helm: {chart: ./chart}\n  components: [comp]\n",
-			append([]string{"a/comp/kustomization.yaml", component + "resources: [x.yaml]\n", "a/comp/x.yaml", configMap("x", "")}, chart...), []string{"ConfigMap/default/x"},
+			append([]string{"a/comp/kustomization.yaml", component + "resources: [x.yaml]\n", "a/comp/x.yaml", configMap("x", "")}, chart...),
+			[]string{"ConfigMap/default/x"},
 		},
 		"a namespace of its own": {"  namespace: shop\n  createNamespace: {}\n", nil, []string{"Namespace/shop"}},
 		"two sources":            {"  sources: [{helm: {chart: ./chart}}, {path: plain}]\n", append([]string{"a/plain/.keep", "x"}, chart...), nil},

@@ -344,8 +344,10 @@ spec:
 			want: denied("teams/a/app/cm.yaml", 1, ""), text: `the namespace "b"`,
 		},
 		{
-			name: "a kind that is denied, among many and with a prefix", change: []string{"teams/a/app/kustomization.yaml", "namespace: a\nnamePrefix: x-\nresources: [many.yaml]\n",
-				"teams/a/app/many.yaml", "# maps\n" + configMapIn("a", "cm") + "---\n# the one\napiVersion: v1\nkind: ResourceQuota\nmetadata: {name: cm}\n"},
+			name: "a kind that is denied, among many and with a prefix", change: []string{
+				"teams/a/app/kustomization.yaml", "namespace: a\nnamePrefix: x-\nresources: [many.yaml]\n",
+				"teams/a/app/many.yaml", "# maps\n" + configMapIn("a", "cm") + "---\n# the one\napiVersion: v1\nkind: ResourceQuota\nmetadata: {name: cm}\n",
+			},
 			want: denied("teams/a/app/many.yaml", 7, ""), text: "ResourceQuota/a/x-cm: the kind is denied",
 		},
 		{
@@ -353,13 +355,17 @@ spec:
 			want: denied("teams/a/app/kustomization.yaml", 6, ""), text: `the namespace "b"`,
 		},
 		{
-			name: "a kind of a kustomization, that only another bundle's CRD knows the scope of", change: []string{"platform/crd.yaml", crdOf("Cluster"), "teams/a/app/kustomization.yaml", "resources: [x.yaml]\n",
-				"teams/a/app/x.yaml", "# a thing\napiVersion: things.example.com/v1\nkind: Thing\nmetadata: {name: x, namespace: b}\n"},
+			name: "a kind of a kustomization, that only another bundle's CRD knows the scope of", change: []string{
+				"platform/crd.yaml", crdOf("Cluster"), "teams/a/app/kustomization.yaml", "resources: [x.yaml]\n",
+				"teams/a/app/x.yaml", "# a thing\napiVersion: things.example.com/v1\nkind: Thing\nmetadata: {name: x, namespace: b}\n",
+			},
 			want: denied(x, 2, ""), text: "Thing.things.example.com/x: the kind has no namespace",
 		},
 		{
-			name: "an image that a patch brings", change: []string{"teams/a/app/kustomization.yaml", "resources: [x.yaml]\nimages: [{name: nginx, newName: registry.example.com/b/x}]\n",
-				x, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: a}\nspec: {template: {spec: {containers: [{name: c, image: nginx}]}}}\n"},
+			name: "an image that a patch brings", change: []string{
+				"teams/a/app/kustomization.yaml", "resources: [x.yaml]\nimages: [{name: nginx, newName: registry.example.com/b/x}]\n",
+				x, "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d, namespace: a}\nspec: {template: {spec: {containers: [{name: c, image: nginx}]}}}\n",
+			},
 			want: at, text: `may not run the image "registry.example.com/b/x"`,
 		},
 		{

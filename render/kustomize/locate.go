@@ -235,7 +235,7 @@ func Line(file string, text []byte, kind, name string) int {
 		return 0
 	}
 	best, length := 0, 0
-	look := func(n *yaml.Node, called *yaml.Node) {
+	look := func(n, called *yaml.Node) {
 		if called != nil && strings.Contains(name, called.Value) && len(called.Value) > length {
 			best, length = n.Line, len(called.Value)
 		}

@@ -166,10 +166,16 @@ func TestTenancy_waysOut(t *testing.T) {
 	r.is("NS", "shared", "b")
 	r.is("NS-a", "policy", "platform")
 	for _, gvr := range []schema.GroupVersionResource{
-		{Version: "v1", Resource: "configmaps"}, {Version: "v1", Resource: "secrets"}, {Version: "v1", Resource: "services"},
-		{Version: "v1", Resource: "resourcequotas"}, {Version: "v1", Resource: "namespaces"}, {Group: "apps", Version: "v1", Resource: "deployments"},
-		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"}, {Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
-		{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "mutatingwebhookconfigurations"}, {Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"},
+		{Version: "v1", Resource: "configmaps"},
+		{Version: "v1", Resource: "secrets"},
+		{Version: "v1", Resource: "services"},
+		{Version: "v1", Resource: "resourcequotas"},
+		{Version: "v1", Resource: "namespaces"},
+		{Group: "apps", Version: "v1", Resource: "deployments"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "clusterrolebindings"},
+		{Group: "rbac.authorization.k8s.io", Version: "v1", Resource: "rolebindings"},
+		{Group: "admissionregistration.k8s.io", Version: "v1", Resource: "mutatingwebhookconfigurations"},
+		{Group: "apiregistration.k8s.io", Version: "v1", Resource: "apiservices"},
 		crds, suspensions,
 	} {
 		list, err := r.Dynamic.Resource(gvr).List(t.Context(), metav1.ListOptions{})
