@@ -329,7 +329,7 @@ func (d *decision) order(o Order) {
 	case Force:
 		m, k := c.Members[o.Cluster], d.Known[o.Cluster]
 		if m != nil && m.Content != "" && m.Number == 0 && k != nil && k.Suspension == "" && k.Heard && k.Reachable && !m.Left {
-			d.give(o.Cluster, m.Version)
+			d.give(o.Cluster, m.seen(k))
 			m.Number, m.Had, m.Due = d.Number, true, d.due()
 		}
 	}
@@ -420,9 +420,18 @@ func (d *decision) next(name string) bool {
 	if m.Number > 0 || m.Content == "" || !slices.Contains(c.Revisions, k.Newest.Revision) {
 		return false
 	}
-	d.give(name, m.Version)
+	d.give(name, m.seen(k))
 	m.Number, m.Had, m.Due, m.Failed = d.Number, true, d.due(), false
 	return true
+}
+
+// seen is what the candidate is for a member, in the newest commit that its agent has: an older one of the candidate's
+// may be behind what the agent had before.
+func (m *Member) seen(k *Known) Version {
+	if k.Newest.Content == m.Content {
+		return k.Newest
+	}
+	return m.Version
 }
 
 func (d *decision) give(name string, v Version) {

@@ -213,6 +213,9 @@ func (j *judge) restarted(was earlier, in Input, c *Candidate) {
 }
 
 func (j *judge) reports(b *book, in Input) {
+	for name, cl := range in.Clusters { // who is no member is released the last candidate
+		j.away[name] = !cl.Reachable
+	}
 	for name := range b.members {
 		cl, here := in.Clusters[name]
 		j.away[name] = !cl.Reachable

@@ -415,3 +415,18 @@ func TestDecide_restoredWithoutSomebody(t *testing.T) {
 	s.turn(0)
 	s.want("a=two")
 }
+
+// A release names the newest commit that its agent has with the content: an older one may be behind what the cluster had.
+func TestDecide_releasesTheNewestCommit(t *testing.T) {
+	s := newScene(t, twoWaves, nil)
+	s.in.Orders = []Order{{Kind: Pause, Reason: "INC-1"}}
+	s.commit("r2", "two")
+	s.turn(0)
+	s.want("")
+	s.commit("r3", "two")
+	s.in.Orders = []Order{{Kind: Resume}}
+	s.turn(0)
+	if len(s.out) != 1 || s.out[0].Version != (Version{"r3", "two"}) {
+		t.Errorf("released %+v", s.out)
+	}
+}
