@@ -179,6 +179,14 @@ func (l locator) errorf(field, format string, args ...any) error {
 	}
 }
 
+// name refuses what is no name of flotilla's own.
+func (l locator) name(field, name string) error {
+	if ValidName(name) {
+		return nil
+	}
+	return l.errorf(field, "%q is not a name of at most 63 lower-case letters, digits and dashes", name)
+}
+
 // impossible reports a name that nothing can have. Variables are no part of the files that are flotilla's own.
 func (l locator) impossible(field string, err error) error {
 	e := &Error{Kind: Stalled, Reason: ReasonImpossibleName, File: l.file, Line: l.line(field), Field: field, Err: err}

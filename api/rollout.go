@@ -41,7 +41,7 @@ type RolloutSpec struct {
 	OnFailure OnFailure `yaml:"onFailure,omitempty" json:"onFailure,omitempty"`
 	// Paused is the reason for which nothing is released. Empty: it is not paused from Git.
 	Paused string `yaml:"paused,omitempty" json:"paused,omitempty"`
-	// Windows and Freeze say when changes may be applied, beside those of the fleet.
+	// Windows and Freeze say when changes of these bundles may be applied.
 	Windows []Window `yaml:"windows,omitempty" json:"windows,omitempty"`
 	Freeze  *Freeze  `yaml:"freeze,omitempty" json:"freeze,omitempty"`
 }
@@ -65,7 +65,7 @@ func (s RolloutSpec) Takes(bundle Meta) bool {
 	return slices.Contains(s.Bundles, bundle.Name)
 }
 
-// WaveOf returns the index of the wave that a cluster is in: the first one that names or selects it. It is -1 if none does.
+// WaveOf returns the index of the wave that a cluster is in. If several waves choose it, that is the first of them. If none does, it is -1.
 func (s RolloutSpec) WaveOf(cluster string, labels map[string]string) int {
 	return slices.IndexFunc(s.Waves, func(w Wave) bool {
 		if w.ClusterSelector != nil {
@@ -75,8 +75,8 @@ func (s RolloutSpec) WaveOf(cluster string, labels map[string]string) int {
 	})
 }
 
-// Before returns the indexes of the waves that a wave comes after: those that it names,
-// or the one above it where it has no list of names. The first wave, and one with an empty list, comes after none.
+// Before returns the indexes of the waves that must have finished before this one begins.
+// Without a list of names that is the wave above; the first wave has none. An empty list means none.
 func (s RolloutSpec) Before(wave int) []int {
 	w := s.Waves[wave]
 	if w.After == nil {
@@ -191,9 +191,9 @@ func parseAmount(s string) (Amount, error) {
 
 // UnmarshalYAML accepts 3 and "25%".
 func (a *Amount) UnmarshalYAML(n *yaml.Node) error {
-	v, err := parseAmount(n.Value)
-	if err != nil || n.Kind != yaml.ScalarNode {
-		return fmt.Errorf("line %d: %q is neither a number of clusters such as 3 nor a share such as 25%%", n.Line, n.Value)
+	v, err := parseAmount(n.Value) // a list or mapping has none
+	if err != nil {
+		return fmt.Errorf("line %d: %w", n.Line, err)
 	}
 	*a = v
 	return nil
@@ -216,13 +216,21 @@ func (a *Amount) UnmarshalJSON(b []byte) error {
 // MarshalJSON writes a string.
 func (a Amount) MarshalJSON() ([]byte, error) { return json.Marshal(a.String()) }
 
-// Matches reports whether the selector matches labels. A selector that is empty matches all; nil, or one that is no selector, none.
+// Matches reports whether the selector matches labels. An empty selector matches everything. A nil or an invalid one matches nothing.
 func (s *Selector) Matches(set map[string]string) bool {
 	if s == nil {
 		return false
 	}
 	sel, err := metav1.LabelSelectorAsSelector(s.LabelSelector())
 	return err == nil && sel.Matches(labels.Set(set))
+}
+
+// validate refuses what is no selector. Nil is one.
+func (s *Selector) validate(at locator, field string) error {
+	if _, err := metav1.LabelSelectorAsSelector(s.LabelSelector()); err != nil {
+		return at.errorf(field, "%v", err)
+	}
+	return nil
 }
 
 // RolloutContent is the content that a cluster has, or should have, of a rollout's bundles: bundle -> its digest.

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // DecodeRollout reads a rollout.yaml; see DecodeFleet.
@@ -22,8 +20,8 @@ func DecodeRollout(file string, data []byte) (Rollout, error) {
 const LongestSoak = 30 * 24 * time.Hour
 
 func (r Rollout) validate(at locator) error {
-	if !ValidName(r.Metadata.Name) {
-		return at.errorf("metadata.name", "%q is not a name of at most 63 lower-case letters, digits and dashes", r.Metadata.Name)
+	if err := at.name("metadata.name", r.Metadata.Name); err != nil {
+		return err
 	}
 	s := r.Spec
 	if err := s.validBundles(at); err != nil {
@@ -58,17 +56,22 @@ func (s RolloutSpec) validBundles(at locator) error {
 	case s.BundleSelector == nil && len(s.Bundles) == 0:
 		return at.errorf("spec.bundles", "a rollout needs bundles: their names in bundles, or a bundleSelector")
 	}
-	for i, b := range s.Bundles {
-		field := fmt.Sprintf("spec.bundles.%d", i)
-		if !ValidName(b) {
-			return at.errorf(field, "%q is not a bundle's name", b)
-		}
-		if slices.Index(s.Bundles, b) != i {
-			return at.errorf(field, "bundle %q is named twice", b)
-		}
+	if err := validNames(at, "spec.bundles", "bundle", s.Bundles); err != nil {
+		return err
 	}
-	if _, err := metav1.LabelSelectorAsSelector(s.BundleSelector.LabelSelector()); err != nil {
-		return at.errorf("spec.bundleSelector", "%v", err)
+	return s.BundleSelector.validate(at, "spec.bundleSelector")
+}
+
+// validNames checks a list of names of one noun.
+func validNames(at locator, field, noun string, names []string) error {
+	for i, n := range names {
+		f := fmt.Sprintf("%s.%d", field, i)
+		if !ValidName(n) {
+			return at.errorf(f, "%q is not a %s's name", n, noun)
+		}
+		if slices.Index(names, n) != i {
+			return at.errorf(f, "%s %q is named twice", noun, n)
+		}
 	}
 	return nil
 }
@@ -80,8 +83,8 @@ func (s RolloutSpec) validWaves(at locator) error {
 	lines := map[string]int{}
 	for i, w := range s.Waves {
 		field := fmt.Sprintf("spec.waves.%d", i)
-		if !ValidName(w.Name) {
-			return at.errorf(field+".name", "%q is not a name of at most 63 lower-case letters, digits and dashes", w.Name)
+		if err := at.name(field+".name", w.Name); err != nil {
+			return err
 		}
 		if line, twice := lines[w.Name]; twice {
 			return at.errorf(field+".name", "wave %q is also in line %d", w.Name, line)
@@ -121,19 +124,10 @@ func (w Wave) validate(at locator, field string) error {
 	case time.Duration(w.Soak) > LongestSoak:
 		return at.errorf(field+".soak", "%s is longer than %s", w.Soak, LongestSoak)
 	}
-	for i, c := range w.Clusters {
-		f := fmt.Sprintf("%s.clusters.%d", field, i)
-		if !ValidName(c) {
-			return at.errorf(f, "%q is not a cluster's name", c)
-		}
-		if slices.Index(w.Clusters, c) != i {
-			return at.errorf(f, "cluster %q is named twice", c)
-		}
+	if err := validNames(at, field+".clusters", "cluster", w.Clusters); err != nil {
+		return err
 	}
-	if _, err := metav1.LabelSelectorAsSelector(w.ClusterSelector.LabelSelector()); err != nil {
-		return at.errorf(field+".clusterSelector", "%v", err)
-	}
-	return nil
+	return w.ClusterSelector.validate(at, field+".clusterSelector")
 }
 
 // cycle returns waves of which each comes after the next, and the last after the first. Nil if there are none.

@@ -8,9 +8,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 )
 
 // Tenant is a part of the fleet repository whose authors are trusted with that part alone: fleet.yaml, spec.tenants.
@@ -155,11 +152,7 @@ func (t Tenant) AdmitsDrift(mode DriftMode) bool {
 
 // OnCluster reports whether the tenant's bundles may be on a cluster with these labels.
 func (t Tenant) OnCluster(set map[string]string) bool {
-	if t.ClusterSelector == nil {
-		return true
-	}
-	sel, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector())
-	return err == nil && sel.Matches(labels.Set(set)) // err: refused when decoded
+	return t.ClusterSelector == nil || t.ClusterSelector.Matches(set)
 }
 
 // TenantAt returns the tenant whose path holds a file or directory of the repository; nil if none does.
@@ -194,8 +187,8 @@ func validTenants(at locator, tenants []Tenant) error {
 }
 
 func (t Tenant) validate(at locator, field string) error {
-	if !ValidName(t.Name) {
-		return at.errorf(field+".name", "%q is not a name of at most 63 lower-case letters, digits and dashes", t.Name)
+	if err := at.name(field+".name", t.Name); err != nil {
+		return err
 	}
 	if err := t.validPath(at, field+".path"); err != nil {
 		return err
@@ -214,8 +207,8 @@ func (t Tenant) validate(at locator, field string) error {
 	if err := t.validObjects(at, field); err != nil {
 		return err
 	}
-	if _, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector()); err != nil {
-		return at.errorf(field+".clusterSelector", "%v", err)
+	if err := t.ClusterSelector.validate(at, field+".clusterSelector"); err != nil {
+		return err
 	}
 	if err := t.validSources(at, field); err != nil {
 		return err

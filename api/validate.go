@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
@@ -43,8 +42,8 @@ func (f Fleet) validate(at locator) error {
 }
 
 func (c Cluster) validate(at locator) error {
-	if !ValidName(c.Metadata.Name) {
-		return at.errorf("metadata.name", "%q is not a name of at most 63 lower-case letters, digits and dashes", c.Metadata.Name)
+	if err := at.name("metadata.name", c.Metadata.Name); err != nil {
+		return err
 	}
 	if err := validVariables(at, "spec.variables", c.Spec.Variables); err != nil {
 		return err
@@ -73,8 +72,8 @@ func (g Guards) validate(at locator) error {
 }
 
 func (b Bundle) validate(at locator) error {
-	if !ValidName(b.Metadata.Name) {
-		return at.errorf("metadata.name", "%q is not a name of at most 63 lower-case letters, digits and dashes", b.Metadata.Name)
+	if err := at.name("metadata.name", b.Metadata.Name); err != nil {
+		return err
 	}
 	s := b.Spec
 	if err := s.validSources(at); err != nil {
@@ -250,8 +249,8 @@ func (t Target) validate(at locator, field string, s BundleSpec) error {
 	if t.Clusters != nil && len(t.Clusters) == 0 {
 		return at.errorf(field+".clusters", "is an empty list: name a cluster, or leave the field out to match by labels alone")
 	}
-	if _, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector()); err != nil {
-		return at.errorf(field+".clusterSelector", "%v", err)
+	if err := t.ClusterSelector.validate(at, field+".clusterSelector"); err != nil {
+		return err
 	}
 	if path.IsAbs(t.Overlay) {
 		return at.errorf(field+".overlay", "%q must be relative to the bundle's directory", t.Overlay)

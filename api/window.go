@@ -6,11 +6,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	_ "time/tzdata" // the zones of windows mean the same everywhere: the image of the agent has no zone files
+	_ "time/tzdata" // for machines without zone files, such as the agent's image
 
 	"github.com/robfig/cron/v3"
 	"github.com/teambition/rrule-go"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Window says when changes from Git may be applied, or may not.
@@ -33,7 +32,8 @@ type Window struct {
 // WindowKind says whether a window allows changes or forbids them.
 type WindowKind string
 
-// The kinds. Where there is a window that allows, changes are applied in such windows only. One that denies goes before all that allow.
+// The kinds. If a file has windows that allow, changes are applied only while one of them is open.
+// While a window that denies is open, none are applied.
 const (
 	WindowAllow WindowKind = "allow"
 	WindowDeny  WindowKind = "deny"
@@ -82,10 +82,7 @@ func (w Window) validate(at locator, field string) error {
 	if _, err := parseSchedule(w.Schedule); err != nil {
 		return at.errorf(field+".schedule", "%v", err)
 	}
-	if _, err := metav1.LabelSelectorAsSelector(w.ClusterSelector.LabelSelector()); err != nil {
-		return at.errorf(field+".clusterSelector", "%v", err)
-	}
-	return nil
+	return w.ClusterSelector.validate(at, field+".clusterSelector")
 }
 
 func (f *Freeze) validate(at locator, field string) error {
@@ -133,7 +130,7 @@ func parseSchedule(text string) (schedule, error) {
 	return s, nil
 }
 
-// ruleBegin is where rules begin that do not say it, and ruleEnd is where all end: what never comes is not looked for beyond.
+// ruleBegin is where a rule begins that does not say it. ruleEnd is where all rules end, so that nothing is looked for for ever.
 var (
 	ruleBegin = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 	ruleEnd   = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -192,7 +189,7 @@ func parseRule(text string) (schedule, error) {
 	return rule{r}, nil
 }
 
-// checkRule refuses what would be costly to look up, and what depends on a beginning that is not given.
+// checkRule refuses a rule that would be costly to look up. It also refuses INTERVAL and COUNT without a DTSTART, because they count from it.
 func checkRule(o *rrule.ROption, begins bool) error {
 	switch {
 	case !slices.Contains([]rrule.Frequency{rrule.YEARLY, rrule.MONTHLY, rrule.WEEKLY, rrule.DAILY}, o.Freq):
@@ -204,7 +201,7 @@ func checkRule(o *rrule.ROption, begins bool) error {
 	case (o.Interval > 1 || o.Count > 0) && !begins:
 		return errors.New("INTERVAL and COUNT need a beginning: write a line DTSTART:20260131T220000 above the rule")
 	case startsADay(o) > maxStartsADay:
-		return fmt.Errorf("a window may begin %d times a day", maxStartsADay)
+		return fmt.Errorf("a window begins at most %d times a day", maxStartsADay)
 	case (o.Interval > 1 || o.Count > 0) && startsADay(o) > 1:
 		return errors.New("with INTERVAL or COUNT a window begins once a day at most")
 	}

@@ -106,12 +106,13 @@ func (h hours) at(now time.Time) Opening {
 	}
 	out := Opening{Open: !h.allowing, Reason: "no window is open that allows changes"}
 	for _, w := range h.windows {
-		switch open := w.bad != nil || w.open(now); {
+		switch {
 		case w.bad != nil:
 			return Opening{Reason: fmt.Sprintf("a window cannot be read: %v", w.bad)}
-		case open && w.Kind == WindowDeny:
+		case !w.open(now):
+		case w.Kind == WindowDeny:
 			return Opening{Reason: w.describe()}
-		case open && !out.Open:
+		case !out.Open:
 			out = Opening{Open: true, Reason: w.describe()}
 		}
 	}

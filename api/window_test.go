@@ -126,7 +126,7 @@ func TestOpen_precedence(t *testing.T) {
 	}
 }
 
-// What Open says until a moment is what it says at every moment before, and not at that moment.
+// FuzzOpen checks Until. At every moment before Until, Open gives the same answer. At Until it gives the other one.
 func FuzzOpen(f *testing.F) {
 	f.Add("30 2 * * *", "Europe/Berlin", int64(1774745000), uint16(90), true)
 	f.Add("*/20 1-3 * 3,10 SUN", "America/New_York", int64(1793500000), uint16(7), false)

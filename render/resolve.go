@@ -8,9 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/render/kustomize"
 )
@@ -151,11 +148,7 @@ func matches(t api.Target, cluster api.Cluster) bool {
 	if len(t.Clusters) > 0 && !slices.Contains(t.Clusters, cluster.Metadata.Name) {
 		return false
 	}
-	if t.ClusterSelector == nil {
-		return true
-	}
-	sel, err := metav1.LabelSelectorAsSelector(t.ClusterSelector.LabelSelector())
-	return err == nil && sel.Matches(labels.Set(cluster.Metadata.Labels)) // err: refused when decoded
+	return t.ClusterSelector == nil || t.ClusterSelector.Matches(cluster.Metadata.Labels)
 }
 
 // withDefaults fills in what the fleet says for every bundle.
