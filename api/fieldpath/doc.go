@@ -7,5 +7,5 @@
 // How the items of a list are told apart is read from managedFields, where the API server shows it: see Identify.
 //
 // The package is pure: it reads no clock, asks nobody and writes nothing. It never panics on any text or object,
-// and never changes an object but in RemoveNull.
+// and never changes an object but in Set, Remove and RemoveNull.
 package fieldpath

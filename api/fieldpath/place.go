@@ -27,10 +27,12 @@ func Get(v any, path []Part) (any, bool) {
 	return v, true
 }
 
-// Index is the place of the item that a part of a path means, -1 if there is none.
-// A key that the item leaves out is one that the API server fills in, and does not count.
+// Index is the place of the item that a part of a path means, -1 if there is none; see Find.
 func Index(list []any, p Part) int {
 	if p.Name == "" {
+		if i := slices.IndexFunc(list, p.selectsExactly); i >= 0 {
+			return i
+		}
 		return slices.IndexFunc(list, p.selects)
 	}
 	i, err := strconv.Atoi(p.Name)
@@ -40,7 +42,14 @@ func Index(list []any, p Part) int {
 	return i
 }
 
+// selectsExactly is selects for an item that has all the key fields.
+func (p Part) selectsExactly(item any) bool {
+	m := asMap(item)
+	return p.selects(item) && !slices.ContainsFunc(p.Keys, func(k PartKey) bool { _, there := m[k.Name]; return !there })
+}
+
 // selects reports whether a part means a list's item, by its keys or by its value.
+// A key that the item leaves out is one that the API server fills in, and does not count.
 func (p Part) selects(item any) bool {
 	if p.Value != nil {
 		return Scalar(item) == *p.Value
@@ -56,7 +65,7 @@ func (p Part) selects(item any) bool {
 	return found
 }
 
-// Set puts a value at a place of an object, in place, or takes away what is there, where it is nil.
+// Set puts a value at a place of an object, in place; a nil value takes away what is there.
 // What lies above the place must be there already: else nothing changes. It returns what v is afterwards.
 func Set(v any, at Trail, to any) any {
 	if len(at) == 0 {
@@ -83,10 +92,7 @@ func Set(v any, at Trail, to any) any {
 	if !ok {
 		return v
 	}
-	i := slices.IndexFunc(list, func(item any) bool { return IsItem(s.Elem, item) })
-	if s.Elem.Index != nil && *s.Elem.Index < len(list) {
-		i = *s.Elem.Index
-	}
+	i := Find(list, s.Elem)
 	if i < 0 {
 		return v
 	}

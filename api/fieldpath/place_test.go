@@ -97,3 +97,16 @@ func TestLabel(t *testing.T) {
 		}
 	}
 }
+
+// An item that has all the key fields comes before one that leaves some to their defaults.
+func TestPlaceOfItemsThatLeaveKeysOut(t *testing.T) {
+	const ports = `{"ports":[{"port":53,"v":"tcp"},{"port":53,"protocol":"UDP","v":"udp"}]}`
+	if v, _ := Get(object(t, ports), Parts("/ports/[port=53,protocol=UDP]/v")); v != "udp" {
+		t.Errorf("got %v", v)
+	}
+	o := object(t, ports)
+	Set(o, Trail{Field("ports"), key(1, map[string]any{"port": int64(53), "protocol": "UDP"}), Field("v")}, "x")
+	if diff := cmp.Diff(object(t, `{"ports":[{"port":53,"v":"tcp"},{"port":53,"protocol":"UDP","v":"x"}]}`), o); diff != "" {
+		t.Error(diff)
+	}
+}
