@@ -72,11 +72,15 @@ func (rs rules) ignores(t trail, managers []string) string {
 
 // ourLabels reports whether a field is one of the labels by which an object is known as ours, or holds them.
 func ourLabels(t trail) bool {
-	switch {
-	case len(t) == 0, len(t) == 1 && t.Under("metadata"), len(t) == 2 && t.Under("metadata", "labels"):
+	switch len(t) {
+	case 0:
 		return true
+	case 1:
+		return t.Under("metadata")
+	case 2:
+		return t.Under("metadata", "labels")
 	}
-	return len(t) == 3 && t.Under("metadata", "labels") && api.OwnLabel(t.Field(0))
+	return api.OwnLabel(t.Label())
 }
 
 // RuleFor is the ignore rule that would end an episode: this object's fields, and no more.

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // setNamespace sets an object's namespace if it needs one or the bundle's takes its place, takes it away if it must have none,
@@ -56,13 +57,13 @@ func (m moved) object(o *unstructured.Unstructured) {
 	case "Namespace":
 		o.SetName(m.to)
 	case "RoleBinding.rbac.authorization.k8s.io", "ClusterRoleBinding.rbac.authorization.k8s.io":
-		for _, s := range mappings(o.Object["subjects"]) {
+		for _, s := range fieldpath.Maps(o.Object["subjects"]) {
 			if s["kind"] == "ServiceAccount" && (s["name"] == "default" || m.has("ServiceAccount", s)) {
 				s["namespace"] = m.to
 			}
 		}
 	case "MutatingWebhookConfiguration.admissionregistration.k8s.io", "ValidatingWebhookConfiguration.admissionregistration.k8s.io":
-		for _, w := range mappings(o.Object["webhooks"]) {
+		for _, w := range fieldpath.Maps(o.Object["webhooks"]) {
 			if s := below(w, "clientConfig", "service"); s != nil && m.has("Service", s) {
 				s["namespace"] = m.to
 			}
@@ -83,18 +84,6 @@ func (m moved) has(kind string, reference map[string]any) bool {
 	name, _ := reference["name"].(string)
 	namespace, _ := reference["namespace"].(string)
 	return m.from[api.ObjectRef{Kind: kind, Name: name, Namespace: cmp.Or(namespace, defaultNamespace)}]
-}
-
-// mappings are the items of a list that are mappings.
-func mappings(list any) []map[string]any {
-	items, _ := list.([]any)
-	var out []map[string]any
-	for _, item := range items {
-		if m, ok := item.(map[string]any); ok {
-			out = append(out, m)
-		}
-	}
-	return out
 }
 
 // below is the mapping below a path of keys; nil if there is none.

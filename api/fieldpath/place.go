@@ -121,6 +121,18 @@ func Remove(object map[string]any, path []Part) {
 	}
 }
 
+// Maps are the items of a list that are maps; nil for anything else.
+func Maps(list any) []map[string]any {
+	items, _ := list.([]any)
+	var out []map[string]any
+	for _, item := range items {
+		if m, ok := item.(map[string]any); ok {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
 // Hollow reports a value without parts: nothing, or an empty map or list.
 func Hollow(v any) bool {
 	switch v := v.(type) {

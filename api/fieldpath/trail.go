@@ -113,6 +113,14 @@ func (t Trail) Field(n int) string {
 	return *t[len(t)-1-n].Elem.FieldName
 }
 
+// Label is the name of the label that a trail leads to; empty if it leads elsewhere.
+func (t Trail) Label() string {
+	if len(t) != 3 || !t.Under("metadata", "labels") {
+		return ""
+	}
+	return t.Field(0)
+}
+
 // Then is the trail one step further. It never shares memory with its siblings.
 func (t Trail) Then(s Step) Trail { return append(slices.Clip(t), s) }
 

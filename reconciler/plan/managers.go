@@ -137,15 +137,11 @@ func left(live *unstructured.Unstructured, rules []api.IgnoreRule, s *smd.Set) *
 	}
 	for p := range s.All() {
 		at, _, ok := fieldpath.Locate(live.Object, p)
-		if ok && covers(patterns, at) && !isOurLabel(at) {
+		if ok && covers(patterns, at) && !api.OwnLabel(at.Label()) {
 			out.Insert(p.Copy())
 		}
 	}
 	return out
-}
-
-func isOurLabel(at fieldpath.Trail) bool {
-	return at.Under("metadata", "labels") && len(at) == 3 && api.OwnLabel(at.Field(0))
 }
 
 // isOwn reports the entry of what we apply.

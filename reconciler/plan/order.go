@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/api/fieldpath"
 )
 
 // Stage is a group of kinds that are applied together, in parallel; stages follow each other.
@@ -110,8 +111,8 @@ func admittedGroups(objs []*unstructured.Unstructured) map[string]bool {
 		if StageOf(api.RefOf(o)) != StageWebhooks {
 			continue
 		}
-		for _, hook := range mappings(o.Object["webhooks"]) {
-			for _, rule := range mappings(hook["rules"]) {
+		for _, hook := range fieldpath.Maps(o.Object["webhooks"]) {
+			for _, rule := range fieldpath.Maps(hook["rules"]) {
 				groups, _ := rule["apiGroups"].([]any)
 				for _, g := range groups {
 					if name, ok := g.(string); ok {
@@ -128,24 +129,12 @@ func admittedGroups(objs []*unstructured.Unstructured) map[string]bool {
 func WebhookServices(objs []*unstructured.Unstructured) [][2]string {
 	var out [][2]string
 	for _, o := range objs {
-		for _, hook := range mappings(o.Object["webhooks"]) {
+		for _, hook := range fieldpath.Maps(o.Object["webhooks"]) {
 			namespace, _, _ := unstructured.NestedString(hook, "clientConfig", "service", "namespace")
 			name, _, _ := unstructured.NestedString(hook, "clientConfig", "service", "name")
 			if at := [2]string{namespace, name}; name != "" && !slices.Contains(out, at) {
 				out = append(out, at)
 			}
-		}
-	}
-	return out
-}
-
-// mappings are the items of a list that are mappings.
-func mappings(v any) []map[string]any {
-	list, _ := v.([]any)
-	var out []map[string]any
-	for _, item := range list {
-		if m, ok := item.(map[string]any); ok {
-			out = append(out, m)
 		}
 	}
 	return out

@@ -125,12 +125,5 @@ func at(v any, keys ...string) any {
 
 // list is at for a list of mappings; what is none is left out.
 func list(v any, keys ...string) []map[string]any {
-	items, _ := at(v, keys...).([]any)
-	var out []map[string]any
-	for _, item := range items {
-		if m, ok := item.(map[string]any); ok {
-			out = append(out, m)
-		}
-	}
-	return out
+	return fieldpath.Maps(at(v, keys...))
 }
