@@ -253,9 +253,19 @@ func (w *walker) claimants(d difference) []string {
 		out = append(out, d.by.Manager)
 	}
 	for _, e := range w.live {
+		if d.order || e.ours {
+			continue
+		}
+		claims := false
 		switch {
-		case d.order || e.ours:
-		case left && e.fields.Has(p), left && w.holdsWhole(e, p), !left && d.have != nil && e.owns(p), d.have == nil && w.holdsWhole(e, p):
+		case left:
+			claims = e.fields.Has(p) || w.holdsWhole(e, p)
+		case d.have != nil:
+			claims = e.owns(p)
+		default:
+			claims = w.holdsWhole(e, p)
+		}
+		if claims {
 			out = append(out, e.manager)
 		}
 	}

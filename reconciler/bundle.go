@@ -83,6 +83,9 @@ func (b *bundle) liftable() bool {
 func (r *Reconciler) declareLocked(b *bundle, rb *api.RenderedBundle, revision string) bool {
 	same := rb.Err == nil && b.life.Wants(rb.Digest)
 	b.desired = rb
+	if !same {
+		b.revision = revision
+	}
 	if rb.Err != nil {
 		r.onLocked(b, lifecycle.Unrenderable{})
 	} else {
@@ -91,8 +94,6 @@ func (r *Reconciler) declareLocked(b *bundle, rb *api.RenderedBundle, revision s
 	if same {
 		return false
 	}
-	b.revision = revision
-	r.shareLocked(b)
 	b.run.superseded()
 	b.run.cameBack()
 	r.objects.Untried(b.name)

@@ -249,9 +249,9 @@ func (m *model) restart(lost bool) {
 
 // publish has the cluster tell what is known of the bundles.
 func (m *model) publish() {
-	_, all := m.r.Status()
-	for _, s := range all {
-		m.told[s.Name] = s
+	_, all := m.r.read(func() []string { return modelNames })
+	for _, rec := range all {
+		m.told[rec.Status.Name] = rec.Status
 	}
 }
 

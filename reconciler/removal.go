@@ -78,11 +78,9 @@ func (r *Reconciler) dependsLocked(b, on *bundle) bool {
 // takersLocked names the bundles that stay and have yet to take over objects of one that goes.
 func (r *Reconciler) takersLocked(gone *bundle) []string {
 	var out []string
+	claims := r.objects.Claims()
 	for _, id := range r.objects.Owned(gone.name) {
-		owner := ""
-		if declared := r.objects.Declared(id); len(declared) > 0 {
-			owner = declared[0]
-		}
+		owner := claims.Of(id)
 		if owner != "" && r.wantedByLocked(gone, id) == "" {
 			continue
 		}
@@ -232,13 +230,10 @@ func (x *run) removalHooks(
 // heirsLocked are the bundles that declare objects of one that has left Git.
 func (r *Reconciler) heirsLocked(b *bundle) []*bundle {
 	var heirs []*bundle
-	add := func(id string) {
+	for _, id := range r.objects.IDs(b.name) { // some of what it owned may have moved
 		if heir := r.bundles[r.wantedByLocked(b, id)]; heir != nil && !slices.Contains(heirs, heir) {
 			heirs = append(heirs, heir)
 		}
-	}
-	for _, id := range r.objects.IDs(b.name) { // what it owned may have moved, some of it
-		add(id)
 	}
 	return heirs
 }

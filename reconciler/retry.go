@@ -10,6 +10,5 @@ import (
 // retryDelay says how long to wait before try number attempt (from 1) after an error.
 // The second result is false when trying again is pointless until an input changes.
 func retryDelay(err error, attempt int) (time.Duration, bool) {
-	f := lifecycle.Failure(err, rand.Float64())
-	return lifecycle.Delay(f.Kind, f.After, attempt, f.Jitter)
+	return lifecycle.DelayAfter(err, attempt, rand.Float64())
 }

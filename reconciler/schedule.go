@@ -92,7 +92,7 @@ func (r *Reconciler) runnableLocked(b *bundle, dependents []*bundle, now time.Ti
 		return wait, false
 	}
 	if s := r.suspendedLocked(b.name); s != "" && !b.life.Force {
-		r.blockLocked(b, api.PhaseSuspended, "suspended by "+s, nil)
+		r.blockLocked(b, api.PhaseSuspended, "suspended by "+s)
 		return never, false
 	}
 	if b.gone() {
@@ -102,7 +102,7 @@ func (r *Reconciler) runnableLocked(b *bundle, dependents []*bundle, now time.Ti
 		return never, false // it is about to be rendered with what the cluster offers now
 	}
 	if missing := r.unreadyLocked(b.desired.Spec.DependsOn); len(missing) > 0 {
-		r.blockLocked(b, api.PhaseBlocked, "waits for "+strings.Join(missing, ", "), nil)
+		r.blockLocked(b, api.PhaseBlocked, "waits for "+strings.Join(missing, ", "))
 		return never, false
 	}
 	return 0, true
@@ -126,12 +126,9 @@ func (r *Reconciler) unreadyLocked(deps []string) []string {
 }
 
 // blockLocked notes why a bundle does not run.
-func (r *Reconciler) blockLocked(b *bundle, phase api.BundlePhase, message string, err error) {
+func (r *Reconciler) blockLocked(b *bundle, phase api.BundlePhase, message string) {
 	next := b.status
 	next.Phase, next.Message = phase, message
-	if err != nil {
-		next.Error = api.StatusErrorOf(err)
-	}
 	r.setStatusLocked(b, next)
 }
 

@@ -15,17 +15,6 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/lifecycle"
 )
 
-// Status returns what is known of the cluster and its bundles, for those who ask this agent itself.
-func (r *Reconciler) Status() (api.ClusterStatus, []api.BundleStatus) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := make([]api.BundleStatus, 0, len(r.bundles))
-	for _, b := range r.bundles {
-		out = append(out, r.objects.Tally(b.name).In(b.status))
-	}
-	return r.status, out
-}
-
 // HealthChanged takes the news that the health of a bundle's objects changed.
 func (r *Reconciler) HealthChanged(bundle string) {
 	r.mu.Lock()
@@ -54,21 +43,21 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 	b.status.ReadyObjects = max(0, b.status.Objects-sum.Total+sum.Ready) // of what is kept nothing is expected
 	r.countLocked(b)
 	if b.status.Error != nil && !b.life.TimedOut || !b.synced() {
-		if s := r.suspendedLocked(b.name); s != "" && b.status.Error == nil {
+		if s := b.status.Suspended; s != "" && b.status.Error == nil {
 			b.status.Phase, b.status.Message = api.PhaseSuspended, "suspended by "+s
 		}
 		return
 	}
-	switch {
+	switch by := r.heldBackLocked(b, now, sum); {
 	case sum.Ready >= sum.Total && len(sum.Failed) == 0:
 		b.status.Phase, b.status.Message, b.status.Error = api.PhaseReady, r.staysLocked(b), nil
 		r.onLocked(b, lifecycle.Healthy{})
 	case b.life.TimedOut:
 		b.status.Message = healthMessage(sum.Failed, sum.InProgress)
-	case r.heldBackLocked(b, now, sum) != "":
+	case by != "":
 		// Nobody may do anything about it: no time runs out.
 		b.status.Phase = api.PhaseSuspended
-		b.status.Message = "suspended by " + r.heldBackLocked(b, now, sum) + "; " + healthMessage(sum.Failed, sum.InProgress)
+		b.status.Message = "suspended by " + by + "; " + healthMessage(sum.Failed, sum.InProgress)
 		r.onLocked(b, lifecycle.Excused{})
 	default:
 		b.status.Phase, b.status.Message = api.PhaseProgressing, healthMessage(sum.Failed, sum.InProgress)
@@ -84,7 +73,7 @@ func (r *Reconciler) healthLocked(b *bundle, now time.Time) {
 func (r *Reconciler) heldBackLocked(b *bundle, now time.Time, sum health.Summary) string {
 	by := ""
 	for _, o := range slices.Concat(sum.Failed, sum.InProgress) {
-		s, held := r.heldLocked(now, b.name, o.Ref)
+		s, held := r.drift.Held(now, b.name, o.Ref)
 		if !held {
 			return ""
 		}

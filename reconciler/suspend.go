@@ -92,11 +92,6 @@ func gitSuspension(c api.Cluster) *api.Suspension {
 // So a clock of ours that jumps neither ends nor prolongs a suspension.
 func (r *Reconciler) serverTime(now time.Time) time.Time { return now.Add(r.Applier.ClockSkew()) }
 
-// heldLocked returns the suspension that covers an object of a bundle at now.
-func (r *Reconciler) heldLocked(now time.Time, bundle string, ref api.ObjectRef) (api.Suspension, bool) {
-	return r.activeLocked(now).Find(r.serverTime(now), bundle, ref)
-}
-
 // activeLocked returns the suspensions that hold at now.
 func (r *Reconciler) activeLocked(now time.Time) api.Suspensions {
 	now = r.serverTime(now)
@@ -120,7 +115,7 @@ func (r *Reconciler) allowedLocked() api.Suspensions {
 	return out
 }
 
-// scopeLocked makes known to the drift loop what holds for the whole cluster. It follows every change of suspensions and of the rendering.
+// scopeLocked makes known to the drift loop, and to applies, what holds for the whole cluster. It follows every change of suspensions and of the rendering.
 func (r *Reconciler) scopeLocked() {
 	scope := correct.Scope{Suspensions: r.allowedLocked()}
 	if r.rendering != nil {
@@ -222,9 +217,5 @@ func (r *Reconciler) suspendedLocked(bundle string) string {
 // holder returns the question that an apply asks before each write.
 // It looks at the suspensions of that moment, not of when the apply began.
 func (r *Reconciler) holder(bundle string) apply.Held {
-	return func(ref api.ObjectRef) (api.Suspension, bool) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return r.heldLocked(r.Now(), bundle, ref)
-	}
+	return func(ref api.ObjectRef) (api.Suspension, bool) { return r.drift.Held(r.Now(), bundle, ref) }
 }

@@ -20,7 +20,7 @@
 // The file is an internal/boltfile. Values are JSON, n is a number in 8 bytes big endian,
 // t is a time in nanoseconds since 1970 in 8 bytes big endian:
 //
-//	meta        agent          → {"agent":…,"tag":…,"cluster":…}: who the file belongs to
+//	meta        agent          → {"agent":…,"tag":…,"cluster":…,"holder":…}: who the file belongs to
 //	            counters       → Counters, kept in step by every transaction
 //	            aging          → boltfile.Aging: whether what is old is dropped
 //	status      status         → api.ClusterStatus

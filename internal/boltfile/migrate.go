@@ -54,7 +54,7 @@ func (f *File) migrate(all []Migration) error {
 		have.OpensFrom = have.Version
 	}
 	if have.OpensFrom > len(all) {
-		return fmt.Errorf("%w: its schema is version %d (%q), which programs can use that know version %d, and this one knows versions up to %d",
+		return fmt.Errorf("%w: its schema is version %d (%q), for programs that know version %d, and this one knows versions up to %d",
 			ErrNewer, have.Version, have.Name, have.OpensFrom, len(all))
 	}
 	for i := have.Version; i < len(all); i++ {

@@ -5,5 +5,5 @@
 //
 //	edit.go     one edit: choose the document, change it, prove it
 //	splice.go   the change in the text itself
-//	value.go    values, and where a path leads in them
+//	value.go    values, and a change to one
 package yamledit

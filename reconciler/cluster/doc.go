@@ -1,5 +1,5 @@
 // Package cluster keeps what flotilla itself has on a cluster: its CRDs, a BundleDeployment for each bundle,
-// the agent's report, the orders to sync, the Lease, the Suspensions and the Events.
+// the agent's report and identity, the orders to sync, the Lease, the Suspensions and the Events.
 //
 // It promises that a cluster tells whoever asks it, without the hub and without the agent, what the agent knew last,
 // and that the inventory can be made anew from the cluster alone. Nothing is written that would change nothing.
@@ -10,5 +10,6 @@
 //	events.go, happenings.go        Kubernetes Events, written and read
 //	suspensions.go                  Suspensions
 //	lease.go, life.go               which agent has the cluster, and whether it lives
+//	identity.go                     the agent's identity at the hub, which outlives its disk
 //	bootstrap.go, own.go, install.go  CRDs, and other objects that are flotilla's own
 package cluster

@@ -59,8 +59,8 @@ func (l *Loop) target(bundle, id string, ref api.ObjectRef) *target {
 	}
 	s := sight{id: id, ref: ref, synced: l.Watch.Synced(ref.GVK())}
 	s.seen, s.there = l.Watch.Get(ref)
-	_, s.held = l.held(l.Now(), bundle, ref)
-	if v.Object.Baseline == nil && s.there {
+	_, s.held = l.Held(l.Now(), bundle, ref)
+	if v.Object.Baseline == nil && v.Object.Entry == nil && v.Claimed == "" && s.there {
 		s.version = l.Home.Version(ref)
 	}
 	d := decide(v, s)
@@ -103,11 +103,8 @@ func (l *Loop) note(v objects.View, s sight, d decision) {
 
 // end forgets an episode that has ended, and has its end stored.
 func (l *Loop) end(bundle, id string, e api.Episode) {
-	l.Home.Change(bundle, id, func(o *objects.Object) {
-		o.Episode = nil
-		l.Recorder.Note(bundle, e)
-	})
-	l.Recount(bundle)
+	l.Home.Keep(bundle, id, e, l.Now(), func() { l.Recorder.Note(bundle, e) })
+	l.Publisher.Touch(bundle)
 }
 
 // inspect looks at an object, at what may own its replicas, and at what others added to it.

@@ -79,9 +79,11 @@ func decide(v objects.View, s sight) (d decision) {
 	t := &target{
 		id: s.id, ref: s.ref, bundle: b.Name, rendered: *b.Applied, desired: o.Baseline, entry: o.Entry, revision: b.AppliedRevision,
 	}
-	if want, pending := pending(b, t); s.held && pending && want == nil {
-		d.left = o.Episode != nil
-		return d // Git says nothing of it any more, and a suspension keeps it from being pruned
+	if s.held {
+		if want, pending := pending(b, t); pending && want == nil {
+			d.left = o.Episode != nil
+			return d // Git says nothing of it any more, and a suspension keeps it from being pruned
+		}
 	}
 	return d.declared(o, t, b, s)
 }

@@ -61,8 +61,7 @@ func (l *Loop) known(t *target, ins apply.Inspection, verdict Verdict) {
 		return
 	}
 	live, scaled := ins.Live, l.autoscaled(t, ins.Live)
-	var before objects.View
-	before, _ = l.Home.View(t.bundle, t.id)
+	before, _ := l.Home.View(t.bundle, t.id)
 	orders, unlabelled := api.Orders{}, live != nil && !watched(live)
 	if live != nil {
 		orders = api.OrdersIn(live.GetAnnotations())
@@ -97,16 +96,10 @@ func matched(e api.InventoryEntry, t *target, live *unstructured.Unstructured, s
 	return &e
 }
 
-// bundle is what Git says now of a target's bundle.
-func (l *Loop) bundle(t *target) objects.Bundle {
-	v, _ := l.Home.View(t.bundle, t.id)
-	return v.Bundle
-}
-
 // superseded reports whether a newer revision, which is yet to be applied, says something else of the object.
 // When it has been applied, the open episode is looked at again.
 func (l *Loop) superseded(t *target) bool {
-	want, pending := pending(l.bundle(t), t)
+	want, pending := pending(l.Home.Bundle(t.bundle), t)
 	return pending && (want == nil || apply.Digest(want) != apply.Digest(t.desired))
 }
 
@@ -114,11 +107,11 @@ func (l *Loop) superseded(t *target) bool {
 // has not drifted any more, and while a suspension keeps the revision back, what it says is what the object will be set to.
 // In any other case it returns what it is given.
 func (l *Loop) asGitSaysNow(ctx context.Context, t *target, ins apply.Inspection, v Verdict, now time.Time) (*target, apply.Inspection, Verdict) {
-	next := newer(l.bundle(t), t)
+	next := newer(l.Home.Bundle(t.bundle), t)
 	if next == nil {
 		return t, ins, v
 	}
-	_, held := l.held(now, t.bundle, t.ref)
+	_, held := l.Held(now, t.bundle, t.ref)
 	look, err := l.inspect(ctx, next)
 	if err != nil {
 		return t, ins, v // what is known of it is against the older revision
@@ -144,7 +137,7 @@ func newer(b objects.Bundle, t *target) *target {
 // halfDone reports whether the object is as the newer revision says, which is yet to be applied as a whole:
 // we were stopped in the middle of that, and nobody else did anything.
 func (l *Loop) halfDone(ctx context.Context, t *target, ins apply.Inspection, now time.Time) bool {
-	b := l.bundle(t)
+	b := l.Home.Bundle(t.bundle)
 	if want, pending := pending(b, t); pending && want == nil {
 		return ins.Live == nil // it has left Git, and is gone
 	}
@@ -173,7 +166,7 @@ func (l *Loop) observe(t *target, ins apply.Inspection, now time.Time) Verdict {
 
 // observation is what was found, in the detective's words.
 func (l *Loop) observation(t *target, ins apply.Inspection, now time.Time) Observation {
-	s, _ := l.held(now, t.bundle, t.ref)
+	s, _ := l.Held(now, t.bundle, t.ref)
 	o := Observation{
 		Bundle: t.bundle, Object: t.ref, Revision: t.revision, Spec: t.rendered.Spec.Drift,
 		Live: ins.Live, DryRun: ins.DryRun, Stripped: ins.Stripped, Refused: ins.Refused != nil, Suspension: s.Name, At: now,

@@ -15,8 +15,8 @@ import (
 	"github.com/flotilla-fleet/flotilla/reconciler/record"
 )
 
-// Workers bounds the objects that are compared at the same time.
-const Workers = 8
+// workers bounds the objects that are compared at the same time.
+const workers = 8
 
 // Config is what a Loop is made of. Every field is required.
 type Config struct {
@@ -86,7 +86,7 @@ func (l *Loop) Start() { l.started.Store(true) }
 // Run looks at objects until ctx ends, and returns when no worker looks at any.
 func (l *Loop) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	for range Workers {
+	for range workers {
 		wg.Go(func() { l.work(ctx) })
 	}
 	<-ctx.Done()
@@ -111,7 +111,7 @@ func (l *Loop) Begin(bundle string) { l.turns.begin(bundle) }
 // End lets the objects of a bundle be compared again, and has those looked at of which events came meanwhile.
 func (l *Loop) End(bundle string) {
 	for _, id := range l.turns.end(bundle) {
-		l.queue.add(id, l.Now())
+		l.Look(id)
 	}
 }
 
@@ -131,8 +131,8 @@ func (l *Loop) wish(bundle string, e lifecycle.Event) {
 	l.Wished()
 }
 
-// held returns the suspension that covers an object of a bundle at now.
-func (l *Loop) held(now time.Time, bundle string, ref api.ObjectRef) (api.Suspension, bool) {
+// Held returns the suspension that covers an object of a bundle at now.
+func (l *Loop) Held(now time.Time, bundle string, ref api.ObjectRef) (api.Suspension, bool) {
 	return l.scope.Load().Suspensions.Find(l.ServerTime(now), bundle, ref)
 }
 

@@ -8,7 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/flotilla-fleet/flotilla/api"
-	"github.com/flotilla-fleet/flotilla/reconciler/objects"
 	"github.com/flotilla-fleet/flotilla/reconciler/plan"
 )
 
@@ -33,8 +32,7 @@ func (l *Loop) ScalersChanged(namespace string) {
 		return e.Scaled && (namespace == "" || namespace == e.Object.Namespace)
 	})
 	for _, x := range scaled {
-		l.Home.Change(x.Bundle, x.Entry.Object.ID(), func(o *objects.Object) { o.Look = true })
-		l.Saw(x.Entry.Object)
+		l.lookAnew(x.Bundle, x.Entry.Object.ID())
 	}
 }
 

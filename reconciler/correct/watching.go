@@ -15,6 +15,12 @@ func (l *Loop) Saw(ref api.ObjectRef) { l.Look(ref.ID()) }
 // Look has an object looked at. One of which nothing has changed since costs a look into the watch's memory and no request.
 func (l *Loop) Look(id string) { l.queue.add(id, l.Now()) }
 
+// lookAnew has an object compared whatever the watch says.
+func (l *Loop) lookAnew(bundle, id string) {
+	l.Home.Change(bundle, id, func(o *objects.Object) { o.Look = true })
+	l.Look(id)
+}
+
 // Relisted says that the watch of a kind has seen everything anew, at first or after it was lost:
 // events may be missing, so everything we own of that kind is looked at.
 // What was unknown meanwhile is compared whatever the watch says,
@@ -25,7 +31,7 @@ func (l *Loop) Relisted(group, kind string) {
 	l.mu.Unlock()
 	for _, x := range l.ofKind(group, kind) {
 		if seen, there := l.Watch.Get(x.Entry.Object); there && objects.Older(seen.ResourceVersion, x.Entry.ResourceVersion) {
-			l.Home.Change(x.Bundle, x.Entry.Object.ID(), func(o *objects.Object) { o.Look = true })
+			l.lookAnew(x.Bundle, x.Entry.Object.ID())
 		}
 		l.Saw(x.Entry.Object)
 	}
@@ -110,8 +116,7 @@ func (l *Loop) LookAtDrift(bundle string) {
 func (l *Loop) LookAtSkipped(bundle, id string) {
 	o := l.Home.Get(bundle, id)
 	if o.Entry != nil && o.Baseline != nil && o.HandsOff() {
-		l.Home.Change(bundle, id, func(o *objects.Object) { o.Look = true })
-		l.Look(id)
+		l.lookAnew(bundle, id)
 	}
 }
 

@@ -30,8 +30,7 @@ var _ apply.Witness = (*Witness)(nil)
 
 // Witness makes a witness of an apply that begins now.
 func (l *Loop) Witness(bundle string) *Witness {
-	v, _ := l.Home.View(bundle, "")
-	return &Witness{loop: l, bundle: v.Bundle, met: map[string]bool{}, over: map[string]bool{}}
+	return &Witness{loop: l, bundle: l.Home.Bundle(bundle), met: map[string]bool{}, over: map[string]bool{}}
 }
 
 // Applied implements apply.Witness.

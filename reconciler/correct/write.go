@@ -22,7 +22,7 @@ func (l *Loop) correct(ctx context.Context, t *target, ins apply.Inspection, v V
 	if known == nil {
 		return
 	}
-	if s, held := l.held(l.Now(), t.bundle, t.ref); held {
+	if s, held := l.Held(l.Now(), t.bundle, t.ref); held {
 		// Suspended between the look and the write: the next look records it.
 		l.Log.Info("correction held back", "object", t.id, "suspension", s.Name)
 		l.queue.addAfter(t.id, time.Millisecond)
@@ -64,10 +64,9 @@ func (l *Loop) correct(ctx context.Context, t *target, ins apply.Inspection, v V
 func (l *Loop) corrected(t *target, ins apply.Inspection, v Verdict) {
 	if !v.Remove && t.rendered.Spec.Drift.AsksForExtra() {
 		// Writing our fields does not touch those that others added, and taking those away must have left ours.
-		l.Home.Change(t.bundle, t.id, func(o *objects.Object) { o.Look = true })
-		l.queue.add(t.id, l.Now())
+		l.lookAnew(t.bundle, t.id)
 	}
-	if applied := l.bundle(t).Applied; applied != nil && (ins.Live == nil || v.Remove) {
+	if applied := l.Home.Bundle(t.bundle).Applied; applied != nil && (ins.Live == nil || v.Remove) {
 		// Another object under the old name, or none any more.
 		l.Health.Set(t.bundle, l.Home.Awaited(t.bundle), applied.Spec.Health)
 	}
@@ -90,9 +89,8 @@ func (l *Loop) write(ctx context.Context, t *target, ins apply.Inspection, v Ver
 // failed has the object looked at again: later after a refusal than after a hiccup.
 func (l *Loop) failed(t *target, err error) {
 	l.Log.Error("correct", "bundle", t.bundle, "object", t.id, "error", err, "kind", api.KindOf(err))
-	f := lifecycle.Failure(err, rand.Float64())
-	d, again := lifecycle.Delay(f.Kind, f.After, 1, f.Jitter)
-	if !again || f.Kind == api.Forbidden {
+	d, again := lifecycle.DelayAfter(err, 1, rand.Float64())
+	if !again || api.KindOf(err) == api.Forbidden {
 		d = lifecycle.RetryLongest
 	}
 	l.queue.addAfter(t.id, d)

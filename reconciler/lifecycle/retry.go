@@ -25,6 +25,12 @@ func Failure(err error, jitter float64) Failed {
 	return f
 }
 
+// DelayAfter is Delay for an error.
+func DelayAfter(err error, attempt int, jitter float64) (time.Duration, bool) {
+	f := Failure(err, jitter)
+	return Delay(f.Kind, f.After, attempt, f.Jitter)
+}
+
 // Delay says how long to wait before try number attempt (from 1) after an error of that kind.
 // after is the wait that the error itself asks for, and jitter a random number from [0, 1).
 // The second result is false when trying again is pointless until an input changes.

@@ -78,13 +78,6 @@ func (h *Home) Rename(bundle string, before, after []*unstructured.Unstructured,
 	}
 }
 
-// Declared names the bundles that declare an object, the one that has it first.
-func (h *Home) Declared(id string) []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.claims[id]
-}
-
 // Owner names the bundle whose inventory holds an object; empty for none.
 func (h *Home) Owner(id string) string {
 	h.mu.Lock()

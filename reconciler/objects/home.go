@@ -166,8 +166,22 @@ func (h *Home) View(name, id string) (View, bool) {
 
 // Get returns what is known of an object of a bundle.
 func (h *Home) Get(name, id string) Object {
-	v, _ := h.View(name, id)
-	return v.Object
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b := h.bundles[name]; b != nil && b.objects[id] != nil {
+		return *b.objects[id]
+	}
+	return Object{}
+}
+
+// Bundle is what was published of a bundle; zero if nothing was.
+func (h *Home) Bundle(name string) Bundle {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if b := h.bundles[name]; b != nil {
+		return b.Bundle
+	}
+	return Bundle{}
 }
 
 // Change changes what is known of an object of a bundle. It is nothing to a bundle that is not there.

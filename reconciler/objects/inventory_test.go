@@ -53,10 +53,10 @@ func TestClaims(t *testing.T) {
 	h := known("a", "b")
 	h.SetInventory("b", []api.InventoryEntry{entryOf("x", "1")})
 	declare(h, map[string][]string{"a": {"x", "y"}, "b": {"x"}})
-	if got := h.Declared(idOf("x")); !slices.Equal(got, []string{"b", "a"}) {
+	if got := h.Claims()[idOf("x")]; !slices.Equal(got, []string{"b", "a"}) {
 		t.Errorf("x is declared by %v, want its owner first", got)
 	}
-	if got := h.Declared(idOf("y")); !slices.Equal(got, []string{"a"}) || h.DesiredBy(idOf("y")) != "a" || h.DesiredBy(idOf("z")) != "" {
+	if got := h.Claims()[idOf("y")]; !slices.Equal(got, []string{"a"}) || h.DesiredBy(idOf("y")) != "a" || h.DesiredBy(idOf("z")) != "" {
 		t.Errorf("y is declared by %v", got)
 	}
 	bare, whole := objectOf("late", ""), objectOf("late", "")
@@ -67,7 +67,7 @@ func TestClaims(t *testing.T) {
 	}
 	before := h.Claims()
 	h.Rename("a", []*unstructured.Unstructured{bare}, []*unstructured.Unstructured{whole}, func(string) string { return "" })
-	if got := h.Declared(idOf("late")); !slices.Equal(got, []string{"a"}) || len(h.Declared(api.RefOf(bare).ID())) != 0 {
+	if got := h.Claims()[idOf("late")]; !slices.Equal(got, []string{"a"}) || len(h.Claims()[api.RefOf(bare).ID()]) != 0 {
 		t.Errorf("declared by %v", got)
 	}
 	if before.Of(api.RefOf(bare).ID()) != "a" || before.Of(idOf("late")) != "" {

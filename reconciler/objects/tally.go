@@ -2,7 +2,6 @@ package objects
 
 import (
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -24,8 +23,8 @@ type Tally struct {
 	Uncompared         []string
 }
 
-// TallyIn is the tally that a status holds.
-func TallyIn(s api.BundleStatus) Tally {
+// tallyIn is the tally that a status holds.
+func tallyIn(s api.BundleStatus) Tally {
 	return Tally{
 		Drifted: s.Drifted, Unknown: s.Unknown, Contested: s.Contested, ContestedOmitted: s.ContestedOmitted,
 		Uncorrected: s.Uncorrected, UncorrectedOmitted: s.UncorrectedOmitted,
@@ -48,9 +47,10 @@ func (h *Home) Restore(name string, s api.BundleStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b := h.bundleLocked(name)
-	b.tally = TallyIn(s)
+	b.tally = tallyIn(s)
+	owned := b.inventory()
 	for _, line := range s.Exempt { // what is exempt and not owned was passed over
-		if !slices.ContainsFunc(b.inventory(), func(e api.InventoryEntry) bool {
+		if !slices.ContainsFunc(owned, func(e api.InventoryEntry) bool {
 			return strings.HasPrefix(line, e.Object.String()+": ")
 		}) {
 			b.passed = append(b.passed, line)
@@ -155,18 +155,15 @@ func (b *bundle) exempt() (first []string, omitted int) {
 
 // uncompared tells of the objects that could not be compared, and why.
 func (b *bundle) uncompared() []string {
-	whys := map[string]string{} // object ID -> why
+	var ids, out []string
 	for id, o := range b.objects {
 		if o.Unknown != "" {
-			whys[id] = o.Unknown
+			ids = append(ids, id)
 		}
 	}
-	var out []string
-	for _, id := range slices.Sorted(maps.Keys(whys)) {
-		if len(out) == api.MaxContested {
-			break
-		}
-		why, name := whys[id], id
+	slices.Sort(ids)
+	for _, id := range ids[:min(len(ids), api.MaxContested)] {
+		why, name := b.objects[id].Unknown, id
 		if ref, ok := api.ParseID(id); ok {
 			name = ref.String()
 		}
