@@ -97,7 +97,7 @@ func (d *decision) consensus() {
 		k := d.Known[name]
 		to := k.Newest.Revision
 		switch {
-		case !k.Reachable || to == "" || !k.Heard:
+		case !d.reachable(name) || to == "" || !k.Heard:
 		case slices.Contains(c.Revisions, to):
 			return
 		case !slices.Contains(d.Past, to) || slices.Contains(d.Turned, to):

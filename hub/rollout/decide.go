@@ -63,12 +63,10 @@ func (d *decision) prepare() {
 	d.Epoch = d.in.Epoch
 }
 
-// clusters notes who is reachable, who has left and who is back.
+// clusters notes who has left. A member that left is out of this candidate, also when it comes back.
 func (d *decision) clusters() {
-	for name, k := range d.Known {
-		c, here := d.in.Clusters[name]
-		k.Reachable = c.Reachable
-		if !here {
+	for name := range d.Known {
+		if _, here := d.in.Clusters[name]; !here {
 			delete(d.Known, name)
 			delete(d.Flights, name)
 		}
@@ -83,8 +81,10 @@ func (d *decision) clusters() {
 	}
 }
 
+func (d *decision) reachable(name string) bool { return d.in.Clusters[name].Reachable }
+
 func (d *decision) report(r Report) {
-	c, here := d.in.Clusters[r.Cluster]
+	_, here := d.in.Clusters[r.Cluster]
 	k := d.Known[r.Cluster]
 	if !here || k != nil && r.Seq <= k.Seq {
 		return
@@ -96,7 +96,7 @@ func (d *decision) report(r Report) {
 	} else {
 		from = k.Newest.Revision
 	}
-	k.Report, k.Heard, k.Reachable = r, k.Heard || r.Epoch == d.Epoch, c.Reachable
+	k.Report, k.Heard = r, k.Heard || r.Epoch == d.Epoch
 	d.moved(r, from)
 	d.Number = max(d.Number, r.Held.Number)
 	f := d.Flights[r.Cluster]
@@ -149,7 +149,7 @@ func (d *decision) judge(name string) {
 		m.Number, m.Forced = 0, false
 	}
 	released := m.Number > 0 && m.Return == 0 && (k.Held.Number >= m.Number && k.Held.Content == m.Content || k.Forced == m.Content)
-	good := released && k.Reachable && k.Heard && k.Applied == m.Content && k.Healthy && !k.Drift
+	good := released && d.reachable(name) && k.Heard && k.Applied == m.Content && k.Healthy && !k.Drift
 	switch {
 	case good && m.Good.IsZero():
 		m.Good, m.Due, m.Failed, m.Excused = d.in.Now, time.Time{}, false, false
@@ -163,7 +163,7 @@ func (d *decision) judge(name string) {
 }
 
 func (d *decision) settled(k *Known, f *Flight) bool {
-	return k != nil && k.Held.Number >= f.Number && k.Applied == f.Content && k.Healthy && k.Reachable
+	return k != nil && k.Held.Number >= f.Number && k.Applied == f.Content && k.Healthy && d.reachable(k.Cluster)
 }
 
 func (d *decision) due() time.Time {
@@ -185,7 +185,7 @@ func (d *decision) observe() {
 				f.Due = m.Due
 			}
 		}
-		lost := !d.in.Clusters[name].Reachable
+		lost := !d.reachable(name)
 		switch {
 		case m.Left:
 		case lost && c.Spec.Unreachable == api.UnreachableFail && d.active(name):
@@ -213,7 +213,7 @@ func (d *decision) active(name string) bool {
 // nor one that is unreachable and skipped.
 func (d *decision) counts(name string) bool {
 	m, k := d.Candidate.Members[name], d.Known[name]
-	skip := !d.in.Clusters[name].Reachable && (d.Candidate.Spec.Unreachable == "" || d.Candidate.Spec.Unreachable == api.UnreachableSkip)
+	skip := !d.reachable(name) && (d.Candidate.Spec.Unreachable == "" || d.Candidate.Spec.Unreachable == api.UnreachableSkip)
 	return !m.Left && (k == nil || k.Suspension == "") && d.Holds[name] == "" && !m.Excused && !skip
 }
 
@@ -328,7 +328,7 @@ func (d *decision) order(o Order) {
 		delete(d.Holds, o.Cluster)
 	case Force:
 		m, k := c.Members[o.Cluster], d.Known[o.Cluster]
-		if m != nil && m.Content != "" && m.Number == 0 && k != nil && k.Suspension == "" && k.Heard && k.Reachable && !m.Left {
+		if m != nil && m.Content != "" && m.Number == 0 && k != nil && k.Suspension == "" && k.Heard && d.reachable(o.Cluster) && !m.Left {
 			d.give(o.Cluster, m.seen(k))
 			m.Number, m.Had, m.Due = d.Number, true, d.due()
 		}
@@ -404,7 +404,7 @@ func (d *decision) release() {
 func (d *decision) next(name string) bool {
 	c := d.Candidate
 	m, k := c.Members[name], d.Known[name]
-	if m.Left || k == nil || !k.Reachable || k.Suspension != "" || d.Holds[name] != "" {
+	if m.Left || k == nil || !d.reachable(name) || k.Suspension != "" || d.Holds[name] != "" {
 		return false
 	}
 	if c.Phase == Returned {
@@ -447,7 +447,7 @@ func (d *decision) joiners() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(d.Known)) {
 		k := d.Known[name]
-		if d.Candidate.Members[name] != nil || k.Joined == d.LastID || !k.Reachable || !k.Heard || k.Suspension != "" || d.Holds[name] != "" ||
+		if d.Candidate.Members[name] != nil || k.Joined == d.LastID || !d.reachable(name) || !k.Heard || k.Suspension != "" || d.Holds[name] != "" ||
 			d.Candidate.Spec.WaveOf(name, d.in.Clusters[name].Labels) < 0 {
 			continue
 		}

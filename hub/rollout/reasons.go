@@ -86,7 +86,7 @@ func (d *decision) memberReason(w *Wave, name string) string {
 		return "held by suspension " + k.Suspension
 	case d.Holds[name] != "":
 		return "held: " + d.Holds[name]
-	case !k.Reachable:
+	case !d.reachable(name):
 		return "unreachable"
 	case m.Excused:
 		return "failed, and the rollout went on without it"

@@ -93,9 +93,10 @@ type Input struct {
 // State is all that is kept between decisions. It is changed by Decide alone.
 type State struct {
 	Epoch string `json:"epoch"`
-	// Restored: the hub was, and not every member has reported since. A person's resume ends it, too.
+	// Restored is set when the hub was put back from a backup. It ends when every cluster of the rollout has reported since,
+	// or when a person resumes the rollout.
 	Restored bool `json:"restored,omitempty"`
-	// Number is that of the last release, Candidates counts candidates.
+	// Number is that of the last release.
 	Number uint64            `json:"number"`
 	Known  map[string]*Known `json:"known"`
 	// Past are revisions that are known to be older than the candidate's, newest last; at most maxPast.
@@ -120,8 +121,7 @@ const maxPast = 1000
 type Known struct {
 	Report
 	// Heard is set when the cluster reported since the hub was restored.
-	Heard     bool `json:"heard"`
-	Reachable bool `json:"reachable"`
+	Heard bool `json:"heard"`
 	// Joined is the ID of the candidate that a cluster got which is no member of the present one.
 	Joined string `json:"joined,omitempty"`
 }
