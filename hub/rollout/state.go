@@ -32,6 +32,7 @@ type Report struct {
 	// Epoch is that of the hub for which the report was made: an older one does not tell what came after a restore.
 	Epoch string `json:"epoch"`
 	// Newest is what the newest commit that the agent has seen says, and Spec the rollout in that commit.
+	// Spec is to be validated before Decide sees it: a wave that comes after one that is not there ends Decide in a panic.
 	Newest Version          `json:"newest"`
 	Spec   *api.RolloutSpec `json:"spec,omitempty"`
 	// Held is the last release that the agent took. A suspension voids it: of it the Number stays, and nothing else.

@@ -357,7 +357,7 @@ func (a *Agent) take(ctx context.Context) error {
 	if err := a.target.AcquireLease(ctx, a.store.HolderID()); err != nil {
 		return err
 	}
-	if err := a.target.Bootstrap(ctx); err != nil {
+	if err := a.target.EnsureCRDs(ctx); err != nil {
 		a.release(ctx)
 		return err
 	}

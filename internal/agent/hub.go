@@ -16,6 +16,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub/client"
 	"github.com/flotilla-fleet/flotilla/internal/suggest"
+	"github.com/flotilla-fleet/flotilla/reconciler/kube"
 )
 
 // JoinMaterial is what a hub gives out for one agent to join it, as the join file holds it.
@@ -92,33 +93,32 @@ func (a *Agent) hub(ctx context.Context) (*client.Client, error) {
 	})
 }
 
-// restoreTries is how often the identity that the cluster keeps is asked for.
-const restoreTries = 3
+// The identity that the cluster keeps is asked for so often, and not for longer: the Lease is not answered for meanwhile.
+const (
+	restoreTries  = 3
+	restoreWithin = 10 * time.Second
+)
 
 // restoreIdentity puts the identity that the cluster keeps where the disk has none. The agent is then the same at the hub.
 func (a *Agent) restoreIdentity(ctx context.Context, dir string) bool {
-	for try := 1; ; try++ {
-		kept, err := a.target.Identity(ctx)
-		if err == nil && kept == nil {
-			return false
-		}
-		if err == nil {
-			err = client.RestoreIdentity(dir, a.cfg.Cluster, kept, a.store.Adopt)
-			if err == nil {
-				a.cfg.Log.Info("the identity at the hub is that which the cluster kept", "agent", a.store.AgentID())
-				return true
-			}
-			try = restoreTries
-		}
-		if try == restoreTries || ctx.Err() != nil {
-			a.cfg.Log.Warn("the identity at the hub that the cluster keeps cannot be used", "error", err)
-			return false
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+	ctx, cancel := context.WithTimeout(ctx, restoreWithin)
+	defer cancel()
+	kept, err := a.target.Identity(ctx)
+	for try := 1; err != nil && try < restoreTries && kube.Pause(ctx, time.Second) == nil; try++ {
+		kept, err = a.target.Identity(ctx)
 	}
+	if err == nil && kept == nil {
+		return false
+	}
+	if err == nil {
+		err = client.RestoreIdentity(dir, a.cfg.Cluster, kept, a.store.Adopt)
+	}
+	if err != nil {
+		a.cfg.Log.Warn("the identity at the hub that the cluster keeps cannot be used", "error", err)
+		return false
+	}
+	a.cfg.Log.Info("the identity at the hub is that which the cluster kept", "agent", a.store.AgentID())
+	return true
 }
 
 const (

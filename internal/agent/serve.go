@@ -17,7 +17,7 @@ func serve(ctx context.Context, cfg Config, metrics prometheus.Gatherer, look fu
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", readyz(look))
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { look().answer(w) })
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"sync/atomic"
 	"time"
@@ -45,7 +44,7 @@ func Open(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	t := taker{cfg: cfg}
 	ahead, err := t.try(ctx)
-	if ahead != nil && err == nil {
+	if ahead != nil {
 		cfg.Log.Info("this agent stands by", "because", ahead)
 		err = t.standBy(ctx)
 	}
@@ -94,7 +93,7 @@ func otherAgent(err error) bool {
 
 // standBy waits until nobody is ahead, and serves /readyz meanwhile.
 func (t *taker) standBy(ctx context.Context) error {
-	s, err := newStandby(t.cfg)
+	s, err := newStandby(t.cfg, t.agent)
 	if err != nil {
 		return err
 	}
@@ -127,11 +126,11 @@ func (t *taker) await(ctx context.Context, s *standby) error {
 	}
 }
 
-// standby looks at what an agent needs, with an agent of its own that has an empty directory, never runs and writes nothing
-// to the cluster.
+// standby looks at what an agent needs: with the agent that has its directory already, else with one of its own
+// that has an empty directory and never runs. It writes nothing to the cluster.
 type standby struct {
 	agent *Agent
-	dir   string
+	dir   string // the empty one; "" if the agent is not standby's own
 	// probe is of the directory that the next agent will have.
 	probe diskProbe
 	// answered and reached are when the API server and the repository last did.
@@ -139,21 +138,27 @@ type standby struct {
 	fetched           time.Time
 }
 
-func newStandby(cfg Config) (*standby, error) {
+func newStandby(cfg Config, opened *Agent) (*standby, error) {
+	s := &standby{agent: opened, probe: diskProbe{dir: cfg.Dir}}
+	if opened != nil {
+		return s, nil
+	}
 	dir, err := os.MkdirTemp("", "flotilla-standby-")
 	if err != nil {
 		return nil, fmt.Errorf("stand by: %w", err)
 	}
-	real := cfg.Dir
 	cfg.Dir = dir
-	a, err := New(cfg)
-	if err != nil {
+	if s.agent, err = New(cfg); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return &standby{agent: a, dir: dir, probe: diskProbe{dir: real}}, nil
+	s.dir = dir
+	return s, nil
 }
 
 func (s *standby) close() {
+	if s.dir == "" {
+		return
+	}
 	if err := errors.Join(s.agent.Close(), os.RemoveAll(s.dir)); err != nil {
 		s.agent.cfg.Log.Warn("stand by", "error", err)
 	}
@@ -211,9 +216,4 @@ func (a *Agent) vitals() vitals {
 		v.stored = a.probe.writable(v.now)
 	}
 	return v
-}
-
-// readyz answers with an agent's vitals.
-func readyz(look func() vitals) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) { look().answer(w) }
 }

@@ -28,6 +28,11 @@ func (c *Client) Bootstrap(ctx context.Context) error {
 	if err := c.EnsureNamespace(ctx); err != nil {
 		return err
 	}
+	return c.EnsureCRDs(ctx)
+}
+
+// EnsureCRDs makes sure that flotilla's CRDs are there and served.
+func (c *Client) EnsureCRDs(ctx context.Context) error {
 	var crds []*unstructured.Unstructured
 	for _, src := range CRDs() {
 		crd := &unstructured.Unstructured{}
