@@ -24,14 +24,13 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/hub"
 	"github.com/flotilla-fleet/flotilla/hub/hubtest"
 	"github.com/flotilla-fleet/flotilla/hub/view"
 	"github.com/flotilla-fleet/flotilla/internal/agent"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/cli"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
@@ -107,19 +106,7 @@ func (i *installed) refuses(code int, says string, args ...string) {
 
 func (i *installed) eventually(what string, ask func(ctx context.Context) error) {
 	i.t.Helper()
-	ctx, cancel := context.WithTimeout(i.t.Context(), 90*time.Second)
-	defer cancel()
-	for {
-		err := ask(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			i.t.Fatalf("%s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	agenttest.Eventually(i.t, 90*time.Second, what, ask)
 }
 
 // pod waits for the agent's Pod as its controller made it, which the restricted Pod Security level lets pass.
@@ -504,13 +491,8 @@ func (i *installed) nobody() string {
 	if err != nil {
 		i.t.Fatal(err)
 	}
-	cfg := clientcmdapi.NewConfig()
-	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: i.admin.Host, CertificateAuthorityData: i.admin.CAData, CertificateAuthority: i.admin.CAFile}
-	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token.Status.Token}
-	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
-	cfg.CurrentContext = "x"
 	file := filepath.Join(i.t.TempDir(), "kubeconfig")
-	if err := clientcmd.WriteToFile(*cfg, file); err != nil {
+	if err := controlplanetest.WriteKubeconfig(file, i.admin, token.Status.Token); err != nil {
 		i.t.Fatal(err)
 	}
 	return file

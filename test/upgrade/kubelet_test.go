@@ -20,10 +20,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 )
 
 // nodeName is the node whose kubelet the test is.
@@ -177,7 +176,7 @@ func (k *kubelet) start(ctx context.Context, c *container) error {
 		return err
 	}
 	config := filepath.Join(c.dir, "kubeconfig")
-	if err := k.kubeconfig(config, token.Status.Token); err != nil {
+	if err := controlplanetest.WriteKubeconfig(config, k.admin, token.Status.Token); err != nil {
 		return err
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -227,15 +226,6 @@ func (k *kubelet) data(c *container) string {
 		}
 	}
 	return filepath.Join(c.dir, "data")
-}
-
-func (k *kubelet) kubeconfig(file, token string) error {
-	cfg := clientcmdapi.NewConfig()
-	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: k.admin.Host, CertificateAuthorityData: k.admin.CAData, CertificateAuthority: k.admin.CAFile}
-	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token}
-	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
-	cfg.CurrentContext = "x"
-	return clientcmd.WriteToFile(*cfg, file)
 }
 
 // tell writes the Pod's status.

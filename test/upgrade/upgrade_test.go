@@ -23,6 +23,7 @@ import (
 
 	"github.com/flotilla-fleet/flotilla/api"
 	"github.com/flotilla-fleet/flotilla/drift/store"
+	"github.com/flotilla-fleet/flotilla/internal/agent/agenttest"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 	"github.com/flotilla-fleet/flotilla/internal/controlplane/controlplanetest"
 	"github.com/flotilla-fleet/flotilla/internal/gitserver/gitservertest"
@@ -109,19 +110,7 @@ func (f *fleet) run(ctx context.Context, args ...string) (int, string) {
 
 func (f *fleet) eventually(what string, ask func(ctx context.Context) error) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), 2*time.Minute)
-	defer cancel()
-	for {
-		err := ask(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			f.t.Fatalf("%s: %v", what, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+	agenttest.Eventually(f.t, 2*time.Minute, what, ask)
 }
 
 // follow notes which version reports, until the test ends.
@@ -133,7 +122,10 @@ func (f *fleet) follow() {
 		for ctx.Err() == nil {
 			w, err := f.kube.CoreV1().ConfigMaps(api.SystemNamespace).Watch(ctx, metav1.SingleObject(metav1.ObjectMeta{Name: "flotilla-agent"}))
 			if err != nil {
-				time.Sleep(100 * time.Millisecond)
+				select {
+				case <-ctx.Done():
+				case <-time.After(100 * time.Millisecond):
+				}
 				continue
 			}
 			for e := range w.ResultChan() {
@@ -188,7 +180,7 @@ func (f *fleet) runs(version string) {
 	})
 }
 
-// objects is how many ConfigMaps the bundle has whose drift is corrected, and most how many of them one hand-over uses.
+// objects is how many ConfigMaps the bundle with corrected drift has. most is how many of them one hand-over may edit.
 const objects, most = 60, 25
 
 // edit edits a ConfigMap by hand.

@@ -269,14 +269,20 @@ func (r *Rig) Stop() { r.stop() }
 // Eventually asks until the answer is nil.
 func (r *Rig) Eventually(what string, ask func(ctx context.Context) error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), r.Patience)
+	Eventually(r.t, r.Patience, what, ask)
+}
+
+// Eventually asks until there is no error, and fails the test with the last one when the patience is over.
+func Eventually(t testing.TB, patience time.Duration, what string, ask func(ctx context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	begun := time.Now()
 	var last error
 	for {
 		err := ask(ctx)
 		if err == nil {
-			r.t.Logf("%s: %d ms", what, time.Since(begun).Milliseconds())
+			t.Logf("%s: %d ms", what, time.Since(begun).Milliseconds())
 			return
 		}
 		if ctx.Err() == nil {
@@ -284,7 +290,7 @@ func (r *Rig) Eventually(what string, ask func(ctx context.Context) error) {
 		}
 		select {
 		case <-ctx.Done():
-			r.t.Fatalf("%s: %v", what, last)
+			t.Fatalf("%s: %v", what, last)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/flotilla-fleet/flotilla/internal/controlplane"
 )
@@ -142,6 +143,16 @@ func RESTConfigOf(t testing.TB, plane *controlplane.ControlPlane) *rest.Config {
 	}
 	cfg.QPS, cfg.Burst = -1, -1
 	return cfg
+}
+
+// WriteKubeconfig writes a kubeconfig for a control plane, with a bearer token and no other right of the admin's.
+func WriteKubeconfig(file string, admin *rest.Config, token string) error {
+	cfg := clientcmdapi.NewConfig()
+	cfg.Clusters["c"] = &clientcmdapi.Cluster{Server: admin.Host, CertificateAuthorityData: admin.CAData, CertificateAuthority: admin.CAFile}
+	cfg.AuthInfos["u"] = &clientcmdapi.AuthInfo{Token: token}
+	cfg.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	cfg.CurrentContext = "x"
+	return clientcmd.WriteToFile(*cfg, file)
 }
 
 // Namespace makes a namespace on the shared control plane, and deletes it at the end of the test.
