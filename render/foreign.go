@@ -187,11 +187,12 @@ func foreignMarkWarnings(v *view, b resolved, objects []manifest.Object) []strin
 
 // placeOf is where a key is written: the first line from the object's on that has it, else the object's.
 func placeOf(v *view, o manifest.Object, key string) string {
-	line := o.Line
+	start := v.lineOf(o)
+	line := start
 	if data, err := v.tree.ReadFile(o.File); err == nil { // as it is in Git, which is what people look at
 		n := 0
 		for text := range strings.Lines(string(data)) {
-			if n++; n >= o.Line && strings.Contains(text, key) {
+			if n++; n >= start && strings.Contains(text, key) {
 				line = n
 				break
 			}

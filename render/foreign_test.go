@@ -77,14 +77,14 @@ func TestForeignMarks_where(t *testing.T) {
 		"c/chart/templates/hook.yaml", "apiVersion: batch/v1\nkind: Job\nmetadata: {name: h, annotations: {helm.sh/hook: pre-install, argocd.argoproj.io/hook: PreSync}}\n",
 		"c/chart/crds/crd.yaml", strings.Replace(widget("Widget", "Cluster"), "metadata: {", "metadata: {annotations: {helm.sh/hook: crd-install}, ", 1),
 		"k/bundle.yaml", bundleYAML("k", "{substitute: false}"), "k/kustomization.yaml", "resources: [base]\n", "k/base/kustomization.yaml", "resources: [x.yaml]\n",
-		"k/base/x.yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: x\n  namespace: default\n  labels:\n    argocd.argoproj.io/hook: PreSync\n    kustomize.toolkit.fluxcd.io/prune: disabled\n    kustomize.toolkit.fluxcd.io/substitute: disabled\n",
+		"k/base/x.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y # has no kustomize.toolkit.fluxcd.io/prune\n  namespace: default\n---\napiVersion: v1\nkind: Secret\nmetadata:\n  name: x\n  namespace: default\n  labels:\n    argocd.argoproj.io/hook: PreSync\n    kustomize.toolkit.fluxcd.io/prune: disabled\n    kustomize.toolkit.fluxcd.io/substitute: disabled\n",
 		"b/bundle.yaml", bundleYAML("b", ""),
 		"b/x.yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: y\n  namespace: default\n  labels: {kustomize.toolkit.fluxcd.io/prune: disabled}\n  annotations: {flotilla.dev/prune: disabled}\n",
 	)
 	out := mustRender(t, newRenderer(t, render.Config{}), files.Snapshot(), "one")
 	for name, want := range map[string][]string{
 		"c": {"c/chart/templates/cm.yaml:7: the annotation argocd.argoproj.io/sync-wave on ConfigMap/default/c has no effect: objects are applied by kind, and bundles after those in spec.dependsOn"},
-		"k": {"k/base/x.yaml:8: the label kustomize.toolkit.fluxcd.io/prune on Secret/default/x has no effect: write the annotation flotilla.dev/prune: disabled"},
+		"k": {"k/base/x.yaml:14: the label kustomize.toolkit.fluxcd.io/prune on Secret/default/x has no effect: write the annotation flotilla.dev/prune: disabled"},
 		"b": nil,
 	} {
 		b := bundle(t, out, name)

@@ -349,7 +349,7 @@ func remoteChart(h *api.HelmSource) (repo, name string, remote bool) {
 	return h.Repo, h.Chart, h.Repo != ""
 }
 
-// exactVersion is one that always means the same chart; none at all is that of a chart at an address, of which the first stays.
+// exactVersion matches what always means the same chart. An empty version is that of a chart at an address: what was fetched first stays.
 var exactVersion = regexp.MustCompile(`^(v?\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?|sha256:[0-9a-f]{64}|)$`)
 
 // layer is one of the sources of a chart's values, and where it is written.

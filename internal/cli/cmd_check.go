@@ -50,7 +50,7 @@ Those of an earlier "flotilla check -o json" do not count with --baseline.`,
   flotilla check fleet --kube-version 1.36 --age-key age.txt
   flotilla check -o sarif > flotilla.sarif
   flotilla check -o json > baseline.json; flotilla check --baseline baseline.json`,
-		Args: cobra.ArbitraryArgs,
+		Args: atMostOneArg("directory"),
 	}
 	c.repo.flags(cmd)
 	cmd.Flags().StringArrayVar(&c.keys, "age-key", nil, "file with age identities, or NAME=FILE for those of a tenant; may be given more than once")
@@ -62,8 +62,6 @@ Those of an earlier "flotilla check -o json" do not count with --baseline.`,
 	complete(cmd, "fail-on", failOnWords()...)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
-		case len(args) > 1:
-			return usagef("one directory, please, and not %d%s", len(args), seeHelp(cmd))
 		case len(args) == 1 && cmd.Flags().Changed("repo"):
 			return usagef("%q and --repo both name the fleet repository%s", args[0], seeHelp(cmd))
 		case len(args) == 1:
@@ -148,12 +146,14 @@ func (c checking) findings(cmd *cobra.Command, minor int) ([]check.Finding, int,
 		}
 	}
 	start := time.Now()
-	errOf(cmd).Printf("rendering %s\n", count(len(names), "cluster"))
-	version := c.kube
-	if strings.Count(version, ".") == 1 {
-		version += ".0"
+	errOf(cmd).Printf("rendering %s\n", countOf(len(names), "cluster"))
+	version := "" // the one with which flotilla render renders
+	if cmd.Flags().Changed("kube-version") {
+		if version = "v" + strings.TrimPrefix(c.kube, "v"); strings.Count(version, ".") == 1 {
+			version += ".0"
+		}
 	}
-	fleet, err := renderClusters(cmd.Context(), renderer, snap, sight{"v" + strings.TrimPrefix(version, "v"), c.more})
+	fleet, err := renderClusters(cmd.Context(), renderer, snap, sight{version, c.more})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -163,19 +163,11 @@ func (c checking) findings(cmd *cobra.Command, minor int) ([]check.Finding, int,
 	}
 	in := check.Input{Clusters: fleet, Tree: snap.Tree, KubeMinor: minor}
 	for _, d := range declared {
-		in.Bundles = append(in.Bundles, check.Bundle{File: d.File, Dir: d.Dir, Bundle: d.Bundle})
+		in.Bundles = append(in.Bundles, check.Bundle(d))
 	}
-	found, err := check.Run(in)
+	found, err := check.Run(cmd.Context(), in)
 	errOf(cmd).Printf("checked in %s\n", time.Since(start).Round(10*time.Millisecond))
 	return found, len(names), err
-}
-
-// count is a number of things, in words.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // checkReport is what a check says.
@@ -192,7 +184,7 @@ func newCheckReport(found, baseline []check.Finding, clusters int) checkReport {
 	out := checkReport{Findings: []check.Finding{}, Ignored: []check.Finding{}, Known: []check.Finding{}, clusters: clusters}
 	before := map[string][]string{}
 	for _, f := range baseline {
-		before[f.ID()] = append(before[f.ID()], append([]string{""}, f.Clusters...)...)
+		before[f.ID()] = append(before[f.ID()], f.Clusters...)
 	}
 	for _, f := range found {
 		was, known := before[f.ID()]
@@ -262,15 +254,14 @@ func (r checkReport) summary() string {
 				n++
 			}
 		}
-		word := map[check.Severity]string{check.Error: "error", check.Warning: "warning", check.Info: "note"}[s]
 		if n > 0 {
-			parts = append(parts, count(n, word))
+			parts = append(parts, countOf(n, sarifLevel(s)))
 		}
 	}
 	if len(parts) == 0 {
 		parts = []string{"nothing found"}
 	}
-	text := strings.Join(parts, ", ") + " on " + count(r.clusters, "cluster")
+	text := strings.Join(parts, ", ") + " on " + countOf(r.clusters, "cluster")
 	if len(r.Ignored) > 0 {
 		text += fmt.Sprintf("; %d ignored", len(r.Ignored))
 	}

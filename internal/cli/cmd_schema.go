@@ -34,13 +34,10 @@ what needs a second file, and what no schema can say.`,
 		Example: `  flotilla schema
   flotilla schema bundle > .schemas/bundle.json`,
 		ValidArgs: names,
-		Args:      cobra.ArbitraryArgs,
+		Args:      atMostOneArg("kind"),
 	}
 	out.flag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 1 {
-			return usagef("one kind, please, and not %d%s", len(args), seeHelp(cmd))
-		}
 		if len(args) == 1 {
 			if cmd.Flags().Changed("output") {
 				return usagef("--output is for the list: a schema is JSON%s", seeHelp(cmd))

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -29,7 +30,7 @@ type Bundle struct {
 }
 
 // Run returns the findings, the worst first; those that are ignored are among them.
-func Run(in Input) ([]Finding, error) {
+func Run(ctx context.Context, in Input) ([]Finding, error) {
 	security, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		return nil, fmt.Errorf("read the Pod Security Standards: %w", err)
@@ -43,14 +44,16 @@ func Run(in Input) ([]Finding, error) {
 	}
 	r := &run{
 		Input: in, out: newCollector(), builtin: builtin,
-		bundles: map[string]*bundle{}, definitions: map[string]*definition{}, texts: map[string]string{}, security: security,
+		bundles: map[string]*bundle{}, definitions: map[string]*definition{}, where: newPlaces(in.Tree), security: security,
 	}
 	r.fleet()
 	for _, on := range in.Clusters {
-		r.cluster(on)
+		r.cluster(ctx, on)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 	}
-	found := r.out.all()
-	where := newPlaces(in.Tree)
+	found, where := r.out.all(), r.where
 	for i := range found {
 		if found[i].Line == 0 {
 			found[i].Line = where.line(found[i])
@@ -68,15 +71,14 @@ type run struct {
 	builtin schemas.Builtin
 	// bundles are the distinct renderings: name and digest -> what is known of them, on whatever cluster.
 	bundles map[string]*bundle
-	// definitions are the distinct CustomResourceDefinitions: digest of the bundle and ID -> how it checks.
+	// definitions are the distinct CustomResourceDefinitions: the bundle's name and digest, and ID -> how it checks.
 	definitions map[string]*definition
-	// texts are files of the tree.
-	texts    map[string]string
-	security policy.Evaluator
+	where       *places
+	security    policy.Evaluator
 }
 
 // cluster checks what is on one cluster.
-func (r *run) cluster(on compare.On) {
+func (r *run) cluster(ctx context.Context, on compare.On) {
 	if on.Err != nil {
 		r.out.add(fromError(on.Err, ""), on.Cluster)
 		return
@@ -102,7 +104,7 @@ func (r *run) cluster(on compare.On) {
 	}
 	add := func(f Finding) { r.out.add(f, on.Cluster) }
 	r.twice(view, add)
-	r.customs(view, add)
+	r.customs(ctx, view, add)
 	r.podSecurity(view, add)
 	if !view.unknown { // what cannot be rendered may be what is missing
 		view.references(add)

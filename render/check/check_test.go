@@ -221,6 +221,13 @@ var cases = []struct {
 	{"a bundle that is meant for none", base.With("b/bundle.yaml", head+"kind: Bundle\nmetadata: {name: b}\nspec: {targets: []}\n"), 0, nil},
 	{"a cluster without bundles", base.With("web/bundle.yaml", strings.Replace(base["web/bundle.yaml"], "spec: {", "spec: {targets: [{clusters: [one]}], ", 1)), 0, []string{"UnreachedCluster clusters/two/cluster.yaml:1 "}},
 
+	{"a hook of a chart", hooked("busybox"), 0, []string{"UnpinnedImage h/chart/templates/hook.yaml:10 spec.template.spec.containers.[name=c].image"}},
+	{"an order in the template of a hook", hooked("busybox # flotilla:ignore UnpinnedImage: it is ours"), 0, nil},
+	{"kinds of every cluster that have no schema", more(fmt.Sprintf(apiService, "v1.example.com") +
+		"apiVersion: flotilla.dev/v1alpha1\nkind: Suspension\nmetadata: {name: db}\nspec: {scope: {all: true}, reason: x, until: 2030-01-01T00:00:00Z}\n"), 0, nil},
+	{"a Secret that is named after an APIService", more(fmt.Sprintf(apiService, "db") + pod("volumes: [{name: v, secret: {secretName: db-credentials}}]")), 0, []string{"MissingObject web/more.yaml:11 spec.volumes.[name=v].secret"}},
+	{"one of two objects with a prefix", prefixed, 0, []string{"UnpinnedImage p/pods.yaml:12 spec.containers.[name=c].image"}},
+
 	{"an order without a word of why", replaced("image: nginx:1.27", "image: nginx # flotilla:ignore UnpinnedImage"), 0, []string{"BadIgnore web/web.yaml:13 ", "UnpinnedImage web/web.yaml:13 spec.template.spec.containers.[name=web].image"}},
 	{"an order for no reason", replaced("image: nginx:1.27", "image: nginx # flotilla:ignore UnpinedImage: it is ours"), 0, []string{"BadIgnore web/web.yaml:13 ", "UnpinnedImage web/web.yaml:13 spec.template.spec.containers.[name=web].image"}},
 	{"an order on its line", replaced("image: nginx:1.27", "image: nginx # flotilla:ignore UnpinnedImage: it is ours"), 0, nil},
@@ -229,6 +236,22 @@ var cases = []struct {
 	{"an order for something else", replaced("image: nginx:1.27", "image: nginx # flotilla:ignore MissingObject: it is ours"), 0, []string{"UnpinnedImage web/web.yaml:13 spec.template.spec.containers.[name=web].image"}},
 	{"an order beside the object", replaced("metadata:\n  name: web\nspec:\n  replicas: 2", "metadata:\n  name: web\n  annotations:\n    flotilla.dev/check-ignore: 'SelectorMismatch: no'\nspec:\n  replicas: 2"), 0, nil},
 }
+
+const apiService = "apiVersion: apiregistration.k8s.io/v1\nkind: APIService\nmetadata: {name: %s}\nspec: {group: example.com, version: v1, groupPriorityMinimum: 1, versionPriority: 1}\n---\n"
+
+func hooked(image string) rendertest.Files {
+	return base.With(
+		"h/bundle.yaml", head+"kind: Bundle\nmetadata: {name: h}\nspec: {namespace: web, helm: {chart: ./chart}}\n",
+		"h/chart/Chart.yaml", "apiVersion: v2\nname: h\nversion: 1.0.0\n",
+		"h/chart/templates/hook.yaml", "apiVersion: batch/v1\nkind: Job\nmetadata: {name: h, annotations: {helm.sh/hook: pre-install}}\nspec:\n  template:\n    spec:\n      restartPolicy: Never\n      containers:\n      - name: c\n        image: "+image+"\n",
+	)
+}
+
+// prefixed are two Pods in one file, whose names a kustomization changes.
+var prefixed = base.With(
+	"p/bundle.yaml", head+"kind: Bundle\nmetadata: {name: p}\nspec: {namespace: web}\n", "p/kustomization.yaml", "namePrefix: x-\nresources: [pods.yaml]\n",
+	"p/pods.yaml", strings.Replace(pod(""), "name: p", "name: a", 1)+"---\n"+strings.NewReplacer("name: p", "name: b", "busybox:1", "busybox").Replace(pod("")),
+)
 
 func secretChart(values string) rendertest.Files {
 	return base.With(
@@ -265,9 +288,9 @@ func found(t *testing.T, snap api.Snapshot, keys *sops.Keyring, kube int) []chec
 		t.Fatal(err)
 	}
 	for _, d := range declared {
-		in.Bundles = append(in.Bundles, check.Bundle{File: d.File, Dir: d.Dir, Bundle: d.Bundle})
+		in.Bundles = append(in.Bundles, check.Bundle(d))
 	}
-	out, err := check.Run(in)
+	out, err := check.Run(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"context"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -8,7 +9,7 @@ import (
 	"github.com/flotilla-fleet/flotilla/render/schemas"
 )
 
-// definition is a CustomResourceDefinition of a bundle; without a checker it could not be read.
+// definition is a CustomResourceDefinition of a bundle. Definition is nil where it could not be read; err says why.
 type definition struct {
 	*schemas.Definition
 	from *item
@@ -29,7 +30,7 @@ func (r *run) definition(i *item) *definition {
 }
 
 // customs checks the objects whose kinds are not Kubernetes' own against the definitions of the same cluster.
-func (r *run) customs(view *view, add func(Finding)) {
+func (r *run) customs(ctx context.Context, view *view, add func(Finding)) {
 	known := map[schema.GroupKind]*definition{}
 	for _, i := range view.items {
 		if i.ref.Group != crds || i.ref.Kind != "CustomResourceDefinition" || i.ref.Version != "v1" {
@@ -43,12 +44,12 @@ func (r *run) customs(view *view, add func(Finding)) {
 		known[schema.GroupKind{Group: d.Group, Kind: d.Kind}] = d
 	}
 	for _, i := range view.items {
-		if i.builtin || i.ref.Group == crds {
+		if !i.foreign {
 			continue
 		}
 		d := known[schema.GroupKind{Group: i.ref.Group, Kind: i.ref.Kind}]
 		if _, seen := i.custom[d]; !seen {
-			i.custom[d] = i.checked(d)
+			i.custom[d] = i.checked(ctx, d)
 		}
 		for _, f := range i.custom[d] {
 			add(f)
@@ -57,7 +58,7 @@ func (r *run) customs(view *view, add func(Finding)) {
 }
 
 // checked holds a custom resource against its definition; nil if there is none.
-func (i *item) checked(d *definition) []Finding {
+func (i *item) checked(ctx context.Context, d *definition) []Finding {
 	kind := i.ref.Kind + "." + i.ref.Group
 	switch {
 	case d == nil:
@@ -69,7 +70,7 @@ func (i *item) checked(d *definition) []Finding {
 	if d.Deprecated(i.ref.Version) {
 		out = append(out, i.finding(DeprecatedAPI, "apiVersion", fmt.Sprintf("the CustomResourceDefinition of %s (%s) calls %s deprecated", kind, d.from.file, i.ref.Version)))
 	}
-	for _, p := range d.Check(i.object) {
+	for _, p := range d.Check(ctx, i.object) {
 		out = append(out, i.finding(reasonOf(p.Kind), p.Field, p.Message))
 	}
 	return out

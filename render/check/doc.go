@@ -4,6 +4,6 @@
 // It promises that the same renderings give the same findings in the same order, that what may be made by somebody else
 // than Git is no finding, and that no value of a Secret, and no text that was decrypted, is in a finding.
 //
-// It decides by its arguments alone: it asks no cluster, and what it reads of the repository's tree is where things stand.
+// It asks no cluster. It reads the tree for lines, comments, overlays that nothing uses, and values of Secrets in plain text.
 // A fleet without findings may still be refused: by admission, by quotas, by what is live.
 package check

@@ -159,10 +159,10 @@ func newCollector() *collector { return &collector{byID: map[string]*Finding{}} 
 
 // add notes a finding. A cluster may be empty.
 func (c *collector) add(f Finding, cluster string) {
-	row := about(f.Reason)
-	f.Severity, f.Do = row.Severity, cmp.Or(f.Do, row.Do)
 	id := f.ID()
 	if c.byID[id] == nil {
+		row := about(f.Reason)
+		f.Severity, f.Do = row.Severity, cmp.Or(f.Do, row.Do)
 		c.byID[id] = &f
 		c.order = append(c.order, id)
 	}

@@ -9,13 +9,14 @@ import (
 	"strings"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/kustomize"
 )
 
 // fromError is the finding of something that cannot be rendered.
 func fromError(err error, bundle string) Finding {
 	f := Finding{Reason: CannotRender, Bundle: bundle, Message: err.Error()}
-	var e *api.Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok {
 		return f
 	}
 	switch e.Reason {
@@ -125,7 +126,7 @@ func (r *run) overlays(b Bundle, u use) {
 		}
 		for _, e := range entries {
 			dir := path.Join(parent, e.Name())
-			file := kustomization(r.Tree, dir)
+			file := kustomize.Find(r.Tree, dir)
 			if !e.IsDir() || named[dir] || file == "" || read(u.paths, dir) {
 				continue
 			}
@@ -135,16 +136,6 @@ func (r *run) overlays(b Bundle, u use) {
 			}, "")
 		}
 	}
-}
-
-// kustomization is the kustomization of a directory; empty if there is none.
-func kustomization(tree api.Tree, dir string) string {
-	for _, name := range []string{"kustomization.yaml", "kustomization.yml", "Kustomization"} {
-		if _, err := tree.Stat(path.Join(dir, name)); err == nil {
-			return path.Join(dir, name)
-		}
-	}
-	return ""
 }
 
 // read reports whether one of the paths is a directory, or below it.

@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,7 +16,7 @@ type order struct {
 	why    string
 }
 
-// cannotIgnore are findings that the agent refuses whatever anybody says.
+// cannotIgnore are findings that stay, whatever anybody says.
 var cannotIgnore = []Reason{BadFleetFile, TenantDenied, CannotRender, BadIgnore}
 
 // readOrder reads REASON: WHY.
@@ -26,7 +27,7 @@ func readOrder(text string) (order, error) {
 	case !slices.ContainsFunc(Reasons(), func(a About) bool { return a.Reason == o.reason }):
 		return o, fmt.Errorf("cannot ignore %q: there is no such reason", o.reason)
 	case slices.Contains(cannotIgnore, o.reason):
-		return o, fmt.Errorf("cannot ignore %s: the agent does not, either", o.reason)
+		return o, fmt.Errorf("cannot ignore %s: it stays a finding", o.reason)
 	case o.why == "":
 		return o, fmt.Errorf("cannot ignore %s: there is no word of why, behind a colon", o.reason)
 	}
@@ -38,7 +39,8 @@ type annotated map[string][]string
 
 func (r *run) annotations() annotated {
 	out := annotated{}
-	for _, b := range r.bundles {
+	for _, key := range slices.Sorted(maps.Keys(r.bundles)) {
+		b := r.bundles[key]
 		for _, i := range b.items {
 			if text := i.object.GetAnnotations()[api.AnnotationCheckIgnore]; text != "" {
 				key := b.name + "\x00" + i.ref.ID()
@@ -67,7 +69,7 @@ func ignore(found []Finding, beside annotated, where *places) []Finding {
 				f.obey(o, err, bad, Finding{Bundle: f.Bundle, File: f.File, Object: f.Object, Field: "metadata.annotations"})
 			}
 		}
-		lines := where.file(f.File).lines
+		lines := where.file(f.File).lines()
 		for _, n := range near(lines, f.Line) {
 			if m := comment.FindStringSubmatch(lines[n]); m != nil {
 				o, err := readOrder(m[1])

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/compare"
 	"github.com/flotilla-fleet/flotilla/render/schemas"
 )
 
@@ -30,9 +31,11 @@ type item struct {
 	ref    api.ObjectRef
 	file   string
 	hook   bool
-	// builtin says that the kind is one of Kubernetes' own.
-	builtin bool
-	pod     *pod // nil: the object makes no pods
+	// builtin says that the group is one of Kubernetes' own, and foreign that it is none of every cluster's.
+	builtin, foreign bool
+	// mentions are what may be names of something that an operator, a controller or a job makes.
+	mentions map[string]bool
+	pod      *pod // nil: the object makes no pods
 	// unclear says that its form is so wrong that it may be meant to make pods.
 	unclear bool
 	wants   []want
@@ -58,14 +61,14 @@ func (i *item) namespace() string {
 func (r *run) newBundle(b *api.RenderedBundle) *bundle {
 	out := &bundle{name: b.Name, digest: b.Digest}
 	for _, o := range b.Objects {
-		r.newItem(out, b, o, false)
+		r.newItem(out, b, o, b.Origin[api.RefOf(o).ID()], false)
 	}
 	for _, h := range b.Hooks {
-		r.newItem(out, b, h.Object, true)
+		r.newItem(out, b, h.Object, h.File, true)
 	}
 	for _, w := range b.Warnings {
 		if !strings.HasPrefix(w, "spec.targets.") { // UnknownCluster says it once for all clusters
-			out.findings = append(out.findings, Finding{Reason: RenderWarning, Bundle: b.Name, File: r.fileOf(b), Message: w})
+			out.findings = append(out.findings, Finding{Reason: RenderWarning, Bundle: b.Name, File: fileOf(b), Message: w})
 		}
 	}
 	out.findings = append(out.findings, r.plainSecrets(out, b)...)
@@ -73,30 +76,35 @@ func (r *run) newBundle(b *api.RenderedBundle) *bundle {
 }
 
 // fileOf is the bundle.yaml of a bundle; of an implicit one its kustomization.
-func (r *run) fileOf(b *api.RenderedBundle) string {
+func fileOf(b *api.RenderedBundle) string {
 	if b.Kustomization != "" && b.Name == api.ClusterBundle {
 		return b.Kustomization
 	}
 	return path.Join(b.Dir, "bundle.yaml")
 }
 
-func (r *run) newItem(b *bundle, rendered *api.RenderedBundle, o *unstructured.Unstructured, hook bool) {
+func (r *run) newItem(b *bundle, rendered *api.RenderedBundle, o *unstructured.Unstructured, file string, hook bool) {
 	ref := api.RefOf(o)
 	i := &item{
-		bundle: b, object: o, ref: ref, hook: hook, file: cmp.Or(rendered.Origin[ref.ID()], r.fileOf(rendered)), builtin: r.builtin.KnowsGroup(ref.Group),
+		bundle: b, object: o, ref: ref, hook: hook, file: cmp.Or(file, fileOf(rendered)), builtin: r.builtin.KnowsGroup(ref.Group),
 		security: map[string][]Finding{}, custom: map[*definition][]Finding{},
 	}
+	i.foreign = !i.builtin && !slices.Contains(served, ref.Group)
 	b.items = append(b.items, i)
 	forms, sound := r.form(i)
 	b.findings = append(b.findings, forms...)
 	i.pod = podOf(o)
 	i.unclear = !sound && i.pod == nil
+	i.mentions = i.mention()
 	i.wants = wantsOf(i)
 	b.findings = append(b.findings, i.images()...)
 	if sound {
 		b.findings = append(b.findings, i.ownPods()...)
 	}
 }
+
+// served are groups of every cluster that are not among client-go's: there is no schema for them.
+var served = []string{crds, "apiregistration.k8s.io", api.Group}
 
 // form checks an object of one of Kubernetes' own kinds against its schema.
 func (r *run) form(i *item) (found []Finding, sound bool) {
@@ -201,11 +209,9 @@ func (i *item) images() []Finding {
 	}
 	var out []Finding
 	for _, c := range i.pod.containers() {
-		name, digest, _ := strings.Cut(c.Image, "@")
-		_, last, _ := cutLast(name, "/")
-		_, tag, _ := strings.Cut(last, ":")
+		_, tag := compare.SplitImage(c.Image)
 		switch {
-		case digest != "" || c.Image == "":
+		case strings.Contains(c.Image, "@") || c.Image == "":
 		case tag == "":
 			out = append(out, i.finding(UnpinnedImage, c.at+".image", fmt.Sprintf("image %q has neither tag nor digest, which means latest", c.Image)))
 		case tag == "latest":
@@ -213,12 +219,4 @@ func (i *item) images() []Finding {
 		}
 	}
 	return out
-}
-
-// cutLast is strings.Cut at the last separator; without one, all is behind it.
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return "", s, false
 }

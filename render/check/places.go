@@ -1,14 +1,16 @@
 package check
 
 import (
-	"bytes"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/flotilla-fleet/flotilla/api"
+	"github.com/flotilla-fleet/flotilla/render/kustomize"
+	"github.com/flotilla-fleet/flotilla/render/manifest"
 )
 
 // places finds lines in the files of a tree.
@@ -17,10 +19,19 @@ type places struct {
 	files map[string]*file
 }
 
-// file is a file of the repository, as far as it is YAML: a template is not.
+// file is a file of the repository.
 type file struct {
-	lines []string
-	docs  []*yaml.Node
+	text string
+	// docs are its documents, as far as it is YAML: a template is not. They are read when somebody asks.
+	docs func() []manifest.Document
+}
+
+// lines are empty for a file that is not there.
+func (f *file) lines() []string {
+	if f.text == "" {
+		return nil
+	}
+	return strings.Split(f.text, "\n")
 }
 
 func newPlaces(tree api.Tree) *places { return &places{tree: tree, files: map[string]*file{}} }
@@ -32,22 +43,24 @@ func (p *places) file(name string) *file {
 	}
 	f := &file{}
 	p.files[name] = f
-	if p.tree == nil {
-		return f
+	if p.tree != nil {
+		data, _ := p.tree.ReadFile(name)
+		f.text = string(data)
 	}
-	data, err := p.tree.ReadFile(name)
-	if err != nil {
-		return f
-	}
-	f.lines = strings.Split(string(data), "\n")
-	dec := yaml.NewDecoder(bytes.NewReader(data))
+	f.docs = sync.OnceValue(func() []manifest.Document { return documents(f.text) })
+	return f
+}
+
+func documents(text string) []manifest.Document {
+	var out []manifest.Document
+	dec := yaml.NewDecoder(strings.NewReader(text))
 	for {
 		var doc yaml.Node
 		if dec.Decode(&doc) != nil {
-			return f
+			return out
 		}
 		if len(doc.Content) > 0 {
-			f.docs = append(f.docs, doc.Content[0])
+			out = append(out, manifest.Document{Node: doc.Content[0]})
 		}
 	}
 }
@@ -60,12 +73,12 @@ func (p *places) line(f Finding) int {
 	}
 	in := p.file(f.File)
 	switch {
-	case len(in.lines) == 0:
+	case in.text == "":
 		return 0
 	case f.Object == nil && f.Field == "":
 		return 1
-	case f.Object == nil && len(in.docs) > 0:
-		return lineBelow(in.docs[0], f.Field)
+	case f.Object == nil && len(in.docs()) > 0:
+		return lineBelow(in.docs()[0].Node, f.Field)
 	case f.Object == nil:
 		return 0
 	}
@@ -75,19 +88,18 @@ func (p *places) line(f Finding) int {
 	return in.mentions(f.Object.Kind)
 }
 
-// describing returns the document that describes an object: by kind and name, or by its kind alone where only one has it,
-// because kustomizations change names.
+// describing returns what describes an object: by kind and name, or by its kind alone where only one has it,
+// because kustomizations replace names.
 func (f *file) describing(ref api.ObjectRef) *yaml.Node {
+	if n := kustomize.Declared(f.docs(), ref.Kind, ref.Name); n != nil {
+		return n
+	}
 	var same []*yaml.Node
-	for _, d := range f.docs {
-		for _, n := range members(d) {
-			if value(n, "kind") != ref.Kind {
-				continue
+	for _, d := range f.docs() {
+		for _, n := range members(d.Node) {
+			if value(n, "kind") == ref.Kind {
+				same = append(same, n)
 			}
-			if meta := below(n, "metadata"); meta != nil && value(meta, "name") == ref.Name {
-				return n
-			}
-			same = append(same, n)
 		}
 	}
 	if len(same) == 1 {
@@ -98,7 +110,7 @@ func (f *file) describing(ref api.ObjectRef) *yaml.Node {
 
 // members are the objects of a document: the items of a list, or itself.
 func members(doc *yaml.Node) []*yaml.Node {
-	if items := below(doc, "items"); strings.HasSuffix(value(doc, "kind"), "List") && items != nil {
+	if items := manifest.Get(doc, "items"); strings.HasSuffix(value(doc, "kind"), "List") && items != nil {
 		return items.Content
 	}
 	return []*yaml.Node{doc}
@@ -106,7 +118,7 @@ func members(doc *yaml.Node) []*yaml.Node {
 
 // mentions returns the first line of a template that names a kind; 0 if none does.
 func (f *file) mentions(kind string) int {
-	for n, line := range f.lines {
+	for n, line := range f.lines() {
 		if word, ok := strings.CutPrefix(strings.TrimSpace(line), "kind:"); ok && strings.Trim(strings.TrimSpace(word), `"'`) == kind {
 			return n + 1
 		}
@@ -167,13 +179,8 @@ func identified(n *yaml.Node, keys string) bool {
 	return true
 }
 
-func below(n *yaml.Node, key string) *yaml.Node {
-	_, next := into(n, key)
-	return next
-}
-
 func value(n *yaml.Node, key string) string {
-	if v := below(n, key); v != nil {
+	if v := manifest.Get(n, key); v != nil {
 		return v.Value
 	}
 	return ""

@@ -45,7 +45,7 @@ func forEverybody(key string) bool {
 	return strings.HasSuffix(key, ".crt") || strings.HasSuffix(key, ".pub") || strings.Contains(key, "public") || strings.HasSuffix(key, "user") || strings.HasSuffix(key, "username")
 }
 
-// textual are the files in which people write values, by the end of their names; what a template has, it has for everybody's chart.
+// textual are the extensions of files in which people write values.
 var textual = []string{".yaml", ".yml", ".json", ".env", ".properties", ".txt", ".ini", ".toml", ".conf", ""}
 
 // filesOf lists the files that were read and may hold values, also those of directories that were read as a whole.
@@ -64,7 +64,7 @@ func (r *run) filesOf(paths []string) []string {
 	return slices.Sorted(maps.Keys(seen))
 }
 
-// A shorter value may stand in a file by chance: in the file that describes the Secret, and in any other one.
+// A short value may stand in a file by chance. shortestHere is for the file that describes the Secret, shortest for all others.
 const (
 	shortestHere = 4
 	shortest     = 8
@@ -85,12 +85,12 @@ func (r *run) standsIn(files []string, own, text string, decrypted []string) (st
 		if len(telling) < shortestHere || len(telling) < shortest && name != own {
 			continue
 		}
-		content := r.content(name)
+		file := r.where.file(name)
 		for _, t := range []string{telling, text} {
-			if !strings.Contains(content, t) {
+			if !strings.Contains(file.text, t) {
 				continue
 			}
-			for n, line := range strings.Split(content, "\n") {
+			for n, line := range file.lines() {
 				if holds(line, t) {
 					return name, n + 1
 				}
@@ -109,18 +109,6 @@ func longest(s string) string {
 		}
 	}
 	return out
-}
-
-// content is that of a file of the tree, read once.
-func (r *run) content(name string) string {
-	if _, known := r.texts[name]; !known {
-		data, err := r.Tree.ReadFile(name)
-		if err != nil {
-			data = nil
-		}
-		r.texts[name] = string(data)
-	}
-	return r.texts[name]
 }
 
 // holds reports whether a line has a text as a whole value.

@@ -2,6 +2,8 @@ package check
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -30,13 +32,14 @@ func newView() *view {
 func (v *view) add(b *bundle) {
 	for _, i := range b.items {
 		v.items = append(v.items, i)
-		v.byID[idIn(i.ref.Group, i.ref.Kind, i.ref.Namespace, i.ref.Name)] = append(v.byID[idIn(i.ref.Group, i.ref.Kind, i.ref.Namespace, i.ref.Name)], i)
+		id := idIn(i.ref.Group, i.ref.Kind, i.ref.Namespace, i.ref.Name)
+		v.byID[id] = append(v.byID[id], i)
 		v.kinds[schema.GroupKind{Group: i.ref.Group, Kind: i.ref.Kind}] = true
 		if v.mentioned[i.ref.Namespace] == nil {
 			v.mentioned[i.ref.Namespace] = map[string]bool{}
 		}
-		i.mention(v.mentioned[i.ref.Namespace])
-		if !i.builtin && i.ref.Group != crds {
+		maps.Copy(v.mentioned[i.ref.Namespace], i.mentions)
+		if i.foreign {
 			v.owners[i.ref.Namespace] = append(v.owners[i.ref.Namespace], i.ref.Name)
 		}
 	}
@@ -74,7 +77,8 @@ func (v *view) mayBeMade(namespace, name string) bool {
 }
 
 // mention collects what may be a name of something that an operator, a controller or a job makes.
-func (i *item) mention(into map[string]bool) {
+func (i *item) mention() map[string]bool {
+	into := map[string]bool{}
 	for _, value := range i.object.GetAnnotations() {
 		if len(value) <= 253 {
 			into[value] = true
@@ -85,7 +89,7 @@ func (i *item) mention(into map[string]bool) {
 			into[value] = true
 		}
 		for _, c := range i.pod.containers() {
-			for _, text := range append(append([]string{}, c.Command...), c.Args...) {
+			for _, text := range slices.Concat(c.Command, c.Args) {
 				words(text, into)
 			}
 			for _, e := range c.Env {
@@ -93,9 +97,10 @@ func (i *item) mention(into map[string]bool) {
 			}
 		}
 	}
-	if !i.builtin && i.ref.Group != crds {
+	if i.foreign {
 		texts(i.object.Object, into)
 	}
+	return into
 }
 
 // words are the parts of a text that can be names.

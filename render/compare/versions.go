@@ -22,8 +22,8 @@ func major(tag string) string {
 	return m[1]
 }
 
-// splitImage parts an image into its name and its tag. A digest is no tag.
-func splitImage(image string) (name, tag string) {
+// SplitImage parts an image into its name and its tag. A digest is no tag.
+func SplitImage(image string) (name, tag string) {
 	image, _, _ = strings.Cut(image, "@")
 	if i := strings.LastIndex(image, ":"); i > strings.LastIndex(image, "/") {
 		return image[:i], image[i+1:]
@@ -56,7 +56,7 @@ func majorImages(before, after *unstructured.Unstructured) []string {
 }
 
 func tagOf(image string) string {
-	_, tag := splitImage(image)
+	_, tag := SplitImage(image)
 	return tag
 }
 
@@ -124,7 +124,7 @@ func routineField(f Field) bool {
 	if !strings.HasSuffix(f.Path, "/image") || f.Before == "" || f.After == "" {
 		return false
 	}
-	was, _ := splitImage(strings.Trim(f.Before, `"`))
-	is, _ := splitImage(strings.Trim(f.After, `"`))
+	was, _ := SplitImage(strings.Trim(f.Before, `"`))
+	is, _ := SplitImage(strings.Trim(f.After, `"`))
 	return was == is
 }

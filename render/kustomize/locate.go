@@ -227,17 +227,26 @@ func tidy(err error) string {
 	return msg
 }
 
-// Line is where a file of the repository declares an object, 0 if it cannot be told: a document of its kind,
-// or a generator in a kustomization. Prefixes and suffixes of the name may have been added.
+// Line is where a file of the repository declares an object, 0 if it cannot be told; see Declared.
 func Line(file string, text []byte, kind, name string) int {
 	docs, err := manifest.Parse(file, text)
 	if err != nil {
 		return 0
 	}
-	best, length := 0, 0
+	if n := Declared(docs, kind, name); n != nil {
+		return n.Line
+	}
+	return 0
+}
+
+// Declared is what declares an object in a file of the repository, nil if it cannot be told: a document of its kind,
+// or a generator in a kustomization. Prefixes and suffixes of the name may have been added.
+func Declared(docs []manifest.Document, kind, name string) *yaml.Node {
+	var best *yaml.Node
+	length := 0
 	look := func(n, called *yaml.Node) {
 		if called != nil && strings.Contains(name, called.Value) && len(called.Value) > length {
-			best, length = n.Line, len(called.Value)
+			best, length = n, len(called.Value)
 		}
 	}
 	for _, d := range docs {

@@ -3,7 +3,6 @@ package schemas
 import (
 	"errors"
 	"regexp"
-	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -57,7 +56,7 @@ func (b Builtin) Knows(gvk schema.GroupVersionKind) bool { return b.scheme.Recog
 
 // KnowsGroup reports whether a group, in any version, is one of Kubernetes' own.
 func (b Builtin) KnowsGroup(group string) bool {
-	return group == "" || slices.ContainsFunc(b.scheme.PrioritizedVersionsAllGroups(), func(gv schema.GroupVersion) bool { return gv.Group == group })
+	return b.scheme.IsGroupRegistered(group)
 }
 
 // Check returns what is wrong with the form of an object whose kind is known.
@@ -66,8 +65,8 @@ func (b Builtin) Check(o *unstructured.Unstructured) []Problem {
 	if err == nil {
 		return nil
 	}
-	var all typed.ValidationErrors
-	if !errors.As(err, &all) {
+	all, ok := errors.AsType[typed.ValidationErrors](err)
+	if !ok {
 		return nil // the kind has no schema: nothing is known of it
 	}
 	var out []Problem

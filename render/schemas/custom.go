@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	v1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -24,7 +25,6 @@ import (
 // Definition is a CustomResourceDefinition, ready to check custom resources. It is safe for concurrent use.
 type Definition struct {
 	Group, Kind string
-	Namespaced  bool
 	versions    map[string]*version
 }
 
@@ -34,7 +34,8 @@ type version struct {
 	deprecated bool
 	structural *schema.Structural
 	validator  validation.SchemaValidator
-	rules      *cel.Validator
+	// rules are compiled when a custom resource is checked: that costs, and many definitions come without one.
+	rules func() *cel.Validator
 }
 
 // NewDefinition reads a CustomResourceDefinition of apiextensions.k8s.io/v1.
@@ -45,7 +46,7 @@ func NewDefinition(o *unstructured.Unstructured) (*Definition, error) {
 	}
 	v1.SetDefaults_CustomResourceDefinition(&crd)
 	v1.SetDefaults_CustomResourceDefinitionSpec(&crd.Spec)
-	out := &Definition{Group: crd.Spec.Group, Kind: crd.Spec.Names.Kind, Namespaced: crd.Spec.Scope == v1.NamespaceScoped, versions: map[string]*version{}}
+	out := &Definition{Group: crd.Spec.Group, Kind: crd.Spec.Names.Kind, versions: map[string]*version{}}
 	for _, v := range crd.Spec.Versions {
 		made, err := newVersion(v)
 		if err != nil {
@@ -73,7 +74,7 @@ func newVersion(v v1.CustomResourceDefinitionVersion) (*version, error) {
 		return nil, err
 	}
 	out.structural = structural
-	out.rules = cel.NewValidator(structural, true, celconfig.PerCallLimit)
+	out.rules = sync.OnceValue(func() *cel.Validator { return cel.NewValidator(structural, true, celconfig.PerCallLimit) })
 	return out, nil
 }
 
@@ -88,7 +89,8 @@ func (d *Definition) Deprecated(name string) bool {
 }
 
 // Check returns what the API server would refuse of a custom resource, whose version is served.
-func (d *Definition) Check(o *unstructured.Unstructured) []Problem {
+// Once ctx has ended, what it returns means nothing.
+func (d *Definition) Check(ctx context.Context, o *unstructured.Unstructured) []Problem {
 	v := d.versions[o.GroupVersionKind().Version]
 	if v == nil || v.structural == nil {
 		return nil
@@ -106,8 +108,8 @@ func (d *Definition) Check(o *unstructured.Unstructured) []Problem {
 	defaulting.Default(object, v.structural)
 	errs := validation.ValidateCustomResource(nil, object, v.validator)
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, v.structural, object)...)
-	if len(errs) == 0 && v.rules != nil {
-		broken, _ := v.rules.Validate(context.TODO(), nil, v.structural, object, nil, celconfig.RuntimeCELCostBudget)
+	if rules := v.rules(); len(errs) == 0 && rules != nil {
+		broken, _ := rules.Validate(ctx, nil, v.structural, object, nil, celconfig.RuntimeCELCostBudget)
 		errs = append(errs, broken...)
 	}
 	for _, e := range errs {

@@ -2,6 +2,7 @@ package schemas_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -105,7 +106,7 @@ func TestDefinition(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d.Group != "example.com" || d.Kind != "Widget" || !d.Namespaced || !d.Served("v1") || d.Served("v1alpha1") || d.Served("v2") {
+	if d.Group != "example.com" || d.Kind != "Widget" || !d.Served("v1") || d.Served("v1alpha1") || d.Served("v2") {
 		t.Errorf("%+v", d)
 	}
 	for spec, want := range map[string]string{
@@ -120,12 +121,23 @@ func TestDefinition(t *testing.T) {
 		"{size: 2, mail: not-an-address}": "bad value spec.mail: must be of type email",
 	} {
 		var got []string
-		for _, p := range d.Check(object(t, "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: a, namespace: b}\nspec: "+spec)) {
+		for _, p := range d.Check(t.Context(), object(t, "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: a, namespace: b}\nspec: "+spec)) {
 			got = append(got, fmt.Sprintf("%s %s: %s", p.Kind, p.Field, p.Message))
 		}
 		if strings.Join(got, "\n") != want {
 			t.Errorf("%s: %q, want %q", spec, got, want)
 		}
+	}
+}
+
+// The schemas are those of the client-go that is linked.
+func TestVersion(t *testing.T) {
+	mod, err := os.ReadFile("../../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("k8s.io/client-go v0.%d.", schemas.Version); !strings.Contains(string(mod), want) {
+		t.Errorf("the schemas are those of 1.%d, and go.mod has no %q", schemas.Version, want)
 	}
 }
 
